@@ -1,0 +1,69 @@
+"""Make a trained PyTorch vision network small and fast on real hardware, measured on the exported file.
+
+The public names; each is imported when it is first used, so that `import pintsize` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name → (module, attribute); attribute None is the module itself
+_PUBLIC = {
+    "models": (".models", None),
+    "data": (".data", None),
+    "graph": (".graph", None),
+    "errors": (".errors", None),
+    "train": (".train", "train"),
+    "evaluate": (".train", "evaluate"),
+    "profile": (".measure", "profile"),
+    "channel_groups": (".graph", "channel_groups"),
+    "prune": (".prune", "prune"),
+    "PruningPlan": (".prune", "PruningPlan"),
+    "quantize": (".quant", "quantize"),
+    "record": (".record", "record"),
+    "save": (".files", "save"),
+    "load": (".files", "load"),
+    "export": (".deploy", "export"),
+    "open_runtime": (".deploy", "open_runtime"),
+    "verify": (".deploy", "verify"),
+    "compress": (".pipeline", "compress"),
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 (all are strings)
+
+if TYPE_CHECKING:
+    from . import data as data
+    from . import errors as errors
+    from . import graph as graph
+    from . import models as models
+    from .deploy import export as export
+    from .deploy import open_runtime as open_runtime
+    from .deploy import verify as verify
+    from .files import load as load
+    from .files import save as save
+    from .graph import channel_groups as channel_groups
+    from .measure import profile as profile
+    from .pipeline import compress as compress
+    from .prune import PruningPlan as PruningPlan
+    from .prune import prune as prune
+    from .quant import quantize as quantize
+    from .record import record as record
+    from .train import evaluate as evaluate
+    from .train import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pintsize' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    found = importlib.import_module(module, __name__)
+    value = found if attribute is None else getattr(found, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

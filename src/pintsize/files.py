@@ -1,0 +1,222 @@
+"""Files: atomic writing, and one safetensors file that holds weights and record.
+
+Nothing here unpickles: `.pt`/`.pth`/`.th` state dicts are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import record as _record
+from .errors import CorruptFile, InputError, OperationError, unknown
+
+_KEY = "pintsize"
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure `path` is untouched.
+
+    Raises:
+        OperationError: the folder is missing or read-only, or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; ours are ordinary ones
+        temporary.replace(path)
+    except OSError as error:
+        raise OperationError(
+            str(path), f"cannot be written ({error.strerror or error})",
+            "choose a folder that is writable and has room; a file that was there before is unchanged",
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # it was renamed, or its disk is gone: nothing left to tidy
+                temporary.unlink()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` atomically as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write weights and record of `model` to one safetensors file, atomically.
+
+    Args:
+        model: any module; what pintsize did to it is in its record.
+        path: ends in `.safetensors`, or in `.pint` for the smallest file (see `pintsize.export`).
+
+    Raises:
+        InputError: another suffix.
+        OperationError: the file cannot be written; an older file of that name is intact.
+    """
+    path = Path(path)
+    if path.suffix == ".pint":
+        from .deploy import export
+
+        export(model, path)
+        return
+    if path.suffix != ".safetensors":
+        raise InputError(str(path), f"the suffix {path.suffix!r} is not one that save writes", "use .safetensors")
+    from safetensors.torch import save as to_bytes
+
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]  # a tied weight is stored once
+        else:
+            first[key] = name
+            tensors[name] = tensor.detach().cpu().contiguous()
+    document = {**_record.to_json(model), "aliases": aliases, "sha256": _digest(tensors)}
+    write_bytes(path, to_bytes(tensors, metadata={_KEY: json.dumps(document)}))
+
+
+def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:
+    """Read a network that `save` or `export(".pint")` wrote, or a plain state dict.
+
+    Args:
+        path: `.safetensors` or `.pint`; `.pt`, `.pth` and `.th` only as plain state dicts.
+        model: the plain network, changed in place; needed only if it is not from `pintsize.models`.
+
+    Returns:
+        The network in eval mode, with its record.
+
+    Raises:
+        CorruptFile: the file is damaged.
+        InputError: the file does not exist or does not fit `model`.
+    """
+    path = Path(path)
+    if path.suffix == ".pint":
+        from .deploy import pint
+
+        return pint.load(path, model=model)
+    tensors, document = read_tensors(path)
+    if document is not None:
+        steps = _record.steps_from_json(document, source=str(path))
+    if model is None:
+        model = _plain_model(path, document)
+    if document is not None:
+        _record.replay(model, steps, source=str(path))
+    load_tensors(model, tensors, source=str(path))
+    return model.eval()
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a file, and pintsize's document in it (None for a plain state dict)."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(str(path), "there is no such file", "check the path")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in {".pt", ".pth", ".th", ".bin"}:
+        return _read_state_dict(path), None
+    raise InputError(str(path), f"the suffix {path.suffix!r} is not one that load reads",
+                     "use .safetensors, .pint, or a .pt, .pth or .th state dict")
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `tensors` into `model`; every name and shape must match, or nothing is changed."""
+    own = model.state_dict()
+    for problem, names in (("is missing", own.keys() - tensors.keys()), ("is not in the model", tensors.keys() - own.keys())):
+        if names:
+            some = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise InputError(source, f"tensor {some} {problem}", "pass the network this file was saved from")
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            raise InputError(
+                f"{source}, tensor {name}", f"its shape is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}",
+                "create the model with the same options (num_classes, in_channels, …) as when it was saved")
+    model.load_state_dict(tensors)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        document = json.loads(metadata[_KEY]) if _KEY in metadata else None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise CorruptFile(str(path), f"it is not a whole safetensors file ({error})", "restore it from a copy") from error
+    if document is None:
+        return tensors, None
+    if not isinstance(document, dict) or not isinstance(document.get("aliases", {}), dict):
+        raise CorruptFile(str(path), "its metadata is not pintsize's", "write the file again with ps.save")
+    if document.get("sha256") != _digest(tensors):
+        raise CorruptFile(str(path), "its weights do not match their checksum", "restore it from a copy")
+    for alias, name in document.get("aliases", {}).items():
+        if name not in tensors:
+            raise CorruptFile(str(path), f"tensor {alias} stands for {name}, which is missing", "restore it from a copy")
+        tensors[alias] = tensors[name]
+    return tensors, document
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptFile(str(path), f"it is not a plain state dict ({reason})",
+                          "save model.state_dict(), never the module itself: pickled code is not run") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CorruptFile(str(path), "it does not hold a dictionary of tensors", "save model.state_dict()")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _plain_model(path: Path, document: dict[str, Any] | None) -> nn.Module:
+    made = document.get("model") if document else None
+    if not made:
+        raise InputError(str(path), "it does not say which network it holds", "pass model= the plain network")
+    from . import models
+
+    if not isinstance(made, dict) or not isinstance(made.get("options"), dict):
+        raise CorruptFile(str(path), "its model entry is not a name with options", "write the file again with ps.save")
+    if made.get("name") not in models.list():
+        raise unknown("model", made.get("name"), models.list())
+    try:
+        return models.create(made["name"], **made["options"])
+    except TypeError as error:
+        raise CorruptFile(str(path), f"its model options do not fit ({error})", "restore it from a copy") from error

@@ -1,0 +1,1 @@
+"""Which parameter dimensions of a network belong together."""

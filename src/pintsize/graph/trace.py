@@ -1,0 +1,216 @@
+"""One recorded forward pass: every ATen op, the tensors it takes and gives, and where it ran.
+
+The pass is an ordinary one on real tensors (no symbolic tracing), so that any Python control flow
+in the user's `forward` is taken as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from ..errors import InputError, OperationError
+
+
+@dataclass(frozen=True)
+class CallKey:
+    """A call that the user's code makes, the same on every pass: the n-th `function` inside `module`."""
+
+    module: str
+    """Path of the innermost module whose forward was running ('' for the root)."""
+    function: str
+    """Full name, e.g. 'torch.nn.functional.relu' or 'torch.Tensor.add'."""
+    occurrence: int
+    """Counted from 0 over one forward of the root."""
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor that appeared during the pass."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    name: str | None = None
+    """Dotted name, if it is a parameter or buffer of the model."""
+    is_parameter: bool = False
+    constant: Tensor | None = None
+    """The tensor itself, if it is neither computed in the pass nor an input nor a parameter."""
+
+
+@dataclass(eq=False)
+class Op:
+    """One ATen call. In `args` and `kwargs` every tensor is replaced by its `Value`."""
+
+    func: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Value]
+    module: str
+    call: CallKey | None
+    """The user-level call this op is part of; None for ops that autograd or torch itself issued."""
+
+    @property
+    def inputs(self) -> list[Value]:
+        """All tensor arguments, in order."""
+        return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Value)]
+
+
+@dataclass(eq=False)
+class Trace:
+    """The whole pass."""
+
+    ops: list[Op] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    parameters: dict[str, Value] = field(default_factory=dict)
+    """Parameters and buffers that the pass read, by their first name."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Other names of a shared parameter → its first name."""
+
+    def consumers(self) -> dict[Value, list[Op]]:
+        """For each value the ops that read it."""
+        users: dict[Value, list[Op]] = {}
+        for op in self.ops:
+            for value in dict.fromkeys(op.inputs):
+                users.setdefault(value, []).append(op)
+        return users
+
+
+class CallCounter:
+    """Names each call of the running forward: tracer and quantized model count the same way."""
+
+    def __init__(self) -> None:
+        self.modules: list[str] = [""]
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def next(self, function: str) -> CallKey:
+        """The key of the call that starts now."""
+        where = (self.modules[-1], function)
+        self._seen[where] += 1
+        return CallKey(*where, self._seen[where] - 1)
+
+
+def as_args(example: Any) -> tuple[Any, ...]:
+    """Positional arguments of `forward` for an example input: a tensor, or a tuple of arguments."""
+    if isinstance(example, Tensor):
+        return (example,)
+    if isinstance(example, tuple | list) and example:
+        return tuple(example)
+    raise InputError(f"example of type {type(example).__name__}", "it is not an input of the network",
+                     "pass a batch of images, e.g. torch.randn(1, 3, 224, 224), or a tuple of all inputs")
+
+
+def record(model: nn.Module, example: Any) -> Trace:
+    """Run `model` once in eval mode, without gradients, and note every op.
+
+    Args:
+        model: any module; its mode and its buffers are as before afterwards.
+        example: an input tensor, or a tuple of them.
+
+    Raises:
+        OperationError: the model's forward fails on `example`.
+    """
+    args = as_args(example)
+    recorder = _Recorder(model)
+    for leaf in tree_flatten(args)[0]:
+        if isinstance(leaf, Tensor):
+            recorder.trace.inputs.append(recorder.value(leaf))
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    handles = list(recorder.attach())
+    try:
+        with torch.no_grad(), recorder.functions, recorder:
+            outputs = model(*args)
+    except Exception as error:
+        where = recorder.counter.modules[-1] or type(model).__name__
+        shapes = [tuple(leaf.shape) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor)]
+        raise OperationError(
+            f"forward of {type(model).__name__} on an example of shape {', '.join(map(str, shapes))}",
+            f"module '{where}' raised {type(error).__name__}: {error}",
+            "pass an example that the network accepts",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+    recorder.trace.outputs = [recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+    return recorder.trace
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the ATen ops; `functions` beside it notes which user-level call they belong to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.trace = Trace()
+        self.counter = CallCounter()
+        self.functions = _Functions(self.counter)
+        self._values: dict[int, Value] = {}
+        self._alive: list[Tensor] = []  # an id is unique only while its tensor lives
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        for name, tensor in tensors:
+            known = self._values.get(id(tensor))
+            if known is not None:
+                assert known.name is not None
+                self.trace.aliases[name] = known.name
+                continue
+            value = self._note(tensor, Value(tensor.shape, tensor.dtype, name, isinstance(tensor, nn.Parameter)))
+            self.trace.parameters[name] = value
+
+    def _note(self, tensor: Tensor, value: Value) -> Value:
+        self._alive.append(tensor)
+        self._values[id(tensor)] = value
+        return value
+
+    def value(self, tensor: Tensor, *, constant: bool = False) -> Value:
+        """The value of `tensor`, made if it is new."""
+        found = self._values.get(id(tensor))
+        if found is None:
+            found = self._note(tensor, Value(tensor.shape, tensor.dtype, constant=tensor if constant else None))
+        return found
+
+    def attach(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
+        """Hooks that keep the path of the running module."""
+        for name, module in self.model.named_modules():
+            yield module.register_forward_pre_hook(lambda _m, _a, name=name: self.counter.modules.append(name))
+            yield module.register_forward_hook(lambda _m, _a, _o: self.counter.modules.pop() and None)
+
+    def __torch_dispatch__(
+        self, func: torch._ops.OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        noted = tree_map_only(Tensor, lambda t: self.value(t, constant=True), (args, kwargs))
+        result = func(*args, **kwargs)
+        outputs = [self.value(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        self.trace.ops.append(Op(func, noted[0], noted[1], outputs, self.counter.modules[-1], self.functions.current))
+        return result
+
+
+class _Functions(TorchFunctionMode):
+    """Knows the outermost torch function that is running."""
+
+    def __init__(self, counter: CallCounter) -> None:
+        super().__init__()
+        self.counter = counter
+        self.current: CallKey | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.current is not None:  # inside another call: belongs to that one
+            return func(*args, **(kwargs or {}))
+        self.current = self.counter.next(resolve_name(func) or getattr(func, "__name__", str(func)))
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.current = None
