@@ -1,0 +1,240 @@
+"""Parameters, MACs, bytes and activation memory of a network, layer by layer, from one recorded forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from math import ceil, prod
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from ..errors import InputError
+from ..graph.trace import Trace, Value, as_args, record
+from .macs import count
+from .units import bytes_text, count_text
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One layer: a module that owns parameters, multiplies, or is a leaf."""
+
+    name: str
+    """Path in the model; '' for work done in the root's own forward."""
+    type: str
+    """Class name of the module."""
+    params: int
+    """Its own parameters; a shared one counts in the first layer that owns it."""
+    macs: int
+    """Per image."""
+    bytes: int
+    """Of its parameters at their true width: packed bits plus scales where quantized."""
+    activation_bytes: int
+    """Of what it hands to other layers, per image."""
+    output_shape: tuple[int, ...]
+    """Of its last output for the whole example batch; () if it did not run."""
+    weight_shape: tuple[int, ...] = ()
+    bits: int = 32
+    """Width of its weights."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network costs."""
+
+    params: int
+    """Shared parameters counted once."""
+    macs: int
+    """Per image: convolutions, linears, matrix products, attention."""
+    bytes: int
+    """Of the parameters at their true width."""
+    layers: list[LayerProfile] = field(repr=False)
+    """In the order in which they first ran."""
+
+    def table(self) -> str:
+        """The layers and their sum as plain text, one line a layer."""
+        rows = [_HEADINGS, *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if column < 3 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        rule = "─" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (
+                layer.name or "(root)",
+                layer.type,
+                _shape_text(layer.output_shape),
+                count_text(layer.params),
+                count_text(layer.macs),
+                str(layer.bits) if layer.params else "",
+                bytes_text(layer.bytes),
+                bytes_text(layer.activation_bytes),
+            )
+            for layer in self.layers
+        ]
+        return [
+            *rows,
+            ("total", "", "", count_text(self.params), count_text(self.macs), "", bytes_text(self.bytes), ""),
+        ]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in _HEADINGS)
+        *body, total = (
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
+        )
+        summary = (
+            f"{count_text(self.params)} parameters, {count_text(self.macs)} MACs, {bytes_text(self.bytes)}"
+        )
+        return (
+            f"<table><caption>Profile: {escape(summary)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(body)}</tbody><tfoot>{total}</tfoot></table>"
+        )
+
+
+_HEADINGS = ("layer", "type", "output", "parameters", "MACs", "bits", "weights", "activations")
+
+
+def profile(model: nn.Module, example: Any) -> Profile:
+    """Count what `model` costs on `example`, by running its forward once in eval mode.
+
+    Args:
+        model: any module, compressed or not; unchanged afterwards.
+        example: a batch [B, …] of any B, or a tuple of inputs whose first is one; counts are per image.
+
+    Raises:
+        InputError: the example is no batch.
+        OperationError: the forward fails on it.
+    """
+    batch = _batch_size(example)
+    trace = record(model, example)
+    owners = _layers(model)
+    tally = _Tally(owners)
+    tally.add(trace)
+    layers = [_layer(path, owners[path], tally, batch) for path in tally.order()]
+    return Profile(
+        sum(layer.params for layer in layers),
+        sum(layer.macs for layer in layers),
+        sum(layer.bytes for layer in layers),
+        [layer for layer in layers if _shown(layer, owners[layer.name])],
+    )
+
+
+def weight_bytes(module: nn.Module, parameters: dict[str, nn.Parameter]) -> int:
+    """Bytes of a layer's own parameters: the weight packed at its quantizer's width, plus its scales."""
+    quantizer = getattr(module, "weight_quantizer", None)
+    total = 0
+    for name, parameter in parameters.items():
+        if quantizer is not None and name == "weight":
+            total += ceil(parameter.numel() * quantizer.bits / 8) + _scale_bytes(quantizer)
+        elif not name.startswith("weight_quantizer."):
+            total += parameter.numel() * parameter.element_size()
+    return total
+
+
+def _scale_bytes(quantizer: nn.Module) -> int:
+    scale = getattr(quantizer, "scale", None)
+    return scale.numel() * scale.element_size() if isinstance(scale, Tensor) else 0
+
+
+def _batch_size(example: Any) -> int:
+    for leaf in tree_flatten(as_args(example))[0]:
+        if isinstance(leaf, Tensor):
+            if leaf.dim() and len(leaf):
+                return len(leaf)
+            raise InputError(
+                f"example of shape {tuple(leaf.shape)}", "it holds no images", "pass a batch [B, …], B ≥ 1"
+            )
+    raise InputError("example", "there is no tensor in it", "pass a batch of images")
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by path, less what is inside a quantized or parametrized one: that belongs to its owner."""
+    found: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        owner = path
+        for inner in (".parametrizations", ".weight_quantizer"):
+            owner = owner.split(inner)[0]
+        if owner == path:
+            found[path] = module
+    return found
+
+
+class _Tally:
+    """Sums of a trace by layer."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self.layers = layers
+        self.macs = dict.fromkeys(layers, 0)
+        self.outputs: dict[str, list[Value]] = {path: [] for path in layers}
+        self.ran: dict[str, None] = {}
+        self.parameters: dict[str, dict[str, nn.Parameter]] = {path: {} for path in layers}
+        root = layers[""]
+        for name, parameter in root.named_parameters():
+            owner = self.owner(name.rpartition(".")[0])
+            self.parameters[owner][name[len(owner) :].removeprefix(".")] = parameter
+
+    def owner(self, path: str) -> str:
+        """The layer that a module path belongs to."""
+        while path not in self.layers:
+            path = path.rpartition(".")[0]
+        return path
+
+    def add(self, trace: Trace) -> None:
+        """Count every op, and note which values leave their layer."""
+        readers: dict[Value, set[str]] = {value: {"the caller"} for value in trace.outputs}
+        for op in trace.ops:
+            for value in op.inputs:
+                readers.setdefault(value, set()).add(self.owner(op.module))
+        for op in trace.ops:
+            path = self.owner(op.module)
+            self.ran[path] = None
+            self.macs[path] += count(
+                op.func,
+                [value.shape for value in op.inputs],
+                op.outputs[0].shape if op.outputs else (),
+                op.args,
+            )
+            for value in op.outputs:
+                leaves = readers.get(value, set()) - {path}
+                if leaves and value.name is None and value not in self.outputs[path]:
+                    self.outputs[path].append(value)
+
+    def order(self) -> list[str]:
+        """Layers as they ran, then those that did not."""
+        return [*self.ran, *(path for path in self.layers if path not in self.ran)]
+
+
+def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProfile:
+    parameters = tally.parameters[path]
+    counted = [p for name, p in parameters.items() if not name.startswith("weight_quantizer.")]
+    outputs = tally.outputs[path]
+    weight = getattr(module, "weight", None)
+    quantizer = getattr(module, "weight_quantizer", None)
+    return LayerProfile(
+        name=path,
+        type=type(module).__name__,
+        params=sum(parameter.numel() for parameter in counted),
+        macs=round(tally.macs[path] / batch),
+        bytes=weight_bytes(module, parameters),
+        activation_bytes=round(sum(prod(value.shape) * value.dtype.itemsize for value in outputs) / batch),
+        output_shape=tuple(outputs[-1].shape) if outputs else (),
+        weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
+        bits=quantizer.bits if quantizer is not None else counted[0].element_size() * 8 if counted else 32,
+    )
+
+
+def _shown(layer: LayerProfile, module: nn.Module) -> bool:
+    leaf = next(module.children(), None) is None
+    return bool(layer.params or layer.macs or (leaf and layer.output_shape))
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) if shape else "–"
