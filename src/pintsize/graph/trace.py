@@ -183,7 +183,10 @@ class _Recorder(TorchDispatchMode):
         """Hooks that keep the path of the running module."""
         for name, module in self.model.named_modules():
             yield module.register_forward_pre_hook(lambda _m, _a, name=name: self.counter.modules.append(name))
-            yield module.register_forward_hook(lambda _m, _a, _o: self.counter.modules.pop() and None)
+            yield module.register_forward_hook(self._leave)
+
+    def _leave(self, *_: Any) -> None:
+        self.counter.modules.pop()
 
     def __torch_dispatch__(
         self, func: torch._ops.OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

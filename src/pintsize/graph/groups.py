@@ -1,0 +1,167 @@
+"""Channel groups: which indices of which parameter dimensions must be removed together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ops, shape_ops  # noqa: F401 (shape_ops registers its rules)
+from .labels import FIXED, Labels, compact, dims_of
+from .trace import Op, Trace, Value, record
+
+Removed = dict[str, dict[int, list[int]]]
+"""Parameter name → dimension → sorted indices."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One parameter dimension of a group."""
+
+    parameter: str
+    dim: int
+    indices: Tensor
+    """[U, k]: unit u takes these k indices."""
+    produces: bool
+    """Whether a layer computes these channels (else it reads them, or only scales them)."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Units (channels, heads) that can each be removed from every place where they appear."""
+
+    name: str
+    """Path of the first layer that computes these channels."""
+    size: int
+    """Number of units U."""
+    members: tuple[Member, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the first layer that one unit stands for."""
+        return next(m for m in self.members if m.produces).indices.shape[1]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Paths of all layers that compute these channels."""
+        return tuple(dict.fromkeys(m.parameter.rpartition(".")[0] for m in self.members if m.produces))
+
+    def removed(self, units: Sequence[int] | Tensor) -> Removed:
+        """What goes from each parameter when `units` are removed."""
+        chosen = torch.as_tensor(units, dtype=torch.long)
+        found: Removed = {}
+        for member in self.members:
+            found.setdefault(member.parameter, {})[member.dim] = sorted(member.indices[chosen].reshape(-1).tolist())
+        return found
+
+    def __repr__(self) -> str:
+        where = ", ".join(f"{m.parameter}[{m.dim}]" for m in self.members[:4])
+        more = f", … {len(self.members) - 4} more" if len(self.members) > 4 else ""
+        return f"ChannelGroup({self.name!r}, {self.size} units: {where}{more})"
+
+
+def union(parts: Sequence[Removed]) -> Removed:
+    """All removals together."""
+    found: dict[str, dict[int, set[int]]] = {}
+    for part in parts:
+        for name, dims in part.items():
+            for dim, indices in dims.items():
+                found.setdefault(name, {}).setdefault(dim, set()).update(indices)
+    return {name: {dim: sorted(found[name][dim]) for dim in sorted(found[name])} for name in sorted(found)}
+
+
+class Graph:
+    """A traced network with its channel groups."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.labels = Labels(trace)
+        for op in trace.ops:
+            ops.apply(op, self.labels)
+        for value in trace.outputs:
+            self.labels.freeze(self.labels.of(value), "it is an output of the network")
+        self.settle()
+
+    def settle(self) -> None:
+        """Find the groups anew, after ids were joined or frozen."""
+        self.component = self.labels.settle_grids()
+        self.groups = self._groups()
+
+    def _groups(self) -> list[ChannelGroup]:
+        count = self.labels.count
+        candidate = torch.zeros(count, dtype=torch.bool)
+        source = torch.zeros(count, dtype=torch.bool)
+        for ids in self.labels.sources:
+            source[ids] = True
+            candidate[self.component[ids]] = True
+        candidate[FIXED] = False
+        signature = torch.zeros(count, dtype=torch.long)
+        generator = torch.Generator().manual_seed(0)
+        dimensions = []
+        for (name, dim), first in self.labels.first.items():
+            size = self.trace.parameters[name].shape[dim]
+            own = self.component[first : first + size]
+            member = torch.randint(1 << 62, (), generator=generator)
+            if candidate[own].any():
+                signature.index_add_(0, own, member.expand(size))  # equal sums: same places, same counts
+                dimensions.append((name, dim, first, own))
+        chosen = candidate.nonzero().reshape(-1)
+        by_signature: dict[int, list[int]] = {}
+        for unit, mark in zip(chosen.tolist(), signature[chosen].tolist(), strict=True):
+            by_signature.setdefault(mark, []).append(unit)
+        group_of = torch.full((count,), -1)
+        for number, units in enumerate(by_signature.values()):
+            group_of[torch.tensor(units)] = number
+        members: list[list[Member]] = [[] for _ in by_signature]
+        for name, dim, first, own in dimensions:
+            groups_here = group_of[own]
+            for number in groups_here[groups_here >= 0].unique().tolist():
+                index = (groups_here == number).nonzero().reshape(-1)
+                order = torch.argsort(own[index], stable=True)
+                units = int(own[index].unique().numel())
+                produces = bool(source[first + int(index[0])])
+                members[number].append(Member(name, dim, index[order].reshape(units, -1), produces))
+        made = [self._group(found) for found in members if any(m.produces for m in found)]
+        position = {name: k for k, name in enumerate(self.trace.parameters)}
+        return sorted(made, key=lambda g: min(position[m.parameter] for m in g.members if m.produces))
+
+    def _group(self, members: list[Member]) -> ChannelGroup:
+        first = next(m for m in members if m.produces)
+        return ChannelGroup(first.parameter.rpartition(".")[0], first.indices.shape[0], tuple(members))
+
+    def gone(self, removed: Mapping[str, Mapping[int, Sequence[int]]]) -> Tensor:
+        """For each id whether it is removed."""
+        roots = torch.zeros(self.labels.count, dtype=torch.bool)
+        for name, dims in removed.items():
+            for dim, indices in dims.items():
+                roots[self.component[self.labels.first[name, dim] + torch.tensor(list(indices), dtype=torch.long)]] = True
+        roots[FIXED] = False
+        return roots[self.component]
+
+    def kept_index(self, value: Value, gone: Tensor) -> list[Tensor | None]:
+        """For each dimension of `value` the indices that are kept; None where all are."""
+        result: list[Tensor | None] = [None] * len(value.shape)
+        for layer in self.labels.of(value):
+            now = compact(gone[layer])
+            for dim in dims_of(now):
+                rest = now.movedim(dim, 0).reshape(now.shape[dim], -1)
+                keep = (~rest.all(1)).nonzero().reshape(-1)
+                result[dim] = keep
+        return result
+
+    def kept_shape(self, value: Value, gone: Tensor) -> tuple[int, ...]:
+        """The shape of `value` once the ids that are `gone` are removed."""
+        kept = self.kept_index(value, gone)
+        return tuple(size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True))
+
+    def unsupported(self) -> list[tuple[Op, str]]:
+        """Ops without a rule that keep channels from being removed, with the reason."""
+        return [(f.op, f.reason) for f in self.labels.frozen if f.unsupported and f.op is not None]
+
+
+def analyse(model: nn.Module, example: Any) -> Graph:
+    """Trace `model` on `example` and find its channel groups."""
+    return Graph(record(model, example))

@@ -1,0 +1,344 @@
+"""How each op carries channel labels: a registry of small rules, one per family of ops.
+
+A rule gets the recorded op and the `Labels`, and sets the layers of the op's outputs, joining or
+freezing ids where the op demands it. Ops tagged pointwise by PyTorch need no rule of their own;
+an op without a rule freezes what it touches, and is named when that matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .labels import Labels, align, along, dims_of
+from .trace import Op, Value
+
+Rule = Callable[[Op, Labels], None]
+_R = TypeVar("_R", bound=Rule)
+_RULES: dict[Any, Rule] = {}
+aten = torch.ops.aten
+
+
+def rule(*ops: Any) -> Callable[[_R], _R]:
+    """Decorator: the rule for ATen or custom ops, given as overloads or overload packets.
+
+    Example:
+        @graph.rule(torch.ops.my_library.swish)
+        def swish(op, labels):
+            labels.set(op.outputs[0], labels.of(op.inputs[0]))
+    """
+
+    def register(function: _R) -> _R:
+        for op in ops:
+            _RULES[op] = function
+        return function
+
+    return register
+
+
+def apply(op: Op, labels: Labels) -> None:
+    """Carry the labels of `op`'s inputs to its outputs."""
+    found = _RULES.get(op.func) or _RULES.get(op.func.overloadpacket)
+    if found is None and torch.Tag.pointwise in op.func.tags:
+        found = pointwise
+    if op.inputs and all(value in labels.weights for value in op.inputs):
+        labels.weights.update(op.outputs)
+    if found is not None:
+        found(op, labels)
+        return
+    touched = [layer for value in op.inputs for layer in labels.of(value)]
+    if touched:
+        labels.freeze(touched, f"op {op.func} has no rule", op, unsupported=True)
+
+
+def pointwise(op: Op, labels: Labels) -> None:
+    """Element-wise ops with broadcasting: elements that meet are removed together."""
+    ndim = len(op.outputs[0].shape)
+    merged = merge(op, labels, [v for v in op.inputs if v.shape.numel() > 1], ndim)
+    for output in op.outputs:
+        labels.set(output, merged)
+
+
+def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor]:
+    """Join the layers of values that meet element by element; return the layers of the result."""
+    shapes = [[1] * (ndim - len(v.shape)) + list(v.shape) for v in values]
+    layers = [[align(layer, ndim) for layer in labels.of(v)] for v in values]
+    kept: list[Tensor] = []
+    for mine in range(len(values)):
+        for layer in layers[mine]:
+            for other in range(len(values)):
+                meets = [d for d in dims_of(layer) if shapes[other][d] > 1]
+                if other == mine or not meets:
+                    continue
+                theirs = [one for one in layers[other] if set(dims_of(one)) & set(meets)]
+                if not theirs:
+                    labels.freeze([layer], "it meets a tensor whose size is fixed", op)
+                for one in theirs:
+                    labels.join(layer, one)
+            same = [k for k in kept if set(dims_of(k)) & set(dims_of(layer))]
+            if not same:
+                kept.append(layer)
+            elif layer.numel() > max(k.numel() for k in same):
+                kept = [k for k in kept if all(k is not s for s in same)] + [layer]
+    return kept
+
+
+@rule(
+    aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.dropout, aten.native_dropout,
+    aten.lift_fresh, aten.lift_fresh_copy, aten.fill, aten.fill_, aten.zero_, aten.bernoulli_, aten.nan_to_num,
+    aten.zeros_like, aten.ones_like, aten.empty_like, aten.rand_like, aten.randn_like, aten.full_like,
+    aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.isnan, aten.logical_not,
+)  # fmt: skip
+def same(op: Op, labels: Labels) -> None:
+    """Ops whose result has the shape and the channels of their input."""
+    for output in op.outputs:
+        if output.shape == op.inputs[0].shape:
+            labels.set(output, labels.of(op.inputs[0]))
+
+
+@rule(aten.copy_)
+def copy(op: Op, labels: Labels) -> None:
+    """`target.copy_(source)`: the target's elements are the source's from now on."""
+    target, source = op.inputs[:2]
+    labels.set(target, merge(op, labels, [target, source], len(target.shape)))
+
+
+@rule(aten.convolution)
+def convolution(op: Op, labels: Labels) -> None:
+    """Convolution of any dimension, transposed, grouped or depthwise."""
+    x, weight, bias = op.args[:3]
+    transposed, groups = op.args[6], op.args[8]
+    kernel = list(range(2, len(weight.shape)))
+    channels = mixed(op, labels, x, 1, keep=[0])
+    outs, ins = weight_axis(labels, weight, 0, kernel), weight_axis(labels, weight, 1, kernel)
+    if transposed:
+        outs, ins = ins, outs  # weight is [I, O/g, …]
+    num_in, num_out = x.shape[1], op.outputs[0].shape[1]
+    if groups == num_in and not transposed and groups > 1:  # depthwise: a channel goes with its own filters
+        produced = outs if outs is not None else labels.fresh(num_out)
+        _require(op, labels, channels, produced.reshape(num_in, -1)[:, 0], num_in)
+        labels.join_over(produced.reshape(num_in, -1), [1])
+    else:
+        if ins is not None or channels is not None:
+            per_group = ins if ins is not None else labels.fresh(num_in // groups if not transposed else num_in)
+            if transposed and groups > 1:
+                labels.join_over(per_group.reshape(groups, -1), [0])
+            _require(op, labels, channels, per_group if transposed else per_group.repeat(groups), num_in)
+        produced = outs if outs is not None else None
+        if produced is not None and groups > 1:
+            if transposed:
+                produced = produced.repeat(groups)
+            else:
+                labels.join_over(produced.reshape(groups, -1), [0])
+    if produced is None:
+        labels.set(op.outputs[0], batch_layers(labels, x))
+        return
+    labels.sources.append(produced)
+    if bias is not None:
+        for layer in labels.of(bias):
+            labels.join(layer, produced)
+    labels.set(op.outputs[0], [*batch_layers(labels, x), along(produced, 1, len(x.shape))])
+
+
+def batch_layers(labels: Labels, x: Value) -> list[Tensor]:
+    """Layers that vary along the batch dimension alone."""
+    return [layer for layer in labels.of(x) if dims_of(layer) == [0]]
+
+
+def weight_axis(labels: Labels, weight: Value, dim: int, others: list[int]) -> Tensor | None:
+    """The ids along one dimension of a weight, joined over `others`; None if it has size 1 or no ids."""
+    if weight.shape[dim] == 1:
+        return None
+    for layer in labels.of(weight):
+        if layer.shape[dim] > 1:
+            rest = [d for d in dims_of(layer) if d != dim]
+            return labels.join_over(layer, rest).reshape(-1)
+    return None
+
+
+def mixed(op: Op, labels: Labels, x: Value, dim: int, keep: list[int]) -> Tensor | None:
+    """The ids of `x` along `dim`, which the op sums over; what varies elsewhere (but `keep`) is frozen."""
+    found: Tensor | None = None
+    for layer in labels.of(x):
+        varying = dims_of(layer)
+        if dim in varying:
+            channels = labels.join_over(layer, [d for d in varying if d != dim]).reshape(-1)
+            if found is not None:
+                labels.join(found, channels)
+            found = channels
+        elif not set(varying) <= set(keep):
+            labels.freeze([layer], f"{op.func} mixes these positions", op)
+    return found
+
+
+def _require(op: Op, labels: Labels, have: Tensor | None, want: Tensor, size: int) -> None:
+    """Join what arrives with what the weight takes, or freeze the weight if nothing that arrives is labelled."""
+    assert want.numel() == size
+    if have is None:
+        labels.freeze([want], "it reads a tensor whose size is fixed", op)
+    else:
+        labels.join(have, want)
+
+
+@rule(aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.mv, aten.dot)
+def matmul(op: Op, labels: Labels) -> None:
+    """Matrix products; two activations keep whole what they contract (whole heads of attention)."""
+    biased = op.func.overloadpacket in (aten.addmm, aten.baddbmm)
+    left, right = (op.args[1], op.args[2]) if biased else (op.args[0], op.args[1])
+    output = op.outputs[0]
+    if len(right.shape) != len(left.shape) or len(left.shape) < 2:  # mv, dot
+        labels.freeze([*labels.of(left), *labels.of(right)], f"{op.func} mixes these positions", op)
+        return
+    both = left not in labels.weights and right not in labels.weights
+    rows, inner_left = _contracted(labels, left, -1, whole=both)
+    columns, inner_right = _contracted(labels, right, -2, whole=both)
+    if left.shape[-1] > 1 and bool(inner_left) != bool(inner_right):
+        labels.freeze(inner_left + inner_right, "it is summed with a tensor whose size is fixed", op)
+    for mine in inner_left:
+        for other in inner_right:
+            labels.join(mine, other)
+    if len(left.shape) == 3:
+        _join_batch(op, labels, rows, columns, left.shape[0])
+    if left in labels.weights and right not in labels.weights:
+        labels.sources.extend(one.reshape(-1) for one in rows)
+    if right in labels.weights and left not in labels.weights:
+        labels.sources.extend(one.reshape(-1) for one in columns)
+    for one in columns:  # a batch layer that both bring is kept once, at its larger size
+        meets = [r for r in rows if set(dims_of(r)) & set(dims_of(one))]
+        if not meets or one.numel() > max(r.numel() for r in meets):
+            rows = [r for r in rows if all(r is not m for m in meets)] + [one]
+    labels.set(output, rows)
+    if biased and isinstance(op.args[0], Value):
+        labels.set(output, merge(op, labels, [output, op.args[0]], len(output.shape)))
+
+
+def _contracted(labels: Labels, value: Value, dim: int, *, whole: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """The layers of a factor that the product keeps, and the ids (one-dimensional) that it sums over."""
+    kept, inner = [], []
+    for layer in labels.of(value):
+        if layer.shape[dim] == 1:
+            kept.append(layer)
+            continue
+        position = dim % layer.dim()
+        if whole:  # a head keeps all its dimensions, since its scale depends on their number
+            rest = labels.join_over(layer, [position])
+            kept.extend([rest] if dims_of(rest) else [])
+            for d in dims_of(layer):
+                layer = layer if d == position else layer.narrow(d, 0, 1)  # noqa: PLW2901
+        inner.append(labels.join_over(layer, [d for d in dims_of(layer) if d != position]).reshape(-1))
+    return kept, inner
+
+
+def _join_batch(op: Op, labels: Labels, rows: list[Tensor], columns: list[Tensor], batch: int) -> None:
+    """In a batch of products, an entry of one factor goes with the same entry of the other."""
+    mine = [one for one in rows if one.shape[0] > 1]
+    others = [one for one in columns if one.shape[0] > 1]
+    if batch > 1 and bool(mine) != bool(others):
+        labels.freeze(mine + others, "it is multiplied with a tensor whose size is fixed", op)
+    for one in mine:
+        for other in others:
+            labels.join(one.reshape(batch, -1, 1), other.reshape(batch, 1, -1))
+
+
+@rule(
+    aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_cudnn_attention,
+    aten.scaled_dot_product_attention,
+)  # fmt: skip
+def attention(op: Op, labels: Labels) -> None:
+    """Scaled dot-product attention: whole heads, since the default scale depends on the head size."""
+    query, key, value = op.args[:3]
+    heads = []
+    for tensor in (query, key, value):
+        for layer in labels.of(tensor):
+            if layer.shape[-2] > 1:
+                labels.freeze([layer], "attention mixes these positions", op)
+            heads.append(labels.join_over(layer, [len(layer.shape) - 1, len(layer.shape) - 2]))
+    for tensor in (query, key, value):
+        if not labels.of(tensor) and heads:
+            labels.freeze(heads, "it attends to a tensor whose size is fixed", op)
+    for one in heads[1:]:
+        labels.join(heads[0], one)
+    labels.set(op.outputs[0], labels.of(value))
+
+
+@rule(
+    aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training,
+    aten.cudnn_batch_norm, aten.miopen_batch_norm, aten.batch_norm,
+)  # fmt: skip
+def batch_norm(op: Op, labels: Labels) -> None:
+    """Batch norm, and instance norm, which runs it on `[1, B·C, …]`: all vectors follow dimension 1."""
+    x = op.args[0]
+    vectors = [v for v in op.args[1:5] if isinstance(v, Value)]
+    for vector in vectors:
+        own = [align(layer.reshape(-1, *[1] * (len(x.shape) - 2)), len(x.shape)) for layer in labels.of(vector)]
+        mine = [layer for layer in labels.of(x) if layer.shape[1] > 1]
+        if bool(own) != bool(mine):
+            labels.freeze(own + mine, "norm and input are not both labelled", op)
+        for a in own:
+            for b in mine:
+                labels.join(a, b)
+    labels.set(op.outputs[0], labels.of(x))
+
+
+@rule(aten.native_layer_norm, aten._fused_rms_norm)
+def layer_norm(op: Op, labels: Labels) -> None:
+    """Layer norm over the last dimensions; its statistics are taken over the kept channels."""
+    x, shape = op.args[0], op.args[1]
+    start = len(x.shape) - len(shape)
+    weights = [v for v in op.args[2:4] if isinstance(v, Value)]
+    labels.set(op.outputs[0], merge(op, labels, [x, *weights], len(x.shape)))
+    for layer in labels.of(x):
+        if any(d >= start for d in dims_of(layer)):
+            labels.across[op] = layer
+
+
+@rule(aten.native_group_norm)
+def group_norm(op: Op, labels: Labels) -> None:
+    """Group norm: the same channels of every group go together, so that groups stay equal."""
+    x, groups = op.args[0], op.args[6]
+    channels = x.shape[1]
+    for vector in (v for v in op.args[1:3] if isinstance(v, Value)):
+        own = [along(layer.reshape(-1), 1, len(x.shape)) for layer in labels.of(vector)]
+        mine = [layer for layer in labels.of(x) if layer.shape[1] > 1]
+        if own and not mine:
+            labels.freeze(own, "it reads a tensor whose size is fixed", op)
+        for a in own:
+            for b in mine:
+                labels.join(a, b)
+    for layer in labels.of(x):
+        if layer.shape[1] > 1:
+            if groups > 1:
+                labels.grids.append(layer.expand(-1, channels, *layer.shape[2:]).unflatten(1, (groups, -1)))
+                labels.join_over(layer.unflatten(1, (groups, -1)), [1])
+            labels.across[op] = layer
+    labels.set(op.outputs[0], labels.of(x))
+
+
+@rule(aten.prelu, aten._prelu_kernel)
+def prelu(op: Op, labels: Labels) -> None:
+    """PReLU: one slope for all, or one per channel (dimension 1)."""
+    x, slope = op.args[:2]
+    for layer in labels.of(slope):
+        own = along(layer.reshape(-1), 1, len(x.shape)) if len(slope.shape) == 1 else align(layer, len(x.shape))
+        mine = [one for one in labels.of(x) if set(dims_of(one)) & set(dims_of(own))]
+        if not mine:
+            labels.freeze([own], "it reads a tensor whose size is fixed", op)
+        for one in mine:
+            labels.join(own, one)
+    labels.set(op.outputs[0], labels.of(x))
+
+
+@rule(aten.embedding)
+def embedding(op: Op, labels: Labels) -> None:
+    """Table look-up: the columns of the table are the channels of the result."""
+    table = op.args[0]
+    columns = weight_axis(labels, table, 1, [])
+    labels.freeze([one for one in labels.of(table) if one.shape[0] > 1], "rows are addressed by index", op)
+    if columns is not None:
+        labels.sources.append(columns)
+        ndim = len(op.outputs[0].shape)
+        labels.set(op.outputs[0], [along(columns, ndim - 1, ndim)])

@@ -1,0 +1,323 @@
+"""Rules of the ops that move, cut, join or reduce dimensions.
+
+Most of them are *run* on the ids themselves, so that the labels are right by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from .labels import FIXED, Labels, align, dims_of, reshape, widen
+from .ops import aten, rule
+from .trace import Op, Value
+
+
+def _run(op: Op, labels: Labels, dims: Iterable[int]) -> None:
+    """Run the op on the ids of its first input, at full size along `dims`, the dimensions it acts on."""
+    x = op.inputs[0]
+    for layer in labels.of(x):
+        ids = widen(layer, dims, x.shape)
+        args, kwargs = tree_map_only(Value, lambda v, x=x, ids=ids: ids if v is x else v.constant, (op.args, op.kwargs))
+        results = tree_flatten(op.func(*args, **kwargs))[0]
+        for output, result in zip(op.outputs, results, strict=True):
+            labels.layers.setdefault(output, [])
+            labels.set(output, [*labels.of(output), result])
+
+
+def _fresh_outputs(op: Op, labels: Labels) -> None:
+    for output in op.outputs:
+        labels.layers[output] = []
+
+
+def _dim(value: Value, dim: int) -> int:
+    return dim % len(value.shape)
+
+
+def _arg(op: Op, position: int, name: str, default: Any) -> Any:
+    if name in op.kwargs:
+        return op.kwargs[name]
+    return op.args[position] if len(op.args) > position else default
+
+
+@rule(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias)
+def view(op: Op, labels: Labels) -> None:
+    """Views that keep the order of elements."""
+    x, output = op.inputs[0], op.outputs[0]
+    layers = [reshape(layer, x.shape, output.shape) for layer in labels.of(x)]
+    if layers and op.call is not None and not op.call.function.endswith((".flatten", ".linear", ".instance_norm")):
+        labels.splits.append(op)
+    labels.set(output, layers)
+
+
+@rule(
+    aten.permute, aten.transpose, aten.t, aten.squeeze, aten.unsqueeze, aten.movedim, aten.numpy_T,
+    aten.unsqueeze_, aten.squeeze_, aten.transpose_,
+)  # fmt: skip
+def rearrange(op: Op, labels: Labels) -> None:
+    """Ops that only reorder dimensions, or add and drop those of size 1."""
+    x, output = op.inputs[0], op.outputs[0]
+    before = labels.of(x)
+    packet = op.func.overloadpacket
+    if packet in (aten.squeeze, aten.squeeze_):
+        gone = _arg(op, 1, "dim", None)
+        dims = range(len(x.shape)) if gone is None else ([gone] if isinstance(gone, int) else gone)
+        drop = {_dim(x, d) for d in dims if x.shape[_dim(x, d)] == 1}
+        labels.set(output, [one.reshape([s for d, s in enumerate(one.shape) if d not in drop]) for one in before])
+        return
+    _fresh_outputs(op, labels)
+    labels.set(output, [op.func(layer, *op.args[1:], **op.kwargs) for layer in before])
+
+
+@rule(aten.expand, aten.broadcast_to)
+def expand(op: Op, labels: Labels) -> None:
+    """Repeating a dimension of size 1."""
+    ndim = len(op.outputs[0].shape)
+    labels.set(op.outputs[0], [align(layer, ndim) for layer in labels.of(op.inputs[0])])
+    if labels.of(op.inputs[0]):
+        labels.splits.append(op)
+
+
+@rule(aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.narrow, aten.chunk)
+def cut(op: Op, labels: Labels) -> None:
+    """Pieces along one dimension; equal pieces of labelled channels shrink alike, uneven ones stay."""
+    x = op.inputs[0]
+    position = 2 if op.func.overloadpacket in (aten.split, aten.split_with_sizes) else 1
+    dim = _dim(x, _arg(op, position, "dim", 0))
+    _fresh_outputs(op, labels)
+    labelled = [layer for layer in labels.of(x) if layer.shape[dim] > 1]
+    whole = op.func.overloadpacket in (aten.slice, aten.narrow) and op.outputs[0].shape[dim] == x.shape[dim]
+    if labelled and not whole:
+        labels.splits.append(op)
+        if op.func.overloadpacket in (aten.split, aten.split_with_sizes, aten.chunk):
+            sizes = {output.shape[dim] for output in op.outputs}
+            if len(sizes) == 1 and len(op.outputs) > 1:
+                for layer in labelled:
+                    labels.grids.append(layer.unflatten(dim, (len(op.outputs), -1)))
+            elif len(sizes) > 1:
+                labels.freeze(labelled, "it is split into pieces of fixed, unequal sizes", op)
+        elif op.func.overloadpacket is aten.select:
+            labels.freeze(labelled, "one of its positions is picked by number", op)
+        else:
+            _slice(op, labels, labelled, dim)
+    _run(op, labels, [dim] if labelled else [])
+
+
+def _slice(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
+    """A slice of 1/n of the channels shrinks like its siblings; any other keeps its channels."""
+    size, part = op.inputs[0].shape[dim], op.outputs[0].shape[dim]
+    start, step = _arg(op, 2, "start", 0) or 0, _arg(op, 4, "step", 1)
+    if step == 1 and size % part == 0 and start % part == 0:
+        for layer in labelled:
+            labels.grids.append(layer.unflatten(dim, (size // part, part)))
+    else:
+        labels.freeze(labelled, "a slice with fixed ends is taken of it", op)
+
+
+@rule(aten.cat, aten.stack)
+def cat(op: Op, labels: Labels) -> None:
+    """Concatenation: the channels of the operands side by side; a piece without labels stays."""
+    values = [v for v in op.args[0] if v.shape.numel() > 0]
+    output = op.outputs[0]
+    dim = _arg(op, 1, "dim", 0) % len(output.shape)
+    stacked = op.func.overloadpacket is aten.stack
+    pieces, kept = [], []
+    for value in values:
+        own = [layer.unsqueeze(dim) for layer in labels.of(value)] if stacked else labels.of(value)
+        shape = (*value.shape[:dim], 1, *value.shape[dim:]) if stacked else value.shape
+        pieces.append((own, shape))
+    along_dim = any(layer.shape[dim] > 1 for own, _ in pieces for layer in own)
+    elsewhere = {d for own, _ in pieces for layer in own for d in dims_of(layer) if d != dim}
+    if along_dim:
+        kept.append(_side_by_side(labels, pieces, dim, len(output.shape)))
+    else:
+        for d in sorted(elsewhere):
+            layers = [[layer for layer in own if layer.shape[d] > 1] for own, _ in pieces]
+            if all(layers):
+                first = layers[0][0]
+                for other in layers[1:]:
+                    labels.join(first, other[0])
+                kept.append(first)
+            else:
+                labels.freeze([one for own in layers for one in own], "it is joined to a tensor of fixed size", op)
+    labels.set(output, kept)
+
+
+def _side_by_side(labels: Labels, pieces: list[tuple[list[Tensor], Any]], dim: int, ndim: int) -> Tensor:
+    parts, other = [], [1] * ndim
+    for own, _ in pieces:
+        for layer in own:
+            other = [max(a, b) for a, b in zip(other, layer.shape, strict=True)]
+    for own, shape in pieces:
+        size = shape[dim]
+        layer = own[0] if own else torch.full([1] * ndim, FIXED)
+        for extra in own[1:]:
+            labels.join(layer, extra)
+        parts.append(layer.expand([size if d == dim else other[d] for d in range(ndim)]))
+    return torch.cat(parts, dim)
+
+
+@rule(aten.flip, aten.roll, aten.repeat, aten.tile, aten.repeat_interleave, aten.tril, aten.triu)
+def reorder(op: Op, labels: Labels) -> None:
+    """Ops that move or repeat elements along dimensions: run on the ids wherever these vary."""
+    x, output = op.inputs[0], op.outputs[0]
+    _fresh_outputs(op, labels)
+    if op.func.overloadpacket in (aten.repeat, aten.tile):
+        layers = []
+        for layer in labels.of(x):
+            wide = align(layer, len(output.shape))
+            times = [r if wide.shape[d] > 1 else 1 for d, r in enumerate(_repeats(op, len(output.shape)))]
+            layers.append(wide.repeat(times))
+        labels.set(output, layers)
+    else:
+        _run(op, labels, range(len(x.shape)))
+
+
+def _repeats(op: Op, ndim: int) -> list[int]:
+    times = list(_arg(op, 1, "repeats", None) or _arg(op, 1, "dims", []))
+    return [1] * (ndim - len(times)) + times
+
+
+@rule(aten.index)
+def index(op: Op, labels: Labels) -> None:
+    """Advanced indexing with tensors; channels addressed by number stay."""
+    x, indices = op.args[0], op.args[1]
+    used = [d for d, i in enumerate(indices) if i is not None]
+    _fresh_outputs(op, labels)
+    if any(i is not None and labels.of(i) for i in indices):
+        labels.freeze([one for i in indices if i is not None for one in labels.of(i)], "it is used as an index", op)
+    plain = [
+        None if i is None else torch.zeros(i.shape, dtype=torch.long) if i.dtype != torch.bool else None
+        for i in indices
+    ]
+    if any(i is not None and i.dtype == torch.bool for i in indices):
+        labels.freeze(labels.of(x), "it is selected by a mask", op)
+        return
+    layers = []
+    for layer in labels.of(x):
+        if any(layer.shape[d] > 1 for d in used):
+            labels.freeze([layer], "its positions are picked by number", op)
+            continue
+        layers.append(aten.index(layer, plain))
+    labels.set(op.outputs[0], layers)
+
+
+@rule(aten.index_select, aten.gather, aten.scatter, aten.scatter_add, aten.index_add, aten.index_put, aten.index_put_,
+      aten.index_copy, aten.masked_select, aten.nonzero, aten.one_hot, aten.as_strided, aten.unfold, aten.im2col,
+      aten.col2im, aten.grid_sampler_2d)  # fmt: skip
+def addressed(op: Op, labels: Labels) -> None:
+    """Ops that address elements by number: what is labelled in them stays."""
+    labels.freeze([one for v in op.inputs for one in labels.of(v)], "its positions are picked by number", op)
+
+
+@rule(aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d,
+      aten.replication_pad2d, aten.reflection_pad3d, aten.replication_pad3d, aten.pad)  # fmt: skip
+def pad(op: Op, labels: Labels) -> None:
+    """Padding; channels that are padded in stay, since their number is written in the code."""
+    x, output = op.inputs[0], op.outputs[0]
+    amounts = op.args[1]
+    layers = []
+    for layer in labels.of(x):
+        for k in range(len(amounts) // 2):
+            dim = len(x.shape) - 1 - k
+            before, after = amounts[2 * k], amounts[2 * k + 1]
+            if layer.shape[dim] == 1 or (before == 0 and after == 0):
+                continue
+            if before < 0 or after < 0:
+                labels.freeze([layer], "a fixed number of its channels is cut off", op)
+            sides = [list(layer.shape), list(layer.shape)]
+            sides[0][dim], sides[1][dim] = max(before, 0), max(after, 0)
+            middle = layer.narrow(dim, max(-before, 0), layer.shape[dim] - max(-before, 0) - max(-after, 0))
+            layer = torch.cat([torch.full(sides[0], FIXED), middle, torch.full(sides[1], FIXED)], dim)  # noqa: PLW2901
+        layers.append(layer)
+    labels.set(output, layers)
+
+
+@rule(aten.pixel_shuffle, aten.pixel_unshuffle, aten.native_channel_shuffle, aten.channel_shuffle)
+def shuffle(op: Op, labels: Labels) -> None:
+    """Channels moved into space or among each other."""
+    x = op.inputs[0]
+    _fresh_outputs(op, labels)
+    if op.func.overloadpacket in (aten.native_channel_shuffle, aten.channel_shuffle):
+        groups = op.args[1]
+        for layer in labels.of(x):
+            if layer.shape[1] > 1:
+                labels.grids.append(layer.unflatten(1, (groups, -1)))
+        _run(op, labels, [1])
+        return
+    n = len(x.shape)
+    for layer in labels.of(x):
+        factor = op.args[1]
+        shape = (*x.shape[:-2], *(factor if op.func.overloadpacket is aten.pixel_unshuffle else 1,) * 2)
+        small = layer.narrow(n - 2, 0, 1).narrow(n - 1, 0, 1)
+        if small.numel() != layer.numel():
+            labels.freeze([layer], "its positions are moved into channels", op)
+        ids = op.func(small.expand(shape).contiguous(), factor)
+        out = op.outputs[0].shape
+        repeat = [out[d] // ids.shape[d] if d >= n - 2 and ids.shape[d] > 1 else 1 for d in range(n)]
+        labels.set(op.outputs[0], [*labels.of(op.outputs[0]), ids.repeat(repeat)])
+
+
+def _reduced(op: Op) -> list[int]:
+    """The dimensions a reduction runs over."""
+    x = op.inputs[0]
+    dim = _arg(op, 1, "dim", None)
+    if dim is None or isinstance(dim, bool | float) or dim == []:
+        return list(range(len(x.shape)))
+    return [_dim(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
+
+
+@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.prod, aten.var, aten.std, aten.var_mean,
+      aten.std_mean, aten.logsumexp, aten.argmax, aten.argmin, aten.any, aten.all, aten.median,
+      aten.linalg_vector_norm, aten.norm)  # fmt: skip
+def reduce(op: Op, labels: Labels) -> None:
+    """Reductions; channels that are averaged over stay."""
+    x, output = op.inputs[0], op.outputs[0]
+    if op.func.overloadpacket in (aten.linalg_vector_norm, aten.norm):
+        dim = _arg(op, 2, "dim", None)
+        dims = list(range(len(x.shape))) if dim is None else [_dim(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
+    else:
+        dims = _reduced(op)
+    layers = []
+    for layer in labels.of(x):
+        if any(layer.shape[d] > 1 for d in dims):
+            labels.freeze([layer], f"{op.func} runs over it", op)
+        elif len(output.shape) == len(x.shape):
+            layers.append(layer)
+        else:
+            layers.append(layer.reshape([s for d, s in enumerate(layer.shape) if d not in dims]))
+    for out in op.outputs:
+        labels.set(out, layers)
+
+
+@rule(aten._softmax, aten._log_softmax, aten.softmax, aten.cumsum, aten.cumprod, aten.sort, aten.topk, aten._safe_softmax)
+def along_dim(op: Op, labels: Labels) -> None:
+    """Ops that mix the elements of one dimension and keep its size."""
+    position = {aten.sort: 1, aten.topk: 2}.get(op.func.overloadpacket, 1)
+    x = op.inputs[0]
+    dim = _dim(x, _arg(op, position, "dim", -1))
+    labels.freeze([one for one in labels.of(x) if one.shape[dim] > 1], f"{op.func} runs over it", op)
+    for output in op.outputs:
+        labels.set(output, [one for one in labels.of(x) if one.shape[dim] == 1])
+
+
+@rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d,
+      aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_avg_pool1d,
+      aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.upsample_nearest1d,
+      aten.upsample_nearest2d, aten.upsample_nearest3d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d,
+      aten.upsample_bicubic2d, aten.upsample_linear1d, aten.upsample_trilinear3d, aten._upsample_bilinear2d_aa,
+      aten._upsample_bicubic2d_aa, aten.mkldnn_max_pool2d, aten.quantized_max_pool2d)  # fmt: skip
+def spatial(op: Op, labels: Labels) -> None:
+    """Pooling and interpolation: channels pass, positions are mixed."""
+    x = op.inputs[0]
+    space = {1: "1d", 2: "2d", 3: "3d"}
+    dims = next(n for n, name in space.items() if name in str(op.func))
+    start = len(x.shape) - dims
+    labels.freeze([one for one in labels.of(x) if any(d >= start for d in dims_of(one))], f"{op.func} runs over it", op)
+    kept = [one for one in labels.of(x) if all(d < start for d in dims_of(one))]
+    for output in op.outputs:
+        labels.set(output, kept)
