@@ -1,0 +1,59 @@
+# make demo   train, prune, quantize, export and verify a small network: the whole way in one go
+# make test   every test, with every optional dependency
+# make check  linters, types, documentation
+# make bench  timings against other ways of doing the same
+# make docs   the documentation site, in site/
+# make lock   requirements.lock anew, from the newest versions that fit together
+# make clean  remove what make made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := openvino,executorch,ray,hub,dev
+TORCH := torch==2.13.0
+
+export PIP_CONSTRAINT ?= requirements.lock
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check bench docs lock clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/core.stamp
+	@$(BIN)/python -m pintsize.demo
+
+test: $(VENV)/full.stamp
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: $(VENV)/full.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/full.stamp
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/full.stamp
+	$(BIN)/mkdocs build --strict
+
+lock:
+	@folder=$$(mktemp -d) && echo '$(TORCH)' > $$folder/torch.txt \
+	&& $(PYTHON) -m venv $$folder/venv \
+	&& PIP_CONSTRAINT=$$folder/torch.txt $$folder/venv/bin/pip install -q -e '.[$(EXTRAS)]' hatchling editables \
+	&& { sed -n '/^#/p' requirements.lock; \
+	     $$folder/venv/bin/pip freeze --exclude pip --exclude-editable | sed -n '/^[^#]*==/{s/+cpu$$//;p}' | sort -f; \
+	   } > $$folder/lock && mv $$folder/lock requirements.lock && rm -r $$folder
+
+clean:
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The core alone is what a user gets from `pip install pintsize`.
+$(VENV)/core.stamp: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pintsize needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/full.stamp: $(VENV)/core.stamp
+	$(BIN)/pip install -q -e '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,321 @@
+"""The recipe: everything that decides a run, in one versioned YAML file.
+
+A key that is not known is refused with the nearest one that is. `Recipe.flat_names` gives each field the
+name that `compress` and the command line use for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import InputError, InputTypeError
+
+FORMAT: Final = 1
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_assignment=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelSection(_Section):
+    """Which network."""
+
+    name: str
+    """A name of `pintsize.models.list()`, or `package.module:factory`."""
+    num_classes: int | None = Field(default=None, ge=1)
+    """Number of logits; by default the number of classes of the data."""
+    in_channels: int | None = Field(default=None, ge=1)
+    """Colour channels of an image; by default those of the data."""
+    stem: Literal["auto", "imagenet", "small"] = "auto"
+    """First layers: `small` for images up to 64×64, `imagenet` above; `auto` goes by the data."""
+    weights: str | None = None
+    """A file of weights to start from: `.safetensors`, `.pth` or `.th`."""
+
+
+class DataSection(_Section):
+    """Which images."""
+
+    name: str
+    """A name of `pintsize.data.list()`, or `imagefolder:PATH`."""
+    val_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training images that is set aside to steer the run."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most so many images of each split."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Side to which images are resized; by default they stay as they are."""
+
+
+class TrainSection(_Section):
+    """How the dense network is trained first; 0 epochs take it as it is."""
+
+    epochs: int = Field(default=10, ge=0)
+    """Passes over the training images."""
+    lr: float = Field(default=0.1, gt=0)
+    """Largest learning rate."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Which optimiser."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Not applied to norms and biases."""
+    batch_size: int = Field(default=128, ge=1)
+    """Images per step."""
+    schedule: str = "cosine"
+    """How the learning rate falls: `cosine`, `step`, `one-cycle` or `constant`."""
+    warmup_epochs: float = Field(default=0, ge=0)
+    """Epochs over which the learning rate rises to `lr`."""
+    step_size: int = Field(default=20, ge=1)
+    """Epochs between two falls of the `step` schedule."""
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    """Factor of a fall of the `step` schedule."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Probability that is spread over the wrong classes."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a moving average of the weights, which is then the result."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of training; `auto` takes bf16 where the hardware has it."""
+    augment: bool = True
+    """Random crops and flips of the training images."""
+
+
+class PruneSection(_Section):
+    """Which channels are removed: exactly one of the five amounts."""
+
+    ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Fraction of the prunable channels to remove."""
+    params: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of the network's parameters to keep."""
+    macs: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of the network's multiply-accumulates to keep."""
+    bytes: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of the network's bytes to keep."""
+    latency: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of the network's latency to keep."""
+    importance: str = "l2"
+    """Criterion that ranks channels; the smallest go first."""
+    scope: str = "global"
+    """`global` ranks the channels of all layers together, `local` removes the same share of each."""
+    round_to: int = Field(default=1, ge=1)
+    """Keep a multiple of so many channels in each layer."""
+    ignore: tuple[str, ...] = ()
+    """Modules that keep all their channels: names or shell patterns (`layer4.*`)."""
+
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("ratio", "params", "macs", "bytes", "latency")
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> PruneSection:
+        given = [name for name in self.AMOUNTS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"exactly one of {', '.join(self.AMOUNTS)} says how much to prune, {found}")
+        return self
+
+
+class RecoverSection(TrainSection):
+    """How the pruned network is trained on; the dense one is its teacher."""
+
+    epochs: int = Field(default=10, ge=0)
+    """Passes over the training images."""
+    lr: float = Field(default=0.02, gt=0)
+    """Largest learning rate."""
+    distill: bool = True
+    """Learn from the dense network's outputs as well as from the labels."""
+    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    """Weight of the dense network's outputs against the labels."""
+    temperature: float = Field(default=4.0, gt=0)
+    """Softens both outputs before they are compared."""
+
+
+class QuantizeSection(_Section):
+    """Bits of weights and activations, and how their ranges are found."""
+
+    weights: int = 8
+    """Bits of the weights, a scale for each output channel."""
+    activations: int = 8
+    """Bits of the activations, a scale for each tensor."""
+    method: str = "mse"
+    """How ranges are chosen from the calibration images: `mse` or `minmax`."""
+    calibration_images: int = Field(default=512, ge=1)
+    """Training images that the ranges are taken from."""
+    ignore: tuple[str, ...] = ()
+    """Modules that stay in floating point: names or shell patterns."""
+
+
+class ExportSection(_Section):
+    """The deployed file, and how it is timed."""
+
+    opset: int | None = Field(default=None, ge=19)
+    """ONNX operator set; by default the one pintsize is tested with."""
+    threads: int = Field(default=2, ge=1)
+    """Threads of the runtime in every measurement."""
+
+
+class Recipe(_Section):
+    """All that decides a run besides the images and the starting weights."""
+
+    format: Literal[1] = FORMAT
+    """Version of this layout."""
+    model: ModelSection | None = None
+    """Which network; may be left out where one is passed to `compress`."""
+    data: DataSection | None = None
+    """Which images; may be left out where they are passed to `compress`."""
+    train: TrainSection = TrainSection()
+    """Training of the dense network."""
+    prune: PruneSection | None = None
+    """Channel pruning; left out, all channels stay."""
+    recover: RecoverSection | None = None
+    """Training after pruning; left out, its defaults apply."""
+    quantize: QuantizeSection | None = QuantizeSection()
+    """Quantization; `null` leaves the network in floating point."""
+    export: ExportSection = ExportSection()
+    """The deployed file."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the validation split, starting weights, order and augmentation."""
+
+    @field_validator("model", "data", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        """`model: resnet18` is short for `model: {name: resnet18}`."""
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _recover_needs_prune(self) -> Recipe:
+        if self.recover is not None and self.prune is None:
+            raise ValueError("recover follows prune, and nothing is pruned")
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe from a YAML file.
+
+        Raises:
+            InputError: there is no such file, it is no YAML, a key is unknown or a value out of range.
+        """
+        return cls.parse(read_yaml(path), source=str(path))
+
+    @classmethod
+    def parse(cls, document: Any, *, source: str = "recipe") -> Recipe:
+        """The recipe of a plain dictionary; `source` names it in errors."""
+        if not isinstance(document, dict):
+            raise InputError(
+                source, "it is not a mapping of sections", f"write sections: {', '.join(cls.model_fields)}"
+            )
+        if document.get("format", FORMAT) != FORMAT:
+            raise InputError(
+                f"{source}, format {document['format']!r}",
+                f"this version of pintsize reads format {FORMAT}",
+                "use the version that the recipe was written for, or bring its keys up to date",
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise _as_input_error(error, source) from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe, every default spelt out, as YAML."""
+        import yaml
+
+        from .files import write_text
+
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """What a YAML file holds; no tag in it is obeyed.
+
+    Raises:
+        InputError: it cannot be read, or is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"recipe {path}", f"it cannot be read ({error.strerror})", "check the path"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"recipe {path}", f"it is no YAML ({reason})", "mend it at that place") from error
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` written over it, key by key: `{"prune.ratio": 0.5}` reaches into a section."""
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
+    for dotted, value in changes.items():
+        section, dot, key = dotted.partition(".")
+        if not dot:
+            merged[section] = value
+            continue
+        inner = merged.get(section)
+        if isinstance(inner, str) and section in {"model", "data"}:
+            inner = {"name": inner}
+        if inner is not None and not isinstance(inner, dict):
+            raise InputTypeError(
+                f"recipe key {section}", f"it is {inner!r}, not a section", "write a mapping"
+            )
+        merged[section] = {**(inner or {}), key: value}
+    return merged
+
+
+def _as_input_error(error: ValidationError, source: str) -> InputError:
+    """The first complaint of pydantic, in our three parts."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    where = ".".join(place)
+    if first["type"] == "extra_forbidden":
+        choices = _keys_beside(place)
+        near = difflib.get_close_matches(place[-1], choices, n=2, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"the keys here are {', '.join(choices)}"
+        return InputError(f"{source}, {where}", "there is no such key", remedy)
+    if first["type"] == "missing":
+        return InputError(f"{source}, {where}", "it is missing", f"write {place[-1]}: …")
+    if first["type"] == "value_error":
+        return InputError(
+            f"{source}, {where}" if where else source,
+            str(first["ctx"]["error"]),
+            "change the recipe or option",
+        )
+    message = first["msg"][0].lower() + first["msg"][1:]
+    what = f"{source}, {where} = {first['input']!r}" if where else source
+    return InputError(what, message, f"see the recipe reference: {_describe(place)}")
+
+
+def _keys_beside(place: list[str]) -> list[str]:
+    """Valid keys of the section that holds `place`."""
+    section = _section_class(place[0]) if len(place) > 1 else Recipe
+    return list((section or Recipe).model_fields)
+
+
+def _describe(place: list[str]) -> str:
+    section = _section_class(place[0]) if len(place) > 1 else Recipe
+    field = (section or Recipe).model_fields.get(place[1] if len(place) > 1 else place[0])
+    return (field.description or "") if field else "docs/recipes.md"
+
+
+def _section_class(name: str) -> type[_Section] | None:
+    return SECTIONS.get(name)
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "train": TrainSection,
+    "prune": PruneSection,
+    "recover": RecoverSection,
+    "quantize": QuantizeSection,
+    "export": ExportSection,
+}
+"""The sections by name, in the order of the stages."""
