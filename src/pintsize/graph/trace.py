@@ -6,6 +6,7 @@ in the user's `forward` is taken as it is.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -108,6 +109,22 @@ def as_args(example: Any) -> tuple[Any, ...]:
                      "pass a batch of images, e.g. torch.randn(1, 3, 224, 224), or a tuple of all inputs")
 
 
+@contextlib.contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, and no fused attention that would hide its parts; all restored afterwards."""
+    training = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in training.items():
+            module.training = mode
+
+
 def record(model: nn.Module, example: Any) -> Trace:
     """Run `model` once in eval mode, without gradients, and note every op.
 
@@ -123,11 +140,9 @@ def record(model: nn.Module, example: Any) -> Trace:
     for leaf in tree_flatten(args)[0]:
         if isinstance(leaf, Tensor):
             recorder.trace.inputs.append(recorder.value(leaf))
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     handles = list(recorder.attach())
     try:
-        with torch.no_grad(), recorder.functions, recorder:
+        with quiet(model), recorder.functions, recorder:
             outputs = model(*args)
     except Exception as error:
         where = recorder.counter.modules[-1] or type(model).__name__
@@ -140,8 +155,6 @@ def record(model: nn.Module, example: Any) -> Trace:
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     recorder.trace.outputs = [recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
     return recorder.trace
 

@@ -1,0 +1,99 @@
+"""What the user's `forward` allows: group sizes that are written into the code are found by trying.
+
+Labels cannot tell `x.view(n, 12, 64)` from `x.view(n, self.heads, -1)`. So a part of every group
+is removed by way of trial, each by another share, and taken back. Where the network then fails, or
+computes something else than with zeroed channels, the channels concerned are frozen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .check import Mismatch, attempt
+from .groups import Graph, Removed, union
+from .labels import compact
+from .trace import Op, Value
+
+
+def settle(model: nn.Module, example: Any, graph: Graph) -> None:
+    """Freeze in `graph` what the forward of `model` does not allow to change; `model` is as before."""
+    while _ambiguous(model, graph):
+        removed = _trial(graph)
+        if not removed:
+            return
+        try:
+            undo, _ = attempt(model, example, graph, removed)
+        except Mismatch as mismatch:
+            blame(graph, mismatch, removed)
+            continue
+        undo()
+        return
+
+
+def _ambiguous(model: nn.Module, graph: Graph) -> bool:
+    """Whether any op that is left may hold sizes of the user's code."""
+    modules = dict(model.named_modules())
+    fixed = graph.component == 0
+    for op in graph.labels.splits:
+        if any(not fixed[layer].all() for value in op.inputs for layer in graph.labels.of(value)):
+            return True
+    return any(
+        not fixed[layer].all() and not type(modules[op.module]).__module__.startswith("torch.nn")
+        for op, layer in graph.labels.across.items()
+    )
+
+
+def _trial(graph: Graph) -> Removed:
+    """A different share of each group, so that two sizes do not agree by chance."""
+    parts = []
+    for number, group in enumerate(graph.groups):
+        if group.size > 1:
+            share = 0.25 + 0.5 * ((number * 0.618033988749895) % 1.0)
+            count = min(max(1, round(share * group.size)), group.size - 1)
+            parts.append(group.removed(range(count)))
+    return union(parts)
+
+
+def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
+    """Freeze the channels that a failed trial points at: of the op, else of its module, else of its parents."""
+    op = mismatch.op
+    gone = graph.gone(removed)
+    same_kind = [o for o in graph.trace.ops if op is not None and _kind(o) == _kind(op)]
+    for candidates in ([op] if op else [], same_kind, *_wider(graph, op)):
+        layers = _removable(graph, candidates, gone)
+        if layers:
+            everywhere = [o for c in candidates for o in same_kind] if candidates == [op] else candidates
+            where = f"module '{op.module}'" if op is not None else "the network"
+            layers = _removable(graph, everywhere or candidates, gone)
+            graph.labels.freeze(layers, f"{where} does not allow its size to change ({mismatch.reason})", op)
+            graph.settle()
+            return
+    raise AssertionError(f"nothing to blame for: {mismatch.reason}")
+
+
+def _kind(op: Op) -> tuple[Any, ...]:
+    """Calls of the same line of code in different instances of a module."""
+    call = op.call
+    tail = op.module.rpartition(".")[2]
+    return (op.func, call.function if call else "", call.occurrence if call else 0, tail)
+
+
+def _wider(graph: Graph, op: Op | None) -> list[list[Op]]:
+    path = op.module if op is not None else ""
+    scopes = []
+    while path:
+        scopes.append([o for o in graph.trace.ops if o.module == path or o.module.startswith(path + ".")])
+        path = path.rpartition(".")[0]
+    return [*scopes, graph.trace.ops]
+
+
+def _removable(graph: Graph, ops: list[Op], gone: Tensor) -> list[Tensor]:
+    """Layers of what `ops` read or give of which something was removed in the trial."""
+    values: dict[Value, None] = {}
+    for op in ops:
+        for value in (*op.inputs, *op.outputs):
+            if value not in graph.labels.weights:
+                values[value] = None
+    return [compact(layer) for value in values for layer in graph.labels.of(value) if gone[layer].any()]

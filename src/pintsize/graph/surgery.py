@@ -1,0 +1,195 @@
+"""Cutting parameters and buffers, and the attributes of modules that must follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .groups import Graph, Removed
+from .trace import Value
+
+Attributes = dict[str, dict[str, Any]]
+"""Module path → attribute → new value."""
+
+# Integers of a user's module that may count channels or heads; others (kernel_size, stride …) never do.
+_COUNTS = re.compile(r"channel|chan|dim|feature|head|width|plane|hidden|embed|filter|inner|size_per_head", re.IGNORECASE)
+
+
+class Undo:
+    """What has been changed, and how to take it back."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], None]] = []
+
+    def on(self, step: Callable[[], None]) -> None:
+        """Note how to take back a change that is about to be made."""
+        self._steps.append(step)
+
+    def __call__(self) -> None:
+        """Take everything back, the latest change first."""
+        while self._steps:
+            self._steps.pop()()
+
+
+def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo | None = None) -> Undo:
+    """Remove indices from parameters, buffers and gradients in place, and set module attributes.
+
+    Args:
+        model: changed in place; shared parameters stay shared.
+        removed: parameter or buffer name → dimension → sorted indices.
+        attributes: module path → attribute → value, as `new_attributes` finds them.
+        undo: where to note how to take it back.
+
+    Returns:
+        The means to take everything back: the old tensors are kept until it is dropped.
+    """
+    undo = undo or Undo()
+    owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                if tensor is not None:
+                    owners.setdefault(id(tensor), []).append((table, key))
+    for name, dims in removed.items():
+        old = _tensor(model, name)
+        new = _without(old, dims)
+        if isinstance(old, nn.Parameter):
+            grad = old.grad
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+            new.grad = None if grad is None else _without(grad, dims)
+        for table, key in owners[id(old)]:
+            undo.on(lambda table=table, key=key, old=old: table.__setitem__(key, old))  # type: ignore[misc]
+            table[key] = new
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        for key, value in values.items():
+            undo.on(lambda module=module, key=key, old=getattr(module, key): setattr(module, key, old))  # type: ignore[misc]
+            setattr(module, key, value)
+    return undo
+
+
+def follow(optimizer: torch.optim.Optimizer, before: Mapping[str, nn.Parameter], model: nn.Module, removed: Removed) -> None:
+    """Let an optimiser go on after a cut: its parameters and their state (momentum …) are cut alike.
+
+    Args:
+        optimizer: it holds parameters of `model` as they were before the cut.
+        before: `dict(model.named_parameters())` from before the cut.
+        model: the network after the cut.
+        removed: what was cut.
+    """
+    after = dict(model.named_parameters())
+    replaced = {id(old): (name, after[name]) for name, old in before.items()}
+    for group in optimizer.param_groups:
+        for k, old in enumerate(group["params"]):
+            if id(old) not in replaced:
+                continue
+            name, new = replaced[id(old)]
+            group["params"][k] = new
+            if new is old or old not in optimizer.state:
+                continue
+            state = optimizer.state.pop(old)
+            optimizer.state[new] = {
+                key: _without(value, removed[name]) if isinstance(value, Tensor) and value.shape == old.shape else value
+                for key, value in state.items()
+            }
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, key = name.rpartition(".")
+    module = model.get_submodule(path)
+    tensor = module._parameters.get(key)
+    if tensor is None:
+        tensor = module._buffers[key]
+    assert tensor is not None
+    return tensor
+
+
+def _without(tensor: Tensor, dims: Mapping[int, list[int]]) -> Tensor:
+    result = tensor.detach()
+    for dim, indices in dims.items():
+        if not 0 <= dim < tensor.dim() or not all(0 <= i < tensor.shape[dim] for i in (min(indices), max(indices))):
+            raise IndexError(f"indices up to {max(indices)} along dimension {dim} of a tensor of shape {tuple(tensor.shape)}")
+        keep = torch.ones(tensor.shape[dim], dtype=torch.bool)
+        keep[indices] = False
+        result = result.index_select(dim, keep.nonzero().reshape(-1).to(tensor.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+        return result.contiguous(memory_format=torch.channels_last)
+    return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
+    """The attributes that no longer fit once the ids that are `gone` are removed, with their new values."""
+    names = {alias: name for alias, name in graph.trace.aliases.items()}
+    shapes = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
+    inputs: dict[str, Value] = {}
+    for op in graph.trace.ops:
+        seen = [v for v in op.inputs if v.name is None]
+        if seen:
+            inputs.setdefault(op.module, seen[0])
+    found: Attributes = {}
+    for path, module in model.named_modules():
+        weight = f"{path}.weight" if path else "weight"
+        shape = shapes.get(names.get(weight, weight))
+        values: dict[str, Any] = {}
+        if isinstance(module, _NORMS):
+            if path in inputs:
+                values = _norm(module, graph.kept_shape(inputs[path], gone))
+        elif shape is not None:
+            values = _layer(module, shape)
+        if not type(module).__module__.startswith("torch.nn"):
+            values |= _counts(module, path, graph, gone)
+        changed = {key: value for key, value in values.items() if getattr(module, key) != value}
+        if changed:
+            found[path] = changed
+    return found
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def _norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": tuple(shape[len(shape) - len(module.normalized_shape) :])}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": shape[1]}
+    channel = 1 if not isinstance(module, nn.modules.instancenorm._InstanceNorm) else -module._get_no_batch_dim()
+    return {"num_features": shape[channel]}
+
+
+def _layer(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Attributes of PyTorch's own layers from the kept shape of their weight."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        per_group = module.in_channels // module.groups
+        if module.transposed:
+            return {"in_channels": shape[0], "out_channels": shape[1] * module.groups}
+        if per_group == 1 and module.groups > 1:
+            groups = shape[0] // (module.out_channels // module.groups)
+            return {"in_channels": groups, "out_channels": shape[0], "groups": groups}
+        return {"in_channels": shape[1] * module.groups, "out_channels": shape[0]}
+    if isinstance(module, nn.Linear):
+        return {"in_features": shape[1], "out_features": shape[0]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": shape[0]}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+    return {}
+
+
+def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
+    """Integer attributes of a user's module that name a size which has changed unambiguously inside it."""
+    candidates = {
+        key: value for key, value in vars(module).items() if type(value) is int and value > 1 and _COUNTS.search(key)
+    }
+    if not candidates:
+        return {}
+    sizes: dict[int, set[int]] = {}
+    for op in graph.trace.ops:
+        if op.module == path:
+            for value in (*op.inputs, *op.outputs):
+                for before, after in zip(value.shape, graph.kept_shape(value, gone), strict=True):
+                    sizes.setdefault(before, set()).add(after)
+    return {key: next(iter(sizes[value])) for key, value in candidates.items() if len(sizes.get(value, ())) == 1}
