@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from pintsize.errors import InputError
@@ -30,8 +29,6 @@ def residual_stem(in_channels: int, width: int, stem: Stem) -> tuple[nn.Conv2d, 
 
 def require_size(images: Tensor, least: int, network: str) -> None:
     """Raise `InputError` if an image is so small that a pooling layer would leave nothing of it."""
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # there a size is a traced tensor, not a number
-        return
     height, width = images.shape[-2:]
     if height < least or width < least:
         raise InputError(
