@@ -6,6 +6,8 @@ The public names; each is imported when it is first used, so that `import pintsi
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -23,7 +25,6 @@ _PUBLIC = {
     "prune": (".prune", "prune"),
     "PruningPlan": (".prune", "PruningPlan"),
     "quantize": (".quant", "quantize"),
-    "record": (".record", "record"),
     "save": (".files", "save"),
     "load": (".files", "load"),
     "export": (".deploy", "export"),
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from .prune import PruningPlan as PruningPlan
     from .prune import prune as prune
     from .quant import quantize as quantize
-    from .record import record as record
     from .train import evaluate as evaluate
     from .train import train as train
 
@@ -63,6 +63,18 @@ def __getattr__(name: str) -> Any:
     value = found if attribute is None else getattr(found, attribute)
     globals()[name] = value
     return value
+
+
+class _Package(types.ModuleType):
+    """Keeps the functions `train` and `prune` from being hidden by the subpackages of the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, types.ModuleType) and _PUBLIC.get(name, ("", None))[1] is not None:
+            return  # the import system binds a subpackage to its parent; `sys.modules` still has it
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -148,6 +148,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `tensors` into `model`; every name and shape must match, or nothing is changed."""
     own = model.state_dict()
+    # files from before PyTorch 0.4.1 lack these counters; nothing but momentum=None reads them
+    counters = {name: own[name] for name in own.keys() - tensors.keys() if name.endswith("num_batches_tracked")}
+    tensors = {**tensors, **counters}
     for problem, names in (("is missing", own.keys() - tensors.keys()), ("is not in the model", tensors.keys() - own.keys())):
         if names:
             some = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -24,6 +24,8 @@ class Undo:
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], None]] = []
+        self.attributes: Attributes = {}
+        """The module attributes that were changed, with their new values."""
 
     def on(self, step: Callable[[], None]) -> None:
         """Note how to take back a change that is about to be made."""
@@ -64,6 +66,7 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
         for table, key in owners[id(old)]:
             undo.on(lambda table=table, key=key, old=old: table.__setitem__(key, old))  # type: ignore[misc]
             table[key] = new
+    undo.attributes.update(attributes)
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for key, value in values.items():

@@ -1,0 +1,268 @@
+"""`pintsize.prune`: choose channels, prove the cut on the example, remove them physically."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import record as _record
+from ..errors import InputError, UnsupportedOp, unknown
+from ..graph import ChannelGroup, Graph, analyse
+from ..graph.check import Mismatch, attempt
+from ..graph.groups import Removed, union
+from ..graph.probe import blame
+from ..graph.surgery import follow
+from . import constants, costs, selection
+from .costs import Cost
+from .importance import Importance
+from .plan import PruneStep, PruningPlan
+from .statistics import Statistics
+
+_TARGETS = ("params", "macs", "bytes", "latency")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `prune` was asked for."""
+
+    ratio: float | None
+    """Fraction of the prunable channels to remove."""
+    target: tuple[str, float] | None
+    """A cost and the fraction of it to keep."""
+    importance: Importance
+    scope: str
+    round_to: int | str
+    min_channels: int
+    ignore: tuple[str, ...]
+    ratios: Mapping[str, float]
+    fold_constants: bool
+
+
+def prune(
+    model: nn.Module, example: Any, *, ratio: float | None = None, params: float | None = None, macs: float | None = None,
+    bytes: float | None = None, latency: float | None = None, latency_table: Cost | None = None,  # noqa: A002
+    importance: str | Importance = "l2", scope: str = "global", round_to: int | str = 1, min_channels: int = 1,
+    ignore: Sequence[str] | str = (), ratios: Mapping[str, float] | None = None, data: Any = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None, fold_constants: bool = True, steps: int = 1,
+    between: Callable[[nn.Module, int], object] | None = None, optimizer: torch.optim.Optimizer | None = None, seed: int = 0,
+) -> PruningPlan:
+    """Remove channels from `model` physically, in place, all or nothing.
+
+    The smaller network is run on `example` and compared with the original whose removed channels
+    are zeroed, before anything is kept. The output layer keeps its size.
+
+    Args:
+        model: any module.
+        example: an input batch, or a tuple of inputs.
+        ratio: fraction of the prunable channels to remove, in [0, 1). 0 changes nothing.
+        params: instead of `ratio`, the fraction of the parameters to keep, reached within 1 %.
+        macs: likewise, of the multiply–accumulate operations.
+        bytes: likewise, of the bytes of parameters and buffers.
+        latency: likewise, of the latency that `latency_table` predicts.
+        latency_table: a function from the shapes of all parameters to milliseconds.
+        importance: a criterion's name, or an `Importance` with reduction and normalisation.
+        scope: `global` (one ranking), `local` (the same ratio in each group), or `isomorphic`
+            (one ranking per kind of group).
+        round_to: keep channels in multiples of this; `auto` takes what the runtimes' kernels like.
+        min_channels: least channels of a layer.
+        ignore: patterns of layer paths (shell style) that keep all their channels.
+        ratios: pattern of layer paths → ratio, for layers that differ from `ratio`; local scope.
+        data: batches of (images, labels), for criteria that need gradients or activations.
+        loss: of outputs and labels; cross-entropy by default.
+        fold_constants: add what removed channels contributed as constants (through the bias of
+            their batch norm) to the layers that read them.
+        steps: prune in this many rounds of equal parts.
+        between: called as `between(model, step)` after each round, e.g. to retrain.
+        optimizer: its parameters and state follow the cut.
+        seed: of random criteria and estimates.
+
+    Returns:
+        The plan, in terms of the network as it was; appended to the model's record.
+
+    Raises:
+        InputError: the request makes no sense or cannot be met; it says by how much.
+        UnsupportedOp: an op without a rule touches channels that are not in `ignore`.
+        OperationError: the forward fails on `example`.
+    """
+    request = _request(ratio, {"params": params, "macs": macs, "bytes": bytes, "latency": latency}, importance, scope,
+                       round_to, min_channels, ignore, ratios, fold_constants)  # fmt: skip
+    if request.target and request.target[0] == "latency" and latency_table is None:
+        raise InputError(f"latency={latency}", "no latency table was given", "pass latency_table=")
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps={steps!r}", "it is not a number of rounds", "pass steps=1 or more")
+    _record.check_order(model, PruneStep)
+    whole: PruningPlan | None = None
+    for step in range(steps):
+        part = _part(request, step, steps)
+        plan = _once(model, example, part, Statistics(model, data, seed, loss), latency_table, optimizer)
+        whole = plan if whole is None else whole.then(plan)
+        if between is not None:
+            between(model, step)
+    assert whole is not None
+    return whole
+
+
+def _request(
+    ratio: float | None, targets: dict[str, float | None], importance: str | Importance, scope: str, round_to: int | str,
+    min_channels: int, ignore: Sequence[str] | str, ratios: Mapping[str, float] | None, fold_constants: bool,
+) -> Request:  # fmt: skip
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) + (ratio is not None) != 1 and not (ratios and not given and ratio is None):
+        names = [*(["ratio"] if ratio is not None else []), *given]
+        raise InputError("prune", f"{' and '.join(names)} were given" if names else "no amount was given",
+                         f"give exactly one of ratio, {', '.join(_TARGETS)}")
+    for name, value in {"ratio": ratio, **{f"ratios[{k!r}]": v for k, v in (ratios or {}).items()}}.items():
+        if value is not None and not (isinstance(value, int | float) and 0 <= value < 1):
+            raise InputError(f"{name}={value!r}", "a ratio lies in [0, 1)", "0.5 removes half of the channels")
+    for name, value in given.items():
+        if not (isinstance(value, int | float) and 0 < value <= 1):
+            raise InputError(f"{name}={value!r}", "the fraction to keep lies in (0, 1]", "0.5 keeps half")
+    if scope not in selection.SCOPES:
+        raise unknown("scope", scope, selection.SCOPES)
+    if ratios and scope != "local":
+        raise InputError("ratios", f"they fix ratios per layer, scope={scope!r} ranks layers against each other", "use scope='local'")
+    if not (round_to == "auto" or (isinstance(round_to, int) and round_to >= 1)):
+        raise InputError(f"round_to={round_to!r}", "it is neither a positive number nor 'auto'", "pass e.g. round_to=8")
+    if not (isinstance(min_channels, int) and min_channels >= 1):
+        raise InputError(f"min_channels={min_channels!r}", "a layer keeps at least one channel", "pass 1 or more")
+    chosen = importance if isinstance(importance, Importance) else Importance(importance)
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    target = next(iter(given.items()), None)
+    amount = 0.0 if ratio is None and target is None else ratio
+    return Request(amount, target, chosen, scope, round_to, min_channels, patterns, dict(ratios or {}), fold_constants)
+
+
+def _part(request: Request, step: int, steps: int) -> Request:
+    """The request of one round: equal parts of the original, each relative to what is left."""
+    if steps == 1:
+        return request
+    fields = dict(request.__dict__)
+    if request.target:
+        name, keep = request.target
+        before, after = (1 - (1 - keep) * k / steps for k in (step, step + 1))
+        fields["target"] = (name, after / before)
+    if request.ratio is not None:
+        fields["ratio"] = _share(request.ratio, step, steps)
+    fields["ratios"] = {pattern: _share(value, step, steps) for pattern, value in request.ratios.items()}
+    return Request(**fields)
+
+
+def _share(ratio: float, step: int, steps: int) -> float:
+    before, after = ratio * step / steps, ratio * (step + 1) / steps
+    return (after - before) / (1 - before)
+
+
+def _once(
+    model: nn.Module, example: Any, request: Request, statistics: Statistics, table: Cost | None,
+    optimizer: torch.optim.Optimizer | None,
+) -> PruningPlan:  # fmt: skip
+    """One round: choose, prove, cut."""
+    graph = analyse(model, example)
+    while True:
+        groups = _prunable(model, graph, request)
+        priced = {"params": costs.parameters(graph), "macs": costs.macs(graph), "bytes": costs.weight_bytes(graph)}
+        if table is not None:
+            priced["latency"] = table
+        removed, note = _choose(model, graph, groups, request, statistics, priced)
+        folding = constants.find(model, example, graph, removed) if request.fold_constants and removed else None
+        before = dict(model.named_parameters())
+        try:
+            undo, error = attempt(model, example, graph, removed) if removed else (None, 0.0)
+        except Mismatch as mismatch:
+            blame(graph, mismatch, removed)
+            continue
+        break
+    gone = graph.gone(removed)
+    shapes = [{name: graph.kept_shape(value, g) for name, value in graph.trace.parameters.items()}
+              for g in (torch.zeros_like(gone), gone)]  # fmt: skip
+    sizes = [{name: cost(s) for name, cost in priced.items()} for s in shapes]
+    all_groups = graph.groups
+    for k, size in enumerate(sizes):
+        size["channels"] = float(sum(g.size * g.channels for g in all_groups)) if k == 0 else _channels_left(all_groups, removed)
+    attributes = undo.attributes if undo is not None else {}
+    biases, errors = folding.apply(model, removed) if folding else ((), {})
+    plan = PruningPlan(removed, attributes, biases, sizes[0], sizes[1], error, errors, (note,) if note else ())
+    if removed:
+        _record.append(model, plan.step())
+        if optimizer is not None:
+            follow(optimizer, before, model, removed)
+    return plan
+
+
+def _channels_left(groups: Sequence[ChannelGroup], removed: Removed) -> float:
+    left = 0
+    for group in groups:
+        first = next(m for m in group.members if m.produces)
+        gone = set(removed.get(first.parameter, {}).get(first.dim, ()))
+        left += sum(i not in gone for i in first.indices.reshape(-1).tolist())
+    return float(left)
+
+
+def _prunable(model: nn.Module, graph: Graph, request: Request) -> list[ChannelGroup]:
+    """The groups that may be pruned, after `ignore`."""
+    paths = [path for path, _ in model.named_modules()]
+    for pattern in (*request.ignore, *request.ratios):
+        if not fnmatch.filter(paths, pattern):
+            raise InputError(f"pattern {pattern!r}", "it matches no layer", "see pintsize.channel_groups(model, example) for names")
+    blocked = [
+        (op, reason) for op, reason in graph.unsupported() if not any(_matches(op.module, p) for p in request.ignore)
+    ]
+    if blocked:
+        op, reason = blocked[0]
+        raise UnsupportedOp(
+            f"module '{op.module}'", reason,
+            f"write @pintsize.graph.rule(torch.ops.{op.func.overloadpacket}) that carries the channels on, "
+            f"or pass ignore=('{op.module}',) to keep the channels it touches",
+        )
+    return [g for g in graph.groups if not any(_matches(layer, p) for layer in g.layers for p in request.ignore)]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, pattern + ".*")
+
+
+def _choose(
+    model: nn.Module, graph: Graph, groups: list[ChannelGroup], request: Request, statistics: Statistics, priced: Mapping[str, Cost],
+) -> tuple[Removed, str]:  # fmt: skip
+    """What goes, and a note about what was not reached."""
+    if request.ratio == 0 and not any(request.ratios.values()):
+        return {}, ""
+    if not groups:
+        raise InputError("prune", "no channel of the network may be removed",
+                         "ignore less; sizes that are written into its forward cannot change")
+    scores = request.importance.scores(groups, statistics)
+    local = {i: _ratio_for(group, request.ratios) for i, group in enumerate(groups)}
+    base = request.ratio or 1.0
+    weights = [1.0 if local[i] is None else float(local[i] or 0.0) / base for i in range(len(groups))]
+    if request.ratios and request.ratio == 0:
+        weights = [0.0 if local[i] is None else float(local[i] or 0.0) for i in range(len(groups))]
+    candidates = selection.Candidates(
+        groups, scores, request.scope, selection.pools(model, groups, request.scope),
+        [_multiple(group, request.round_to) for group in groups], request.min_channels, weights,
+    )  # fmt: skip
+    note = ""
+    if request.target is not None:
+        name, keep = request.target
+        cost = priced[name]
+        removed, note = selection.solve(candidates, lambda n: cost(costs.kept_shapes(graph, groups, n)), keep, name)
+    else:
+        removed = selection.counts(candidates, 1.0 if request.ratios and request.ratio == 0 else float(request.ratio or 0))
+    units = selection.choose(candidates, removed)
+    return union([g.removed(u) for g, u in zip(groups, units, strict=True) if len(u)]), note
+
+
+def _ratio_for(group: ChannelGroup, ratios: Mapping[str, float]) -> float | None:
+    return next((r for pattern, r in ratios.items() if any(_matches(layer, pattern) for layer in group.layers)), None)
+
+
+def _multiple(group: ChannelGroup, round_to: int | str) -> int:
+    """`auto`: 16 channels fill a vector register of AVX-512 and a tile of the integer kernels, 8 one of AVX2."""
+    if round_to != "auto":
+        return int(round_to)
+    total = group.size * group.channels
+    return 16 if total >= 64 else 8 if total >= 16 else 1
