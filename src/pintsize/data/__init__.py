@@ -1,1 +1,22 @@
-"""."""
+"""Named data sets and folders of pictures, in batches that are ready for a network."""
+
+from .catalog import Entry, describe
+from .catalog import names as list
+from .images import images_of
+from .loading import load
+from .split import Batch, Data, MemoryStore, Split, Store
+from .transform import Transform
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Entry",
+    "MemoryStore",
+    "Split",
+    "Store",
+    "Transform",
+    "describe",
+    "images_of",
+    "list",
+    "load",
+]

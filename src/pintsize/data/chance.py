@@ -1,0 +1,61 @@
+"""Chance that a seed determines: orders, per-image words, stratified cuts.
+
+Everything is drawn from the raw 64-bit words of PCG64, which NumPy guarantees never to change, so that
+a split or a training order is the same on every machine and with every later NumPy.
+"""
+
+from __future__ import annotations
+
+import numbers
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError
+
+# What a stream of words is for: the same seed gives independent streams.
+SHUFFLE, AUGMENT, VALIDATION, TEST, SUBSET = range(5)
+
+
+def words(n: int, purpose: int, *key: int) -> NDArray[np.uint64]:
+    """The `n` random 64-bit words that (`purpose`, `key`) determines."""
+    stream = np.random.PCG64(np.random.SeedSequence((purpose, *key)))
+    drawn: NDArray[np.uint64] = stream.random_raw(n)
+    return drawn
+
+
+def order(n: int, purpose: int, *key: int) -> Tensor:
+    """The permutation of 0 … n-1 (int64) that (`purpose`, `key`) determines."""
+    return torch.from_numpy(np.argsort(words(n, purpose, *key), kind="stable"))
+
+
+def stratified(labels: Tensor, n: int, purpose: int, *key: int) -> Tensor:
+    """Choose `n` of the images so that every class has its share.
+
+    Args:
+        labels: int64 [N], the class of each image.
+        n: how many to choose, at most N.
+        purpose: what the cut is for.
+        key: what determines the choice.
+
+    Returns:
+        Positions of the chosen images, ascending, int64 [n]. Seats are given to classes by largest remainder.
+    """
+    counts = torch.bincount(labels)
+    seats = counts * n // len(labels)
+    remainders = counts * n % len(labels)
+    open_seats = n - int(seats.sum())
+    seats[torch.argsort(remainders, descending=True, stable=True)[:open_seats]] += 1
+    shuffled = order(len(labels), purpose, *key)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    first_of_class = counts.cumsum(0) - counts
+    rank_in_class = torch.arange(len(labels)) - first_of_class[labels[by_class]]
+    return by_class[rank_in_class < seats[labels[by_class]]].sort().values
+
+
+def check_whole(option: str, value: object, *, least: int) -> None:
+    """Raise `InputError` unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise InputError(f"{option}={value!r}", f"it is not a whole number of at least {least}", "pass one")
