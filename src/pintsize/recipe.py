@@ -1,7 +1,7 @@
 """The recipe: everything that decides a run, in one versioned YAML file.
 
-A key that is not known is refused with the nearest one that is. `Recipe.flat_names` gives each field the
-name that `compress` and the command line use for it.
+A key that is not known is refused with the nearest one that is. `options.py` gives each field the name that
+`compress` and the command line use for it.
 """
 
 from __future__ import annotations
@@ -67,13 +67,15 @@ class TrainSection(_Section):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """Which optimiser."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Of SGD; the first beta of Adam and AdamW."""
+    nesterov: bool = False
+    """Nesterov's form of momentum, for SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Not applied to norms and biases."""
     batch_size: int = Field(default=128, ge=1)
     """Images per step."""
-    schedule: str = "cosine"
-    """How the learning rate falls: `cosine`, `step`, `one-cycle` or `constant`."""
+    schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"
+    """How the learning rate falls."""
     warmup_epochs: float = Field(default=0, ge=0)
     """Epochs over which the learning rate rises to `lr`."""
     step_size: int = Field(default=20, ge=1)
@@ -88,10 +90,12 @@ class TrainSection(_Section):
     """Arithmetic of training; `auto` takes bf16 where the hardware has it."""
     augment: bool = True
     """Random crops and flips of the training images."""
+    keep: Literal["best", "last"] = "last"
+    """Weights to end with: of the last epoch, or of the best one on the validation images."""
 
 
 class PruneSection(_Section):
-    """Which channels are removed: exactly one of the five amounts."""
+    """Which channels are removed: exactly one of the four amounts."""
 
     ratio: float | None = Field(default=None, ge=0, lt=1)
     """Fraction of the prunable channels to remove."""
@@ -101,18 +105,19 @@ class PruneSection(_Section):
     """Fraction of the network's multiply-accumulates to keep."""
     bytes: float | None = Field(default=None, gt=0, le=1)
     """Fraction of the network's bytes to keep."""
-    latency: float | None = Field(default=None, gt=0, le=1)
-    """Fraction of the network's latency to keep."""
     importance: str = "l2"
     """Criterion that ranks channels; the smallest go first."""
     scope: str = "global"
-    """`global` ranks the channels of all layers together, `local` removes the same share of each."""
-    round_to: int = Field(default=1, ge=1)
-    """Keep a multiple of so many channels in each layer."""
+    """`global` ranks the channels of all layers together, `isomorphic` those of layers that are connected
+    alike, `local` removes the same share of each layer."""
+    round_to: int | Literal["auto"] = 1
+    """Keep a multiple of so many channels in each layer; `auto` takes what the runtimes like."""
+    min_channels: int = Field(default=1, ge=1)
+    """Least channels of a layer."""
     ignore: tuple[str, ...] = ()
     """Modules that keep all their channels: names or shell patterns (`layer4.*`)."""
 
-    AMOUNTS: ClassVar[tuple[str, ...]] = ("ratio", "params", "macs", "bytes", "latency")
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("ratio", "params", "macs", "bytes")
 
     @model_validator(mode="after")
     def _one_amount(self) -> PruneSection:
@@ -132,8 +137,8 @@ class RecoverSection(TrainSection):
     """Largest learning rate."""
     distill: bool = True
     """Learn from the dense network's outputs as well as from the labels."""
-    distill_weight: float = Field(default=0.5, ge=0, le=1)
-    """Weight of the dense network's outputs against the labels."""
+    distill_weight: float = Field(default=0.9, ge=0, le=1)
+    """Share of the dense network's outputs in the loss."""
     temperature: float = Field(default=4.0, gt=0)
     """Softens both outputs before they are compared."""
 
@@ -141,12 +146,12 @@ class RecoverSection(TrainSection):
 class QuantizeSection(_Section):
     """Bits of weights and activations, and how their ranges are found."""
 
-    weights: int = 8
-    """Bits of the weights, a scale for each output channel."""
-    activations: int = 8
-    """Bits of the activations, a scale for each tensor."""
+    weights: int | None = 8
+    """Bits of the weights, a scale for each output channel; null leaves them float."""
+    activations: int | None = 8
+    """Bits of the activations, a scale for each tensor; null leaves them float."""
     method: str = "mse"
-    """How ranges are chosen from the calibration images: `mse` or `minmax`."""
+    """How ranges are chosen from the calibration images: minmax, ema, percentile, mse or entropy."""
     calibration_images: int = Field(default=512, ge=1)
     """Training images that the ranges are taken from."""
     ignore: tuple[str, ...] = ()

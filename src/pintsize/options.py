@@ -1,0 +1,137 @@
+"""The options of `compress` and of the command line: each field of a recipe under one flat name.
+
+A field has its own name where only one section has it; `recover` and the fields that would be mistaken
+for another carry their section's name before it: `recover_epochs`, `model_weights`, `quantize_ignore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from .errors import unknown
+from .recipe import SECTIONS, PruneSection, Recipe, merge
+
+_OWN_NAME_IN_RECOVER = {"distill", "distill_weight", "temperature"}
+_PREFIXED = {"model.weights", "quantize.ignore"}
+_FROM_ARGUMENTS = {"model.name", "data.name"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option."""
+
+    name: str
+    """Flat name, a Python keyword."""
+    key: str
+    """Its place in the recipe: `section.field`."""
+    type: Any
+    """Annotation of the field."""
+    description: str
+    default: Any
+
+
+def _table() -> dict[str, Option]:
+    table = {}
+    for section, fields in SECTIONS.items():
+        for field, info in fields.model_fields.items():
+            key = f"{section}.{field}"
+            if key in _FROM_ARGUMENTS:
+                continue
+            own = section != "recover" or field in _OWN_NAME_IN_RECOVER
+            name = field if own and key not in _PREFIXED else f"{section}_{field}"
+            table[name] = Option(name, key, info.annotation, info.description or "", info.get_default())
+    seed = Recipe.model_fields["seed"]
+    table["seed"] = Option("seed", "seed", int, seed.description or "", seed.default)
+    return table
+
+
+OPTIONS: dict[str, Option] = _table()
+"""All options by flat name."""
+
+
+class CompressOptions(TypedDict, total=False):
+    """What `compress` takes besides model, data, recipe and folder; what each means: the recipe's section."""
+
+    num_classes: int | None
+    in_channels: int | None
+    stem: str
+    model_weights: str | None
+    val_fraction: float
+    limit: int | None
+    image_size: int | None
+    epochs: int
+    lr: float
+    optimizer: str
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    batch_size: int
+    schedule: str
+    warmup_epochs: float
+    step_size: int
+    gamma: float
+    label_smoothing: float
+    ema: float | None
+    precision: str
+    augment: bool
+    keep: str
+    ratio: float
+    params: float
+    macs: float
+    bytes: float
+    importance: str
+    scope: str
+    round_to: int | str
+    min_channels: int
+    ignore: tuple[str, ...]
+    recover_epochs: int
+    recover_lr: float
+    recover_optimizer: str
+    recover_momentum: float
+    recover_nesterov: bool
+    recover_weight_decay: float
+    recover_batch_size: int
+    recover_schedule: str
+    recover_warmup_epochs: float
+    recover_step_size: int
+    recover_gamma: float
+    recover_label_smoothing: float
+    recover_ema: float | None
+    recover_precision: str
+    recover_augment: bool
+    recover_keep: str
+    distill: bool
+    distill_weight: float
+    temperature: float
+    weights: int
+    activations: int
+    method: str
+    calibration_images: int
+    quantize_ignore: tuple[str, ...]
+    opset: int | None
+    threads: int
+    seed: int
+
+
+def changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe keys that `options` set; None stands for an option that was not given.
+
+    Raises:
+        InputError: there is no such option.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS)
+    return {OPTIONS[name].key: value for name, value in options.items() if value is not None}
+
+
+def with_options(document: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain dictionary with `options` written over it; an amount to prune replaces the other."""
+    new = changes(options)
+    amounts = {f"prune.{amount}" for amount in PruneSection.AMOUNTS}
+    if amounts & new.keys():
+        cleared = dict.fromkeys(amounts - new.keys())
+        new = {**cleared, **new}
+    return merge(document, new)

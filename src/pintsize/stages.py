@@ -1,0 +1,331 @@
+"""The stages of a compression, each a short function from files of the run folder to files of it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .data import Data, Split
+from .deploy import export, open_runtime, verify
+from .errors import OperationError, UnsupportedOp
+from .files import load_tensors, read_tensors, save
+from .measure import Profile, profile, side_by_side
+from .prune import PruningPlan, prune
+from .quant import quantize
+from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
+from .record import append, record, steps_from_json
+from .run_folder import RunFolder, digest, model_digest, tensor_digest
+from .train import evaluate, train
+
+_JUDGED_IMAGES = 1024
+"""Training images that pruning criteria may look at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A form of the network that is deployed and measured: a row of the result."""
+
+    label: str
+    weights: str
+    """Its safetensors file."""
+    exported: str
+    """Its ONNX file."""
+
+
+class Stages:
+    """One run: `recipe` carried out on `model` and `data` in `folder`, whose lock is held.
+
+    Args:
+        folder: open.
+        recipe: says what to do.
+        model: the dense network to start from; not changed.
+        data: train fits, val steers, test is read once, in `measure`.
+        progress: as for `pintsize.train`.
+    """
+
+    def __init__(
+        self, folder: RunFolder, recipe: Recipe, model: nn.Module, data: Data, *, progress: bool | None
+    ) -> None:
+        self.folder, self.recipe, self.data, self.progress = folder, recipe, data, progress
+        self._start = model
+        self._loaded: dict[str, nn.Module] = {}
+        self.example = next(iter(data.val.batches(batch_size=2)))[0]
+        self.results: dict[str, dict[str, Any]] = {}
+        self.forms = _forms(recipe)
+
+    def run(self) -> None:
+        """All stages in order; those that are done already are not repeated."""
+        recipe = self.recipe
+        if recipe.train.epochs:
+            self.rehearse()
+        origin = [model_digest(self._start), data_digest(self.data), recipe.seed]
+        self._stage("train", [origin, _settings(recipe.train)], ["dense.safetensors"], self._train)
+        if recipe.prune is not None:
+            cut, recover = "checkpoints/cut.safetensors", recipe.recover or RecoverSection()
+            self._stage("prune", _settings(recipe.prune), [cut], self._prune)
+            self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
+        if recipe.quantize is not None:
+            self._stage("quantize", _settings(recipe.quantize), ["quantized.safetensors"], self._quantize)
+        exports = [form.exported for form in self.forms]
+        self._stage("export", [recipe.export.opset, exports], exports, self._export)
+        self._stage("verify", [recipe.export.threads], [], self._verify)
+        self._stage("measure", [recipe.export.threads], [], self._measure)
+
+    def rehearse(self) -> None:
+        """Go the way once with the untrained network: what cannot be done is told before hours of training.
+
+        Raises:
+            InputError: a setting that does not fit the network.
+            UnsupportedOp: an operation that pruning or quantization does not understand.
+        """
+        model = copy.deepcopy(self._start)
+        try:
+            if self.recipe.prune is not None:
+                self._pruned(model, self.recipe.prune)
+            if self.recipe.quantize is not None:
+                section = self.recipe.quantize.model_copy(update={"calibration_images": len(self.example)})
+                self._quantized(model, section)
+        except UnsupportedOp:
+            raise
+        except OperationError:
+            return  # untrained weights may be unlike trained ones: the stage itself will tell
+
+    def model(self, file: str) -> nn.Module:
+        """The network in a file of the folder: what every later stage uses is what the file holds."""
+        if file not in self._loaded:
+            path = self.folder.path / file
+            model = copy.deepcopy(self._start).cpu()
+            tensors, document = read_tensors(path)
+            for step in steps_from_json(document, source=str(path))[len(record(model)) :]:
+                step.apply(model)
+                append(model, step)
+            load_tensors(model, tensors, source=str(path))
+            self._loaded[file] = model.eval()
+        return self._loaded[file]
+
+    def _stage(self, name: str, inputs: Any, outputs: list[str], run: Any) -> None:
+        self.results[name] = self.folder.stage(name, inputs=inputs, outputs=outputs, run=run)
+
+    def _train(self, key: str) -> dict[str, Any]:
+        model = copy.deepcopy(self._start)
+        history = self._fit(model, "train", key, self.recipe.train)
+        return self._keep(model, "dense.safetensors", history=history)
+
+    def _prune(self, _: str) -> dict[str, Any]:
+        assert self.recipe.prune is not None
+        model = copy.deepcopy(self.model("dense.safetensors"))
+        plan = self._pruned(model, self.recipe.prune)
+        cost = {"before": dict(plan.before), "after": dict(plan.after), "notes": list(plan.notes)}
+        return self._keep(model, "checkpoints/cut.safetensors", **cost)
+
+    def _recover(self, key: str) -> dict[str, Any]:
+        section = self.recipe.recover or RecoverSection()
+        model = copy.deepcopy(self.model("checkpoints/cut.safetensors"))
+        teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
+        history = self._fit(model, "recover", key, section, teacher=teacher)
+        return self._keep(model, "pruned.safetensors", history=history)
+
+    def _quantize(self, _: str) -> dict[str, Any]:
+        assert self.recipe.quantize is not None
+        model = copy.deepcopy(self.model(_forms_before_quantize(self.recipe)))
+        self._quantized(model, self.recipe.quantize)
+        return self._keep(model, "quantized.safetensors")
+
+    def _pruned(self, model: nn.Module, section: PruneSection) -> PruningPlan:
+        given = {key: value for key, value in section.model_dump().items() if value is not None}
+        return prune(model, self.example, **given, data=self._some_training_images(), seed=self.recipe.seed)
+
+    def _quantized(self, model: nn.Module, section: QuantizeSection) -> None:
+        quantize(
+            model, **section.model_dump(), calibration=self._some_training_images(section.calibration_images)
+        )
+
+    def _some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
+        return self.data.train.subset(min(count, len(self.data.train)), self.recipe.seed)
+
+    def _export(self, _: str) -> dict[str, Any]:
+        for form in self.forms:
+            export(
+                self.model(form.weights),
+                self.folder.path / form.exported,
+                example=self.example,
+                opset=self.recipe.export.opset,
+                classes=self.data.classes,
+                mean=self.data.mean,
+                std=self.data.std,
+            )
+        return {}
+
+    def _verify(self, _: str) -> dict[str, Any]:
+        """On validation images: the test images are for the very end."""
+        last = self.forms[-1]
+        float_forms = [form for form in self.forms[:-1] if form.exported != last.exported]
+        found = verify(
+            self.folder.path / last.exported,
+            self.model(last.weights),
+            self.data.val,
+            against=self.folder.path / float_forms[-1].exported if float_forms else None,
+            threads=self.recipe.export.threads,
+        )
+        return {"verification": plain(found)}
+
+    def _measure(self, _: str) -> dict[str, Any]:
+        """The only place that reads the test images: every file once, in the runtime it is deployed on."""
+        threads = self.recipe.export.threads
+        runtimes = {
+            form.label: open_runtime(self.folder.path / form.exported, threads=threads) for form in self.forms
+        }
+        accuracies = {label: evaluate(runtime, self.data.test) for label, runtime in runtimes.items()}
+        latencies = side_by_side(runtimes, self.example[:1].numpy(), threads=threads)
+        rows = []
+        for form in self.forms:
+            cost, timed = profile(self.model(form.weights), self.example), latencies[form.label]
+            rows.append(
+                {
+                    "name": form.label,
+                    "accuracy": accuracies[form.label],
+                    "val_accuracy": self._val_accuracy(form),
+                    "params": cost.params,
+                    "macs": cost.macs,
+                    "file": form.exported,
+                    "bytes": (self.folder.path / form.exported).stat().st_size,
+                    "latency": {
+                        "median_ms": timed.median_ms,
+                        "p95_ms": timed.p95_ms,
+                        "backend": runtimes[form.label].backend,
+                        "threads": threads,
+                        "batch": timed.batch,
+                    },
+                }
+            )
+        for runtime in runtimes.values():
+            runtime.close()
+        return {"stages": rows, "layers": self._layers()}
+
+    def _fit(
+        self,
+        model: nn.Module,
+        name: str,
+        key: str,
+        section: TrainSection,
+        *,
+        teacher: nn.Module | None = None,
+    ) -> list[dict[str, Any]]:
+        options = section.model_dump(exclude={"distill", "distill_weight", "temperature"})
+        if isinstance(section, RecoverSection) and teacher is not None:
+            options |= {"distill_weight": section.distill_weight, "temperature": section.temperature}
+        if section.epochs == 0:
+            return []
+        checkpoints = self.folder.path / "checkpoints"
+        mine = checkpoints / f"{name}-{key[:16]}"
+        for stale in checkpoints.glob(f"{name}-*"):  # of another recipe: nobody can go on from it
+            if stale != mine:
+                _delete(stale)
+        history = train(
+            model,
+            self.data,
+            **options,
+            seed=self.recipe.seed,
+            teacher=teacher,
+            checkpoint=mine,
+            log_dir=self.folder.path / "tensorboard" / name,
+            progress=self.progress,
+        )
+        _delete(mine)
+        return list(history)
+
+    def _keep(self, model: nn.Module, file: str, **result: Any) -> dict[str, Any]:
+        save(model, self.folder.path / file)
+        self._loaded.pop(file, None)
+        return {"val_accuracy": evaluate(self.model(file), self.data.val), **result}
+
+    def _val_accuracy(self, form: Form) -> float | None:
+        stage = {
+            "dense.safetensors": "train",
+            "pruned.safetensors": "recover",
+            "quantized.safetensors": "quantize",
+        }
+        accuracy: float | None = self.results[stage[form.weights]]["val_accuracy"]
+        return accuracy
+
+    def _layers(self) -> list[dict[str, Any]]:
+        """The layers of the last form, each with what it kept of the dense network's output channels."""
+        dense = {layer.name: layer for layer in profile(self.model("dense.safetensors"), self.example).layers}
+        last: Profile = profile(self.model(self.forms[-1].weights), self.example)
+        rows = []
+        for layer in last.layers:
+            before = dense.get(layer.name)
+            channels = [one.weight_shape[0] if one and one.weight_shape else None for one in (layer, before)]
+            rows.append(
+                {
+                    "name": layer.name,
+                    "type": layer.type,
+                    "shape": list(layer.weight_shape),
+                    "params": layer.params,
+                    "macs": layer.macs,
+                    "bits": layer.bits,
+                    "channels": channels[0],
+                    "dense_channels": channels[1],
+                    "kept": channels[0] / channels[1] if channels[0] and channels[1] else None,
+                }
+            )
+        return rows
+
+
+def data_digest(data: Data) -> str:
+    """A digest of what decides a run in a data set: name, splits, statistics."""
+    labels = {
+        name: split.labels for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    return digest([data.name, data.classes, data.image_shape, data.mean, data.std, tensor_digest(labels)])
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON-able parts; a path becomes its name, the single times of a latency are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.name if isinstance(value, Path) else value
+
+
+def _forms(recipe: Recipe) -> list[Form]:
+    """The forms that are exported; the last one is `net.onnx`."""
+    forms = [("dense fp32", "dense")]
+    if recipe.prune is not None:
+        forms.append(("pruned fp32", "pruned"))
+    if recipe.quantize is not None:
+        bits = recipe.quantize.weights, recipe.quantize.activations
+        kind = f"int{bits[0]}" if bits[0] == bits[1] else f"w{bits[0]}a{bits[1]}"
+        forms.append((f"{forms[-1][1]} {kind}", "quantized"))
+    last = len(forms) - 1
+    return [
+        Form(label, f"{stem}.safetensors", "net.onnx" if number == last else f"{stem}.onnx")
+        for number, (label, stem) in enumerate(forms)
+    ]
+
+
+def _forms_before_quantize(recipe: Recipe) -> str:
+    return "dense.safetensors" if recipe.prune is None else "pruned.safetensors"
+
+
+def _settings(section: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = section.model_dump(mode="json")
+    return settings
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
