@@ -1,1 +1,21 @@
-"""."""
+"""Quantization: fewer bits for weights and activations, simulated exactly as the exported file computes."""
+
+from .calibrate import QuantizationResult, QuantizedActivation, QuantizedLayer, quantize
+from .convert import activation_quantizers, is_quantized, weight_layers
+from .fold import FoldStep, fold_batchnorm
+from .quantizer import FakeQuantize
+from .record import QuantizeStep
+
+__all__ = [
+    "FakeQuantize",
+    "FoldStep",
+    "QuantizationResult",
+    "QuantizeStep",
+    "QuantizedActivation",
+    "QuantizedLayer",
+    "activation_quantizers",
+    "fold_batchnorm",
+    "is_quantized",
+    "quantize",
+    "weight_layers",
+]

@@ -1,0 +1,39 @@
+"""`pintsize::quantize_dequantize`: what a quantizer leaves in an exported graph.
+
+Outside of export the quantizers call PyTorch's fused kernels; in export they call this operator, so
+that a writer turns each call into one QuantizeLinear → DequantizeLinear pair. Both compute the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("pintsize::quantize_dequantize", mutates_args=())
+def quantize_dequantize(  # noqa: PLR0917 (an operator: its schema is its signature)
+    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int
+) -> Tensor:
+    """`(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale`, rounding half to even.
+
+    Args:
+        x: any floating tensor.
+        scale: float32, shape () if `axis` is -1, else [x.shape[axis]].
+        zero_point: int32, shaped as `scale`.
+        qmin: the smallest integer.
+        qmax: the largest integer.
+        axis: the channel dimension of `x`, or -1 for one scale per tensor.
+    """
+    return kernel(x, scale, zero_point, qmin=qmin, qmax=qmax, axis=axis)
+
+
+@quantize_dequantize.register_fake
+def _(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+def kernel(x: Tensor, scale: Tensor, zero_point: Tensor, *, qmin: int, qmax: int, axis: int) -> Tensor:
+    """The same computation by PyTorch's fused kernel, with its straight-through gradient."""
+    if axis < 0:
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, qmin, qmax)
+    return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, qmin, qmax)

@@ -1,0 +1,66 @@
+"""The record's step for quantization: all that is needed to put the quantizers back into a plain model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..record import Step, record, register
+from .convert import quantize_activations, quantize_layer
+from .placement import Place, Placement
+
+
+@register
+@dataclass(frozen=True)
+class QuantizeStep(Step):
+    """Layers and activations were quantized; scales and zero points are tensors of the model."""
+
+    kind: ClassVar[str] = "quantize"
+    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "mask", "fold", "cluster"})
+    reason: ClassVar[str] = "weights and activations are rounded already"
+
+    weights: dict[str, int] = field(default_factory=dict)
+    """Layer → bits of its weight."""
+    activations: list[dict[str, Any]] = field(default_factory=list)
+    """Name, bits and places of each quantizer of activations."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Layer → name of the activation it reads."""
+    input_bits: dict[str, int] = field(default_factory=dict)
+    """Layers that round what they read further, to so many bits."""
+    learnable: bool = False
+    """Whether scales are parameters."""
+
+    def apply(self, model: nn.Module) -> None:
+        """Put in the quantizers, uncalibrated."""
+        for layer in dict.fromkeys((*self.weights, *self.input_bits)):
+            quantize_layer(
+                model.get_submodule(layer),
+                weight_bits=self.weights.get(layer),
+                input_bits=self.input_bits.get(layer),
+                learnable=self.learnable,
+            )
+        quantize_activations(model, self.placements, learnable=self.learnable)
+
+    @property
+    def placements(self) -> list[Placement]:
+        """`activations` as objects."""
+        return [
+            Placement(entry["name"], entry["bits"], [Place(*place) for place in entry["places"]])
+            for entry in self.activations
+        ]
+
+
+def activation_json(placement: Placement) -> dict[str, Any]:
+    """An entry of `QuantizeStep.activations`."""
+    return {
+        "name": placement.name,
+        "bits": placement.bits,
+        "places": [[p.module, p.function, p.occurrence, p.index, p.echo] for p in placement.places],
+    }
+
+
+def step_of(model: nn.Module) -> QuantizeStep | None:
+    """The quantization in the record of `model`, if there is one."""
+    return next((step for step in record(model) if isinstance(step, QuantizeStep)), None)
