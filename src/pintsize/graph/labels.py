@@ -40,6 +40,8 @@ class Labels:
     layers: dict[Value, list[Tensor]] = field(default_factory=dict)
     first: dict[tuple[str, int], int] = field(default_factory=dict)
     """(parameter, dimension) → id of its index 0; the ids of a dimension are consecutive."""
+    padded: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    """(module, position in its `padding`) → ids of the channels of zeros that it puts there."""
     weights: set[Value] = field(default_factory=set)
     """Values computed from parameters alone."""
     sources: list[Tensor] = field(default_factory=list)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from .labels import FIXED, Labels, align, dims_of, reshape, widen
+from .labels import FIXED, Labels, align, along, dims_of, reshape, widen
 from .ops import aten, rule
 from .trace import Op, Value
 
@@ -217,24 +217,38 @@ def addressed(op: Op, labels: Labels) -> None:
 @rule(aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d,
       aten.replication_pad2d, aten.reflection_pad3d, aten.replication_pad3d, aten.pad)  # fmt: skip
 def pad(op: Op, labels: Labels) -> None:
-    """Padding; channels that are padded in stay, since their number is written in the code."""
+    """Padding; channels that are padded in stay, unless their number is the module's attribute `padding`."""
     x, output = op.inputs[0], op.outputs[0]
-    amounts = op.args[1]
+    amounts = list(op.args[1])
     layers = []
     for layer in labels.of(x):
         for k in range(len(amounts) // 2):
             dim = len(x.shape) - 1 - k
-            before, after = amounts[2 * k], amounts[2 * k + 1]
-            if layer.shape[dim] == 1 or (before == 0 and after == 0):
-                continue
-            if before < 0 or after < 0:
-                labels.freeze([layer], "a fixed number of its channels is cut off", op)
-            sides = [list(layer.shape), list(layer.shape)]
-            sides[0][dim], sides[1][dim] = max(before, 0), max(after, 0)
-            middle = layer.narrow(dim, max(-before, 0), layer.shape[dim] - max(-before, 0) - max(-after, 0))
-            layer = torch.cat([torch.full(sides[0], FIXED), middle, torch.full(sides[1], FIXED)], dim)  # noqa: PLW2901
+            if layer.shape[dim] > 1 and any(amounts[2 * k : 2 * k + 2]):
+                layer = _pad_dim(op, labels, layer, dim, amounts, 2 * k)  # noqa: PLW2901
         layers.append(layer)
     labels.set(output, layers)
+
+
+def _pad_dim(op: Op, labels: Labels, layer: Tensor, dim: int, amounts: list[int], position: int) -> Tensor:
+    """The layer with ids for what is padded before and after along `dim`."""
+    before, after = amounts[position : position + 2]
+    if before < 0 or after < 0:
+        labels.freeze([layer], "a fixed number of its channels is cut off", op)
+    own = op.func.overloadpacket is aten.constant_pad_nd and labels.trace.paddings.get(op.module) == tuple(amounts)
+    pieces = [layer.narrow(dim, max(-before, 0), layer.shape[dim] - max(-before, 0) - max(-after, 0))]
+    for side, amount in enumerate((before, after)):
+        if amount <= 0:
+            continue
+        key = (op.module, position + side)
+        if own and len(dims_of(layer)) == 1:
+            if key not in labels.padded:
+                labels.padded[key] = labels.fresh(amount)
+            piece = along(labels.padded[key], dim, layer.dim())
+        else:
+            piece = torch.full([amount if d == dim else size for d, size in enumerate(layer.shape)], FIXED)
+        pieces.insert(0 if side == 0 else len(pieces), piece)
+    return torch.cat(pieces, dim)
 
 
 @rule(aten.pixel_shuffle, aten.pixel_unshuffle, aten.native_channel_shuffle, aten.channel_shuffle)

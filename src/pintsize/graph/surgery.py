@@ -145,6 +145,7 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
             values = _layer(module, shape)
         if not type(module).__module__.startswith("torch.nn"):
             values |= _counts(module, path, graph, gone)
+        values |= _padding(path, graph, gone)
         changed = {key: value for key, value in values.items() if getattr(module, key) != value}
         if changed:
             found[path] = changed
@@ -180,6 +181,15 @@ def _layer(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     if isinstance(module, nn.Embedding):
         return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
     return {}
+
+
+def _padding(path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
+    """Fewer channels of zeros from a module that pads channels."""
+    padding = list(graph.trace.paddings.get(path, ()))
+    for (owner, position), ids in graph.labels.padded.items():
+        if owner == path:
+            padding[position] -= int(gone[ids].sum())
+    return {"padding": tuple(padding)} if padding else {}
 
 
 def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:

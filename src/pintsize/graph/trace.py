@@ -75,6 +75,8 @@ class Trace:
     """Parameters and buffers that the pass read, by their first name."""
     aliases: dict[str, str] = field(default_factory=dict)
     """Other names of a shared parameter → its first name."""
+    paddings: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Modules that keep the amounts of `F.pad` in an attribute `padding`, which can be changed."""
 
     def consumers(self) -> dict[Value, list[Op]]:
         """For each value the ops that read it."""
@@ -170,6 +172,10 @@ class _Recorder(TorchDispatchMode):
         self.functions = _Functions(self.counter)
         self._values: dict[int, Value] = {}
         self._alive: list[Tensor] = []  # an id is unique only while its tensor lives
+        for path, module in model.named_modules():
+            padding = getattr(module, "padding", None)
+            if isinstance(padding, tuple) and all(type(amount) is int for amount in padding):
+                self.trace.paddings[path] = padding
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         for name, tensor in tensors:
             known = self._values.get(id(tensor))

@@ -46,7 +46,7 @@ def macs(graph: Graph) -> Cost:
     batch = next((v.shape[0] for v in graph.trace.inputs if v.shape), 1)
     terms: list[tuple[float, str]] = []
     products: list[tuple[float, Op]] = []
-    origin = _weight_names(graph)
+    origin = weight_names(graph)
     for op in graph.trace.ops:
         packet = op.func.overloadpacket
         if packet is aten.convolution:
@@ -74,7 +74,7 @@ def macs(graph: Graph) -> Cost:
     return cost
 
 
-def _weight_names(graph: Graph) -> dict[Value, str]:
+def weight_names(graph: Graph) -> dict[Value, str]:
     """Values that are a parameter up to views, with its name."""
     names = {value: name for name, value in graph.trace.parameters.items()}
     for op in graph.trace.ops:

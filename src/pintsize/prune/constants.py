@@ -1,0 +1,150 @@
+"""What removed channels still contributed as constants, folded into the layers that read them.
+
+A channel whose filter is gone still emits its batch-norm bias (its norm sees the running mean,
+so β comes out, through the activation). The next layer multiplies that constant with its weights:
+a constant per output channel, which belongs in its bias, or in the running mean of the norm behind
+it. That is exact unless zero padding (or a gate) makes the contribution vary over the image; then
+its mean is folded, and the largest difference left is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..graph import Graph, Op, Removed
+from ..graph.check import run, zeroed
+from ..graph.ops import aten
+from .costs import weight_names
+from .plan import add_bias
+
+_EXACT = 1e-5
+"""Below this share of the output's standard deviation a difference is rounding."""
+_NORMS = (aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten._native_batch_norm_legit)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Constants per layer that reads removed channels."""
+
+    shifts: dict[str, Tensor]
+    """Layer → what to add to each of its output channels (those of the network before the cut)."""
+    norms: dict[str, str]
+    """Layer → running mean of the batch norm behind it, where it has one."""
+    errors: dict[str, float]
+    """Layer → largest difference that is left, in standard deviations of its output."""
+
+    def apply(self, model: nn.Module, removed: Removed) -> tuple[tuple[str, ...], dict[str, float]]:
+        """Add the constants to the cut network; return the layers that got a bias, and the errors."""
+        added = []
+        with torch.no_grad():
+            for path, shift in self.shifts.items():
+                layer = model.get_submodule(path)
+                gone = removed.get(f"{path}.weight", {}).get(0, [])
+                keep = torch.ones(len(shift), dtype=torch.bool)
+                keep[gone] = False
+                value = shift[keep.to(shift.device)]
+                if path in self.norms:
+                    model.get_buffer(self.norms[path]).sub_(value)
+                    continue
+                if getattr(layer, "bias", None) is None:
+                    added.append(path)
+                add_bias(layer).add_(value)
+        return tuple(added), self.errors
+
+
+def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Folding:
+    """The constants that `removed` leaves, measured on `example`; `model` is unchanged."""
+    if graph.labels.across and any(graph.gone(removed)[layer].any() for layer in graph.labels.across.values()):
+        return Folding({}, {}, {})  # a norm across channels: what is removed changes it anyway
+    produced = {
+        (m.parameter, m.dim) for group in graph.groups for m in group.members
+        if m.produces or m.parameter.rpartition(".")[2] in {"bias", "running_mean"}
+    }
+    norms = _norm_vectors(graph)
+    silent: Removed = {}
+    for name, dims in removed.items():
+        chosen = {d: i for d, i in dims.items() if (name, d) in produced and name not in norms}
+        if chosen:
+            silent[name] = chosen
+    collect = _Collect(model, graph, removed)
+    if not collect.readers:
+        return Folding({}, {}, {})
+    with zeroed(model, silent):
+        run(model, example, collect)
+    return Folding(collect.shifts, collect.norms, collect.errors)
+
+
+def _norm_vectors(graph: Graph) -> set[str]:
+    """Scales, biases and variances of batch norms: they make the constant, so they stay."""
+    return {
+        value.name for op in graph.trace.ops if op.func.overloadpacket in _NORMS
+        for k, value in enumerate(op.args[1:5]) if value is not None and value.name is not None and k != 2
+    }
+
+
+class _Collect(TorchDispatchMode):
+    """Measures what the removed channels contribute to each layer that reads them."""
+
+    def __init__(self, model: nn.Module, graph: Graph, removed: Removed) -> None:
+        super().__init__()
+        self.graph = graph
+        self.gone = graph.gone(removed)
+        self.shifts: dict[str, Tensor] = {}
+        self.norms: dict[str, str] = {}
+        self.errors: dict[str, float] = {}
+        self.readers = self._find_readers(model, removed)
+        self._ops = iter(graph.trace.ops)
+
+    def _find_readers(self, model: nn.Module, removed: Removed) -> dict[Op, str]:
+        names = weight_names(self.graph)
+        consumers = self.graph.trace.consumers()
+        products = (aten.convolution, aten.addmm, aten.mm)
+        uses: Counter[str] = Counter()
+        found: dict[Op, str] = {}
+        for op in self.graph.trace.ops:
+            if op.func.overloadpacket not in products:
+                continue
+            weight = op.args[1] if op.func.overloadpacket is aten.convolution else op.args[-1]
+            name = names.get(weight, "")
+            path = name.rpartition(".")[0]
+            uses[path] += 1
+            plain = name == f"{path}.weight" and isinstance(model.get_submodule(path), nn.Linear | nn.modules.conv._ConvNd)
+            if plain and removed.get(name, {}).get(1) and not getattr(model.get_submodule(path), "transposed", False):
+                found[op] = path
+                behind = consumers.get(op.outputs[0], [])
+                if len(behind) == 1 and behind[0].func.overloadpacket in _NORMS and behind[0].args[3] is not None:
+                    self.norms[path] = behind[0].args[3].name
+        return {op: path for op, path in found.items() if uses[path] == 1}  # one bias cannot serve two inputs
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        op = next(self._ops)
+        result = func(*args, **(kwargs or {}))
+        if op in self.readers:
+            self._measure(op, func, args, result)
+        return result
+
+    def _measure(self, op: Op, func: Any, args: tuple[Any, ...], result: Tensor) -> None:
+        convolution = func.overloadpacket is aten.convolution
+        at = 0 if convolution else len(args) - 2
+        value, x = op.args[at], args[at]
+        mask = torch.zeros((1,) * x.dim(), dtype=torch.bool)
+        for layer in self.graph.labels.of(value):
+            mask = mask | self.gone[layer]
+        part = x * mask.to(x.device)
+        path = self.readers[op]
+        if not bool(part.any()):
+            self.norms.pop(path, None)
+            return
+        added = func(part, args[1], None, *args[3:]) if convolution else part @ args[-1]
+        dims = [d for d in range(added.dim()) if d != 1]
+        mean = added.mean(dims)
+        rest = float((added - mean.reshape([-1 if d == 1 else 1 for d in range(added.dim())])).abs().max())
+        error = rest / (float(result.std()) or 1.0)
+        self.shifts[path] = mean
+        self.errors[path] = error if error > _EXACT else 0.0
