@@ -1,0 +1,202 @@
+"""One way to open and run any exported file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, InputTypeError, unknown
+
+Array = TypeVar("Array", np.ndarray[Any, Any], Tensor)
+Shape = tuple[int | None, ...]
+"""None is a dimension of any size."""
+
+_BACKENDS = {
+    "onnxruntime": ("onnxruntime", "OnnxRuntime", (".onnx",)),
+    "torch": ("runtime", "TorchRuntime", (".safetensors",)),
+}
+"""Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """An opened file. Called with a batch of float32, it gives the network's output, of the same kind."""
+
+    path: Path
+    backend: str
+    threads: int
+    input_shape: Shape
+    """Of the first input, batch first."""
+
+    def __call__(self, *inputs: Array) -> Any:
+        """Run the network on NumPy arrays or on tensors; a tuple comes back if it has several outputs."""
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds; it cannot be called afterwards."""
+        ...
+
+
+def open_runtime(
+    path: str | os.PathLike[str] | nn.Module, *, backend: str | None = None, threads: int = 2
+) -> Runtime:
+    """Open an exported file to run it.
+
+    Args:
+        path: `.onnx`, or `.safetensors` of a network from `pintsize.models`; a module is taken as it is.
+        backend: "onnxruntime" or "torch"; by default the one that fits the suffix.
+        threads: of the computation.
+
+    Raises:
+        InputError: no such file, backend or suffix; or threads < 1.
+        CorruptFile: the file is damaged.
+        MissingExtra: the backend is not installed.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads={threads!r}", "it is not a positive whole number", "pass 1 or more")
+    if backend is not None and backend not in _BACKENDS:
+        raise unknown("backend", backend, _BACKENDS)
+    if isinstance(path, nn.Module):
+        if backend not in (None, "torch"):
+            raise InputError(f"backend={backend!r} for a module", "it runs files", "export the module first")
+        return TorchRuntime(path, threads=threads)
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(str(path), "there is no such file", "check the path")
+    fitting = [name for name, (_, _, suffixes) in _BACKENDS.items() if path.suffix in suffixes]
+    if not fitting:
+        raise unknown(
+            "file format", path.suffix, {s for _, _, suffixes in _BACKENDS.values() for s in suffixes}
+        )
+    backend = backend or fitting[0]
+    if backend not in fitting:
+        raise InputError(
+            f"backend={backend!r}",
+            f"it does not run {path.suffix} files",
+            f"choose one of: {', '.join(sorted(fitting))}",
+        )
+    module, name, _ = _BACKENDS[backend]
+    runtime: Runtime = getattr(importlib.import_module(f".{module}", __package__), name)(
+        path, threads=threads
+    )
+    return runtime
+
+
+def as_float32(inputs: Sequence[Array], expected: Sequence[Shape], what: str) -> list[np.ndarray[Any, Any]]:
+    """The inputs as contiguous float32 arrays.
+
+    Raises:
+        InputTypeError: they are neither arrays nor tensors.
+        InputError: their number, shape or dtype is not what the network takes.
+    """
+    if len(inputs) != len(expected):
+        raise InputError(
+            f"input of {what}", f"it takes {len(expected)} inputs, {len(inputs)} were given", "pass each once"
+        )
+    arrays = []
+    for given, shape in zip(inputs, expected, strict=True):
+        if not isinstance(given, np.ndarray | Tensor):
+            raise InputTypeError(
+                f"input of type {type(given).__name__} for {what}",
+                "it is no batch of images",
+                "pass a NumPy array or a tensor of float32",
+            )
+        fits = len(given.shape) == len(shape) and all(
+            want is None or want == size for want, size in zip(shape, given.shape, strict=True)
+        )
+        kind = str(given.dtype).removeprefix("torch.")
+        if not fits or kind != "float32":
+            raise InputError(
+                f"input of {what}",
+                f"it takes float32 of shape {_text(shape)}, {kind} of shape {_text(given.shape)} was given",
+                "bring the images to that size and type",
+            )
+        array = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+        arrays.append(np.ascontiguousarray(array))
+    return arrays
+
+
+def like_input(outputs: Sequence[np.ndarray[Any, Any]], given: Any) -> Any:
+    """Outputs of the kind of the input: one alone, or a tuple of several."""
+    found = [torch.from_numpy(output) if isinstance(given, Tensor) else output for output in outputs]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _text(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+
+
+class Closing:
+    """`with open_runtime(…) as runtime:` closes it at the end."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        raise NotImplementedError
+
+
+class TorchRuntime(Closing):
+    """PyTorch itself: the reference to compare the others with."""
+
+    backend = "torch"
+
+    def __init__(self, source: Path | nn.Module, *, threads: int) -> None:
+        self.path = source if isinstance(source, Path) else Path()
+        self.threads = threads
+        self.input_shape: Shape = (None, None, None, None)
+        self._model: nn.Module | None
+        if isinstance(source, Path):
+            from .. import files
+
+            self._model = files.load(source)
+        else:
+            self._model = source
+
+    def __call__(self, *inputs: Array) -> Any:
+        """Run in eval mode, without gradients."""
+        from .onnx_trace import evaluating
+
+        if self._model is None:
+            raise InputError(str(self.path), "this runtime has been closed", "open it again")
+        if not all(isinstance(given, np.ndarray | Tensor) for given in inputs):
+            raise InputTypeError(
+                "input of the torch backend", "it is no batch of images", "pass an array or a tensor"
+            )
+        tensors = [torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in inputs]
+        with evaluating(self._model), torch.no_grad(), _torch_threads(self.threads):
+            output = self._model(*tensors)
+        if isinstance(inputs[0], Tensor):
+            return output
+        return output.numpy() if isinstance(output, Tensor) else tuple(each.numpy() for each in output)
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._model = None
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if before != threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if before != threads:
+            torch.set_num_threads(before)

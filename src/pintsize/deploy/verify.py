@@ -1,0 +1,210 @@
+"""A file held against the model it was exported from, on real images, in the real runtime."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, VerificationFailed
+from .onnx_trace import evaluating
+from .onnxruntime import integer_nodes
+from .runtime import Runtime, open_runtime
+
+if TYPE_CHECKING:
+    from ..measure import Latency
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found; `dataclasses.asdict` makes it JSON-able."""
+
+    path: str
+    backend: str
+    threads: int
+    images: int
+    """How many images were compared."""
+    agreement: float
+    """Percent of the images for which file and model have the same top-1 class."""
+    max_logit_error: float
+    """Largest absolute difference of an output."""
+    mean_logit_error: float
+    accuracy: float | None
+    """Of the file, percent; None if the images have no labels."""
+    model_accuracy: float | None
+    """Of the simulated model on the same images, percent."""
+    latency: Latency
+    """Of the file at batch 1."""
+    against: str | None
+    """The file whose latency was measured in turns with this one's."""
+    against_latency: Latency | None
+    speedup: float | None
+    """Median latency of `against` over that of the file."""
+    bytes: int
+    integer_nodes: dict[str, dict[str, int]] | None
+    """What ONNX Runtime computes in integers and what in float; None for other formats."""
+    agreement_at_least: float
+    ok: bool
+    """Whether the agreement reaches `agreement_at_least`."""
+
+
+@dataclass
+class _Comparison:
+    """Running sums over the batches."""
+
+    images: int = 0
+    same: int = 0
+    labelled: int = 0
+    file_right: int = 0
+    model_right: int = 0
+    largest: float = 0.0
+    total: float = 0.0
+    outputs: int = 0
+
+    def add(self, ours: Tensor, reference: Tensor, labels: Tensor | None) -> None:
+        difference = (ours.double() - reference.double()).abs()
+        if not torch.isfinite(difference).all():
+            difference = torch.where(torch.isfinite(difference), difference, torch.inf)
+        top, expected = ours.argmax(1), reference.argmax(1)
+        self.images += len(ours)
+        self.same += int((top == expected).sum())
+        self.largest = max(self.largest, float(difference.max()))
+        self.total += float(difference.sum())
+        self.outputs += difference.numel()
+        if labels is not None:
+            self.labelled += len(labels)
+            self.file_right += int((top == labels).sum())
+            self.model_right += int((expected == labels).sum())
+
+    def percent(self, count: int) -> float | None:
+        return 100 * count / self.labelled if self.labelled else None
+
+
+def verify(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    split: Any,
+    *,
+    threads: int = 2,
+    batch_size: int = 64,
+    backend: str | None = None,
+    agreement_at_least: float = 99.0,
+    limit: int | None = None,
+    against: str | os.PathLike[str] | None = None,
+    repeats: int = 50,
+) -> Verification:
+    """Run a file and the model it came from on the same images and compare.
+
+    Args:
+        path: the exported file.
+        model: the simulated model; runs in eval mode where it is, and is unchanged.
+        split: a split, or any iterable of batches: (images, labels) or images alone.
+        threads: of the runtime and of the timing.
+        batch_size: for splits.
+        backend: see `open_runtime`.
+        agreement_at_least: percent of top-1 agreement below which this raises.
+        limit: compare this many images at most.
+        against: another file, e.g. the fp32 export; its latency is measured in turns with the file's.
+        repeats: timed calls of each at batch 1.
+
+    Raises:
+        VerificationFailed: the agreement is lower, or an output is not finite; the message has the figures.
+        InputError: there are no images, or the file does not take them.
+    """
+    if not 0 <= agreement_at_least <= 100:
+        raise InputError(f"agreement_at_least={agreement_at_least}", "it is no percentage", "pass 0 to 100")
+    path = Path(path)
+    runtime = open_runtime(path, backend=backend, threads=threads)
+    other = open_runtime(against, threads=threads) if against is not None else None
+    try:
+        found, first = _compare(runtime, model, _batches(split, batch_size, limit))
+        latency, other_latency = _time(runtime, other, first, threads, repeats)
+    finally:
+        runtime.close()
+        if other is not None:
+            other.close()
+    agreement = 100 * found.same / found.images
+    result = Verification(
+        path=str(path), backend=runtime.backend, threads=threads, images=found.images, agreement=agreement,
+        max_logit_error=found.largest, mean_logit_error=found.total / max(found.outputs, 1),
+        accuracy=found.percent(found.file_right), model_accuracy=found.percent(found.model_right),
+        latency=latency, against=None if against is None else str(against), against_latency=other_latency,
+        speedup=None if other_latency is None else other_latency.median_ms / latency.median_ms,
+        bytes=path.stat().st_size, integer_nodes=integer_nodes(path) if path.suffix == ".onnx" else None,
+        agreement_at_least=agreement_at_least,
+        ok=agreement >= agreement_at_least and found.largest != float("inf"),
+    )  # fmt: skip
+    if not result.ok:
+        raise VerificationFailed(
+            str(path), _figures(result), "do not deploy it; compare with a different export or runtime"
+        )
+    return result
+
+
+def _figures(result: Verification) -> str:
+    text = (
+        f"top-1 agreement with the model is {result.agreement:.2f} % on {result.images} images, "
+        f"{result.agreement_at_least:g} % are asked for "
+        f"(largest logit difference {result.max_logit_error:.4g}, mean {result.mean_logit_error:.4g}"
+    )
+    if result.accuracy is not None and result.model_accuracy is not None:
+        text += f"; accuracy {result.accuracy:.2f} % on the file, {result.model_accuracy:.2f} % in the model"
+    return text + ")"
+
+
+def _batches(split: Any, batch_size: int, limit: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """(images, labels) with labels where there are any, `limit` images in all."""
+    source: Iterable[Any] = split.batches(batch_size) if hasattr(split, "batches") else split
+    left = limit
+    for batch in source:
+        images, labels = batch[:2] if isinstance(batch, tuple | list) else (batch, None)
+        if left is not None:
+            images, labels = images[:left], None if labels is None else labels[:left]
+            left -= len(images)
+        if len(images):
+            yield images, labels
+        if left == 0:
+            return
+
+
+def _compare(
+    runtime: Runtime, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor | None]]
+) -> tuple[_Comparison, Tensor]:
+    """The comparison over all batches, and the first image."""
+    start = next(batches, None)
+    if start is None:
+        raise InputError("split", "it has no images", "pass at least one batch")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    fixed = runtime.input_shape[0] if runtime.input_shape else None
+    found = _Comparison()
+    with evaluating(model), torch.no_grad():
+        for images, labels in itertools.chain([start], batches):
+            reference = model(images.to(device)).cpu()
+            pieces = images.cpu().split(fixed) if fixed is not None else (images.cpu(),)
+            ours = torch.cat([runtime(piece) for piece in pieces if fixed is None or len(piece) == fixed])
+            kept = len(ours)  # a file of fixed batch cannot take a shorter last one
+            if kept:
+                found.add(ours, reference[:kept], None if labels is None else labels[:kept].cpu())
+    if not found.images:
+        raise InputError(
+            "split", f"no batch has the {fixed} images that the file takes at once", "pass larger batches"
+        )
+    return found, start[0][:1].cpu()
+
+
+def _time(
+    runtime: Runtime, other: Runtime | None, image: Tensor, threads: int, repeats: int
+) -> tuple[Latency, Latency | None]:
+    from ..measure import side_by_side
+
+    fixed = runtime.input_shape[0] if runtime.input_shape else None
+    batch = image.expand(fixed or 1, *image.shape[1:]).contiguous().numpy()
+    contenders = {"file": runtime} if other is None else {"file": runtime, "against": other}
+    times = side_by_side(contenders, batch, repeats=repeats, threads=threads)
+    return times["file"], times.get("against")

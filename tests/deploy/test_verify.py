@@ -1,0 +1,75 @@
+"""The file against the model: figures by hand, and a loud failure."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from pintsize import errors
+from pintsize.deploy import export, verify
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+
+
+def test_figures_of_a_faithful_file(residual, images, tmp_path):
+    path = export(residual, tmp_path / "net.onnx", example=EXAMPLE).path
+    with torch.no_grad():
+        labels = residual(images).argmax(1)
+    labels[:16] = (labels[:16] + 1) % 10  # the model is right on 48 of 64
+    residual.train()
+    found = verify(
+        path, residual, [(images, labels)], threads=1, against=path, repeats=3, agreement_at_least=90
+    )
+    assert residual.training
+    assert found.images == 64
+    assert found.agreement >= 95
+    assert found.model_accuracy == 75
+    assert abs(found.accuracy - 75) <= 5
+    assert 0 <= found.mean_logit_error <= found.max_logit_error < 0.05
+    assert found.bytes == path.stat().st_size
+    assert found.integer_nodes["float"] == {}
+    assert found.latency.median_ms > 0
+    assert found.speedup == found.against_latency.median_ms / found.latency.median_ms
+    assert found.ok
+    assert json.loads(json.dumps(dataclasses.asdict(found)))["images"] == 64
+
+
+def test_a_different_model_fails_loudly(plain, images, tmp_path):
+    path = export(plain, tmp_path / "net.onnx", example=EXAMPLE).path
+    with torch.no_grad():
+        plain.fc.weight.neg_()
+        plain.fc.bias.neg_()
+    with pytest.raises(
+        errors.VerificationFailed, match=r"agreement with the model is 0\.00 % on 64 images, 99 % are"
+    ):
+        verify(path, plain, [images], threads=1, repeats=1)
+
+
+def test_outputs_that_are_not_finite_fail(plain, images, tmp_path):
+    path = export(plain, tmp_path / "net.onnx", example=EXAMPLE).path
+    images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(errors.VerificationFailed):
+        verify(path, plain, [images], threads=1, repeats=1, agreement_at_least=0)
+
+
+def test_limit_and_images_without_labels(plain, images, tmp_path):
+    path = export(plain, tmp_path / "net.onnx", example=EXAMPLE).path
+    found = verify(path, plain, [images[:20], images[20:40], images[40:]], threads=1, limit=30, repeats=1)
+    assert found.images == 30
+    assert found.accuracy is None
+    assert found.against is None
+    assert found.speedup is None
+
+
+def test_file_of_fixed_batch(plain, images, tmp_path):
+    path = export(plain, tmp_path / "net.onnx", example=torch.zeros(8, 3, 16, 16), dynamic_batch=False).path
+    assert verify(path, plain, [images[:20]], threads=1, repeats=1).images == 16
+
+
+def test_nothing_to_compare(plain, images, tmp_path):
+    path = export(plain, tmp_path / "net.onnx", example=EXAMPLE).path
+    with pytest.raises(errors.InputError, match="no images"):
+        verify(path, plain, [])
+    with pytest.raises(errors.InputError, match="no percentage"):
+        verify(path, plain, [images], agreement_at_least=101)
