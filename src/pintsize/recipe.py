@@ -295,7 +295,7 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
         )
     message = first["msg"][0].lower() + first["msg"][1:]
     what = f"{source}, {where} = {first['input']!r}" if where else source
-    return InputError(what, message, f"see the recipe reference: {_describe(place)}")
+    return InputError(what, message, f"it means: {_describe(place)}")
 
 
 def _keys_beside(place: list[str]) -> list[str]:

@@ -1,0 +1,172 @@
+"""Verbs about deployed files: export, verify, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .loading import example_for, load_data, load_model
+from .output import emit
+
+
+def export(
+    *,
+    model: o.Model,
+    out: o.Out,
+    data: o.OptionalData = None,
+    model_weights: o.ModelWeights = None,
+    num_classes: o.NumClasses = None,
+    in_channels: o.InChannels = None,
+    stem: o.Stem = "auto",
+    image_size: o.ImageSize = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 19 or later.")] = None,
+    dynamic_batch: Annotated[bool, typer.Option(help="Leave the number of images open.")] = True,
+    include_normalization: Annotated[
+        bool, typer.Option(help="Take images in [0, 1]; needs --data, whose mean and deviation go in.")
+    ] = False,
+    include_softmax: Annotated[bool, typer.Option(help="Give probabilities instead of logits.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write the file that is deployed; its suffix says which format."""
+    from ..deploy import export as export_network
+    from ..measure.units import bytes_text
+
+    images = None if data is None else load_data(data, image_size=image_size)
+    network = load_model(
+        model,
+        images,
+        image_size=image_size,
+        weights=model_weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stem=stem,
+    )
+    about: dict[str, Any] = {}
+    if images is not None:
+        about = {"classes": images.classes, "mean": images.mean, "std": images.std}
+    written = export_network(
+        network,
+        out,
+        example=example_for(network, images, image_size),
+        opset=opset,
+        dynamic_batch=dynamic_batch,
+        include_normalization=include_normalization,
+        include_softmax=include_softmax,
+        **about,
+    )
+    shape = "×".join("N" if size is None else str(size) for size in written.input_shape)
+    result = {
+        "file": out,
+        "format": written.format,
+        "bytes": written.bytes,
+        "input_shape": written.input_shape,
+    }
+    emit(result, f"{out}: {bytes_text(written.bytes)}, input {shape}", as_json=as_json)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="The exported file.")],
+    *,
+    model: o.Model,
+    data: o.Data,
+    model_weights: o.ModelWeights = None,
+    num_classes: o.NumClasses = None,
+    in_channels: o.InChannels = None,
+    stem: o.Stem = "auto",
+    split: Annotated[str, typer.Option(help="Images to compare on: train, val or test.")] = "val",
+    val_fraction: o.ValFraction = 0.1,
+    limit: o.Limit = None,
+    image_size: o.ImageSize = None,
+    against: Annotated[Path | None, typer.Option(help="Another file, timed in turns with this one.")] = None,
+    agreement_at_least: Annotated[
+        float, typer.Option(help="Percent of images with the same top class below which the command fails.")
+    ] = 99.0,
+    threads: o.Threads = 2,
+    backend: o.Backend = None,
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Hold an exported file against the model it came from, in the real runtime."""
+    from ..deploy import verify as verify_file
+    from ..errors import unknown
+    from ..measure.units import bytes_text, milliseconds_text
+
+    if split not in {"train", "val", "test"}:
+        raise unknown("split", split, ("train", "val", "test"))
+    images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
+    network = load_model(
+        model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
+    )
+    found = verify_file(
+        file,
+        network,
+        getattr(images, split),
+        against=against,
+        threads=threads,
+        backend=backend,
+        agreement_at_least=agreement_at_least,
+    )
+    lines = [
+        f"{file}: verified on {found.images} {split} images in {found.backend}",
+        f"agreement {found.agreement:.2f} %, largest logit difference {found.max_logit_error:.3g}",
+        f"accuracy {found.accuracy:.2f} % (model {found.model_accuracy:.2f} %)",
+        f"{bytes_text(found.bytes)}, {milliseconds_text(found.latency.median_ms)} for one image",
+    ]
+    if found.speedup is not None:
+        lines.append(f"{found.speedup:.2f}× as fast as {found.against}")
+    emit({"verification": found}, "\n".join(lines), as_json=as_json)
+
+
+def bench(
+    files: Annotated[list[Path], typer.Argument(help="Exported files; they take turns.")],
+    *,
+    batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Calls that are not timed.")] = 10,
+    repeats: Annotated[int, typer.Option(help="Calls that are.")] = 50,
+    threads: o.Threads = 2,
+    backend: o.Backend = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Time exported files side by side, with their bytes and peak memory."""
+    import numpy as np
+
+    from ..deploy import open_runtime
+    from ..errors import InputError
+    from ..measure import machine, peak_memory, side_by_side
+    from ..measure.units import bytes_text, milliseconds_text
+    from ..tables import text_table
+
+    if batch < 1:
+        raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")
+    runtimes = {str(file): open_runtime(file, backend=backend, threads=threads) for file in files}
+    shapes = {tuple(runtime.input_shape)[1:] for runtime in runtimes.values()}
+    if len(shapes) > 1:
+        raise InputError("bench", f"the files take different images: {sorted(shapes)}", "time them apart")
+    images = np.zeros((batch, *(size or 1 for size in shapes.pop())), dtype=np.float32)
+    times = side_by_side(runtimes, images, warmup=warmup, repeats=repeats, threads=threads)
+    rows: list[dict[str, Any]] = [
+        {
+            "file": name,
+            "backend": runtimes[name].backend,
+            "median_ms": timed.median_ms,
+            "p95_ms": timed.p95_ms,
+            "bytes": Path(name).stat().st_size,
+            "peak_memory_bytes": peak_memory(name, backend=backend, threads=threads, batch=batch),
+        }
+        for name, timed in times.items()
+    ]
+    cells = [
+        (
+            str(row["file"]),
+            milliseconds_text(row["median_ms"]),
+            milliseconds_text(row["p95_ms"]),
+            bytes_text(row["bytes"]),
+            bytes_text(row["peak_memory_bytes"]),
+        )
+        for row in rows
+    ]
+    table = text_table(("", "median", "p95", "file", "peak memory"), cells)
+    emit({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table, as_json=as_json)

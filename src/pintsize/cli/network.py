@@ -1,0 +1,174 @@
+"""Verbs that make or change a network: train, profile, prune, quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..options import OPTIONS
+from . import options as o
+from .loading import example_for, load_data, load_model
+from .output import emit
+
+
+@o.with_recipe_options(*o.section_options("train"))
+def train(
+    *,
+    model: o.Model,
+    data: o.Data,
+    out: o.Out = Path("model.safetensors"),
+    model_weights: o.ModelWeights = None,
+    num_classes: o.NumClasses = None,
+    in_channels: o.InChannels = None,
+    stem: o.Stem = "auto",
+    val_fraction: o.ValFraction = 0.1,
+    limit: o.Limit = None,
+    image_size: o.ImageSize = None,
+    teacher: o.Teacher = None,
+    distill_weight: o.DistillWeight = 0.9,
+    temperature: o.Temperature = 4.0,
+    checkpoint: o.Checkpoint = None,
+    log_dir: o.LogDir = None,
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+    **options: Any,
+) -> None:
+    """Train a network and save it."""
+    import torch
+
+    from ..files import load, save
+    from ..train import evaluate
+    from ..train import train as train_network
+
+    settings = o.section_values("train", options)
+    images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
+    torch.manual_seed(seed)
+    network = load_model(
+        model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
+    )
+    history = train_network(
+        network,
+        images,
+        **settings,
+        seed=seed,
+        teacher=None if teacher is None else load(teacher),
+        distill_weight=distill_weight,
+        temperature=temperature,
+        checkpoint=checkpoint,
+        log_dir=log_dir,
+    )
+    save(network, out)
+    accuracy = evaluate(network, images.val)
+    result = {"file": out, "val_accuracy": accuracy, "history": list(history)}
+    emit(result, f"{out}: {accuracy:.2f} % on {len(images.val)} validation images", as_json=as_json)
+
+
+def profile(
+    *,
+    model: o.Model,
+    data: o.OptionalData = None,
+    model_weights: o.ModelWeights = None,
+    num_classes: o.NumClasses = None,
+    in_channels: o.InChannels = None,
+    stem: o.Stem = "auto",
+    image_size: o.ImageSize = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Count parameters, MACs, bytes and activation memory of a network, layer by layer."""
+    from ..measure import profile as profile_network
+
+    images = None if data is None else load_data(data, image_size=image_size)
+    network = load_model(
+        model,
+        images,
+        image_size=image_size,
+        weights=model_weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stem=stem,
+    )
+    found = profile_network(network, example_for(network, images, image_size))
+    result = {"params": found.params, "macs": found.macs, "bytes": found.bytes, "layers": found.layers}
+    emit(result, found.table(), as_json=as_json)
+
+
+@o.with_recipe_options(*o.section_options("prune"))
+def prune(
+    *,
+    model: o.Model,
+    out: o.Out,
+    data: o.OptionalData = None,
+    model_weights: o.ModelWeights = None,
+    num_classes: o.NumClasses = None,
+    in_channels: o.InChannels = None,
+    stem: o.Stem = "auto",
+    image_size: o.ImageSize = None,
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+    **options: Any,
+) -> None:
+    """Remove channels from a network and save what is left."""
+    from ..files import save
+    from ..measure.units import count_text
+    from ..prune import prune as prune_network
+
+    settings = {key: value for key, value in o.section_values("prune", options).items() if value is not None}
+    images = None if data is None else load_data(data, seed=seed, image_size=image_size)
+    network = load_model(
+        model,
+        images,
+        image_size=image_size,
+        weights=model_weights,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stem=stem,
+    )
+    judged = None if images is None else images.train.subset(min(1024, len(images.train)), seed)
+    plan = prune_network(
+        network, example_for(network, images, image_size), **settings, data=judged, seed=seed
+    )
+    save(network, out)
+    lines = [
+        f"{name}: {count_text(plan.before[name])} → {count_text(plan.after[name])}" for name in plan.before
+    ]
+    result = {"file": out, "before": plan.before, "after": plan.after, "notes": plan.notes}
+    emit(result, "\n".join([*lines, *plan.notes, f"saved to {out}"]), as_json=as_json)
+
+
+@o.with_recipe_options(
+    *o.section_options("quantize", without={"quantize_ignore"}), OPTIONS["quantize_ignore"]
+)
+def quantize(
+    *,
+    model: o.Model,
+    data: o.Data,
+    out: o.Out,
+    model_weights: o.ModelWeights = None,
+    num_classes: o.NumClasses = None,
+    in_channels: o.InChannels = None,
+    stem: o.Stem = "auto",
+    val_fraction: o.ValFraction = 0.1,
+    limit: o.Limit = None,
+    image_size: o.ImageSize = None,
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+    **options: Any,
+) -> None:
+    """Quantize a network, calibrated on training images, and save it."""
+    from ..files import save
+    from ..quant import quantize as quantize_network
+    from ..train import evaluate
+
+    settings = o.section_values("quantize", options)
+    images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
+    network = load_model(
+        model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
+    )
+    before = evaluate(network, images.val)
+    count = min(settings["calibration_images"], len(images.train))
+    quantize_network(network, **settings, calibration=images.train.subset(count, seed))
+    save(network, out)
+    after = evaluate(network, images.val)
+    result = {"file": out, "val_accuracy_before": before, "val_accuracy": after, "drop": before - after}
+    text = f"{out}: {after:.2f} % on {len(images.val)} validation images, {before:.2f} % before"
+    emit(result, text, as_json=as_json)
