@@ -15,7 +15,10 @@ from pintsize.measure import latency, side_by_side
 def test_turns_are_taken_and_warm_up_is_not_timed():
     calls = []
     result = side_by_side(
-        {"a": lambda _: calls.append("a"), "b": lambda _: calls.append("b")}, np.zeros((4, 3)), warmup=2, repeats=3
+        {"a": lambda _: calls.append("a"), "b": lambda _: calls.append("b")},
+        np.zeros((4, 3)),
+        warmup=2,
+        repeats=3,
     )
     assert calls == ["a", "b"] * 5
     assert [len(r.runs) for r in result.values()] == [3, 3]

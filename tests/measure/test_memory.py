@@ -18,9 +18,11 @@ def linear_file(path, width):
     weight = numpy_helper.from_array(np.zeros((width, width), np.float32), "w")
     shape = ["batch", width]
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)], [weight],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [weight],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
     return path

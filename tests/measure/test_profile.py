@@ -117,11 +117,20 @@ def test_tied_weights_count_once():
 
 
 def test_activation_memory_is_of_one_image():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)
+    )
     found = profile(model, torch.randn(5, 1, 8, 8))
     memory = {layer.type: layer.activation_bytes for layer in found.layers}
     # pooling's indices are not handed on, so they do not count
-    assert memory == {"Conv2d": 576, "BatchNorm2d": 576, "ReLU": 576, "MaxPool2d": 144, "Flatten": 144, "Linear": 8}
+    assert memory == {
+        "Conv2d": 576,
+        "BatchNorm2d": 576,
+        "ReLU": 576,
+        "MaxPool2d": 144,
+        "Flatten": 144,
+        "Linear": 8,
+    }
 
 
 def test_half_precision_parameters_take_half_the_bytes():
@@ -144,6 +153,13 @@ def test_quantized_weights_count_at_their_width(bits, packed):
     assert found.bytes == packed + 3 * 4 + 3 * 4  # bias and scales stay fp32
     assert found.params == 24
     assert found.layers[0].bits == bits
+
+
+def test_learned_step_sizes_are_no_parameters_of_the_network():
+    layer = QuantizedLinear(8)
+    layer.weight_quantizer.scale = nn.Parameter(layer.weight_quantizer._buffers.pop("scale"))
+    found = profile(nn.Sequential(layer), torch.randn(1, 7))
+    assert (found.params, found.bytes, len(found.layers)) == (24, 45, 1)
 
 
 def test_parametrized_layer_is_one_layer():

@@ -53,7 +53,7 @@ def memory_use(
 
     Raises:
         InputError: there is no such file.
-        OperationError: the process failed; its last line of error is the cause.
+        OperationError: the process failed, or the file takes images of any size; the cause is its last line.
     """
     if not Path(path).is_file():
         raise InputError(str(path), "there is no such file", "check the path")
@@ -102,7 +102,12 @@ def _measure(path: str, backend: str | None, threads: int, batch: int, repeats: 
         import onnxruntime  # noqa: F401 (belongs to the baseline)
     baseline = high_water()
     runtime = open_runtime(path, backend=backend, threads=threads)
-    images = np.zeros((batch, *tuple(runtime.input_shape)[1:]), dtype=np.float32)
+    shape = [size for size in runtime.input_shape[1:] if size is not None]
+    if len(shape) != len(runtime.input_shape) - 1:
+        raise InputError(
+            path, f"its input {runtime.input_shape} has no fixed size", "export it for one image size"
+        )
+    images = np.zeros((batch, *shape), dtype=np.float32)
     for _ in range(repeats):
         runtime(images)
     runtime.close()

@@ -31,7 +31,7 @@ class LayerProfile:
     bytes: int
     """Of its parameters at their true width: packed bits plus scales where quantized."""
     activation_bytes: int
-    """Of what it hands to other layers, per image."""
+    """Of what it hands to other layers, per image, as the forward makes it (simulated int8 is fp32)."""
     output_shape: tuple[int, ...]
     """Of its last output for the whole example batch; () if it did not run."""
     weight_shape: tuple[int, ...] = ()
@@ -127,21 +127,17 @@ def profile(model: nn.Module, example: Any) -> Profile:
     )
 
 
-def weight_bytes(module: nn.Module, parameters: dict[str, nn.Parameter]) -> int:
+def _weight_bytes(module: nn.Module, parameters: dict[str, nn.Parameter]) -> int:
     """Bytes of a layer's own parameters: the weight packed at its quantizer's width, plus its scales."""
     quantizer = getattr(module, "weight_quantizer", None)
     total = 0
     for name, parameter in parameters.items():
         if quantizer is not None and name == "weight":
-            total += ceil(parameter.numel() * quantizer.bits / 8) + _scale_bytes(quantizer)
-        elif not name.startswith("weight_quantizer."):
+            total += ceil(parameter.numel() * quantizer.bits / 8)
+            total += quantizer.scale.numel() * quantizer.scale.element_size()
+        else:
             total += parameter.numel() * parameter.element_size()
     return total
-
-
-def _scale_bytes(quantizer: nn.Module) -> int:
-    scale = getattr(quantizer, "scale", None)
-    return scale.numel() * scale.element_size() if isinstance(scale, Tensor) else 0
 
 
 def _batch_size(example: Any) -> int:
@@ -156,15 +152,16 @@ def _batch_size(example: Any) -> int:
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by path, less what is inside a quantized or parametrized one: that belongs to its owner."""
-    found: dict[str, nn.Module] = {}
-    for path, module in model.named_modules():
-        owner = path
-        for inner in (".parametrizations", ".weight_quantizer"):
-            owner = owner.split(inner)[0]
-        if owner == path:
-            found[path] = module
-    return found
+    """Modules by path, less quantizers and parametrizations: those belong to their layer."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if not _is_quantizer(module) and ".parametrizations" not in f".{path}"
+    }
+
+
+def _is_quantizer(module: nn.Module) -> bool:
+    return hasattr(module, "bits") and hasattr(module, "scale")
 
 
 class _Tally:
@@ -177,7 +174,10 @@ class _Tally:
         self.ran: dict[str, None] = {}
         self.parameters: dict[str, dict[str, nn.Parameter]] = {path: {} for path in layers}
         root = layers[""]
+        steps = {id(p) for m in root.modules() if _is_quantizer(m) for p in m.parameters()}
         for name, parameter in root.named_parameters():
+            if id(parameter) in steps:
+                continue  # a learned step size is no weight of the network
             owner = self.owner(name.rpartition(".")[0])
             self.parameters[owner][name[len(owner) :].removeprefix(".")] = parameter
 
@@ -214,7 +214,7 @@ class _Tally:
 
 def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProfile:
     parameters = tally.parameters[path]
-    counted = [p for name, p in parameters.items() if not name.startswith("weight_quantizer.")]
+    counted = list(parameters.values())
     outputs = tally.outputs[path]
     weight = getattr(module, "weight", None)
     quantizer = getattr(module, "weight_quantizer", None)
@@ -223,7 +223,7 @@ def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProf
         type=type(module).__name__,
         params=sum(parameter.numel() for parameter in counted),
         macs=round(tally.macs[path] / batch),
-        bytes=weight_bytes(module, parameters),
+        bytes=_weight_bytes(module, parameters),
         activation_bytes=round(sum(prod(value.shape) * value.dtype.itemsize for value in outputs) / batch),
         output_shape=tuple(outputs[-1].shape) if outputs else (),
         weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),

@@ -8,7 +8,7 @@ def count_text(number: float) -> str:
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit * 0.9995:
             return f"{_three(number / limit)} {prefix}"
-    return _three(number)
+    return str(int(number)) if number == int(number) else _three(number)
 
 
 def bytes_text(number: float) -> str:
@@ -23,7 +23,5 @@ def milliseconds_text(number: float) -> str:
 
 
 def _three(number: float) -> str:
-    if number == int(number) and abs(number) < 1000:
-        return str(int(number))
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
     return f"{number:.{digits}f}" if abs(number) >= 0.995 else f"{number:.3g}"

@@ -1,0 +1,103 @@
+"""The figures of one run, drawn from its metrics and its model files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .run import Run, read
+from .weights import open_tensors, quantized_layers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+NAMES = ("stages", "training", "filters", "weights", "quantization")
+
+
+def draw(run: Run) -> dict[str, Figure]:
+    """All figures that the run has the facts for, by file name."""
+    makers: tuple[Callable[[Run], Figure | None], ...] = (
+        _stages,
+        _training,
+        _filters,
+        _weights,
+        _errors,
+    )
+    drawn = {name: make(run) for name, make in zip(NAMES, makers, strict=True)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def save_figures(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """Write the figures of a run to its `figures/` folder as PNG.
+
+    Raises:
+        InputError, CorruptFile: as for `read`.
+        OperationError: the folder cannot be written.
+    """
+    from ..viz import style
+
+    run = read(run_dir)
+    paths = []
+    for name, figure in draw(run).items():
+        path = run.path / "figures" / f"{name}.png"
+        style.to_png(figure, path)
+        paths.append(path)
+    return paths
+
+
+def _stages(run: Run) -> Figure | None:
+    from ..viz.stages import stage_bars
+
+    if len(run.metrics.stages) < 2:
+        return None
+    return stage_bars([stage.model_dump(exclude_none=True) for stage in run.metrics.stages])
+
+
+def _training(run: Run) -> Figure | None:
+    from ..viz.training import training_curves
+
+    histories = {name: history for name, history in run.metrics.histories.items() if history}
+    return training_curves(histories) if histories else None
+
+
+def _filters(run: Run) -> Figure | None:
+    from ..viz.stages import filters_per_layer
+
+    before, after = (_filter_counts(run.path / f"{stage}.safetensors") for stage in ("dense", "pruned"))
+    both = {name: [count, after[name]] for name, count in before.items() if name in after}
+    return filters_per_layer(both) if any(a != b for a, b in both.values()) else None
+
+
+def _filter_counts(file: Path) -> dict[str, int]:
+    """Output channels of each convolution, read from the header alone."""
+    if not file.is_file():
+        return {}
+    with open_tensors(file) as stored:
+        shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    return {
+        name.removesuffix(".weight"): shape[0]
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) > 2
+    }
+
+
+def _weights(run: Run) -> Figure | None:
+    """Of the quantized layer with the most weights: a histogram before, levels after."""
+    from ..viz.weights import weight_histogram
+
+    largest = max(quantized_layers(run), key=lambda layer: layer.before.numel(), default=None)
+    return weight_histogram(largest.before, largest.after, layer=largest.name) if largest else None
+
+
+def _errors(run: Run) -> Figure | None:
+    from ..viz.quantization import quantization_error
+
+    pairs = {layer.name: (layer.before, layer.after) for layer in quantized_layers(run)}
+    return (
+        quantization_error(pairs, bits={layer.name: layer.bits for layer in quantized_layers(run)})
+        if pairs
+        else None
+    )

@@ -1,0 +1,151 @@
+"""What was lost and what was gained, in sentences: the first thing a report says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..measure.units import bytes_text, count_text, milliseconds_text
+from .run import Metrics, Stage
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One quantity before and after."""
+
+    label: str
+    headline: str
+    detail: str
+    good: bool | None
+    """True for a gain, False for a loss, None for neither."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The top of the report."""
+
+    sentence: str
+    facts: list[Fact]
+    verdict: str
+    verified: bool | None
+    """None if the file was not verified."""
+    warnings: list[str]
+    """What did not pay, plainly."""
+
+
+def summarise(metrics: Metrics) -> Summary:
+    """Compare the last stage with the first; a quantity that either lacks is left out."""
+    facts: list[Fact] = []
+    if len(metrics.stages) > 1:
+        first, last = metrics.stages[0], metrics.stages[-1]
+        facts = [
+            fact
+            for fact in (
+                _accuracy(first, last),
+                _size(first, last),
+                _latency(first, last),
+                _less("MACs", first.macs, last.macs),
+                _less("parameters", first.params, last.params),
+            )
+            if fact
+        ]
+    verdict, verified = _verdict(metrics)
+    return Summary(_sentence(metrics, facts), facts, verdict, verified, _warnings(metrics))
+
+
+def _sentence(metrics: Metrics, facts: list[Fact]) -> str:
+    if not metrics.stages:
+        return "No stage of this run has ended yet."
+    if len(metrics.stages) == 1:
+        stage = metrics.stages[0]
+        reached = f" at {stage.accuracy:.2f} % accuracy" if stage.accuracy is not None else ""
+        return f"One stage so far: {stage.name}{reached}."
+    said = ", ".join(fact.headline for fact in facts[:3]) or "nothing was measured on both"
+    return f"{metrics.stages[-1].name} against {metrics.stages[0].name}: {said}."
+
+
+def _accuracy(first: Stage, last: Stage) -> Fact | None:
+    if first.accuracy is None or last.accuracy is None:
+        return None
+    drop = first.accuracy - last.accuracy
+    headline = (
+        "no accuracy lost"
+        if abs(drop) < 0.005
+        else f"{abs(drop):.2f} points {'lost' if drop > 0 else 'gained'}"
+    )
+    return Fact(
+        "accuracy", headline, f"{first.accuracy:.2f} % → {last.accuracy:.2f} %", None if drop > 0 else True
+    )
+
+
+def _size(first: Stage, last: Stage) -> Fact | None:
+    if not first.bytes or not last.bytes:
+        return None
+    return Fact(
+        "file size",
+        _times(first.bytes / last.bytes, "smaller", "larger"),
+        f"{bytes_text(first.bytes)} → {bytes_text(last.bytes)}",
+        last.bytes < first.bytes,
+    )
+
+
+def _latency(first: Stage, last: Stage) -> Fact | None:
+    if not first.median_ms or not last.median_ms:
+        return None
+    return Fact(
+        "latency",
+        _times(first.median_ms / last.median_ms, "faster", "slower"),
+        f"{milliseconds_text(first.median_ms)} → {milliseconds_text(last.median_ms)}",
+        last.median_ms < first.median_ms,
+    )
+
+
+def _less(label: str, first: int | None, last: int | None) -> Fact | None:
+    if not first or last is None:
+        return None
+    change = 100 * (1 - last / first)
+    headline = f"{abs(change):.0f} % {'fewer' if change >= 0 else 'more'} {label}"
+    return Fact(
+        label,
+        f"{label} unchanged" if last == first else headline,
+        f"{count_text(first)} → {count_text(last)}",
+        change > 0 if last != first else None,
+    )
+
+
+def _times(ratio: float, better: str, worse: str) -> str:
+    number = max(ratio, 1 / ratio)
+    text = f"{number:.2f}" if number < 9.95 else f"{number:.1f}"
+    return f"{text}× {better if ratio >= 1 else worse}"
+
+
+def _verdict(metrics: Metrics) -> tuple[str, bool | None]:
+    found = metrics.verification
+    if found is None or found.ok is None:
+        return "Not verified: the exported file was not held against the model.", None
+    told = []
+    if found.agreement is not None:
+        told.append(f"file and model name the same class for {found.agreement:.2f} % of the images")
+    if found.max_logit_error is not None:
+        told.append(f"their logits differ by at most {found.max_logit_error:.3g}")
+    because = f": {', '.join(told)}" if told else ""
+    return f"{'Verified' if found.ok else 'Verification failed'}{because}.", found.ok
+
+
+def _warnings(metrics: Metrics) -> list[str]:
+    found = []
+    for before, after in zip(metrics.stages, metrics.stages[1:], strict=False):
+        if before.median_ms and after.median_ms and after.median_ms > before.median_ms:
+            factor = _times(before.median_ms / after.median_ms, "faster", "slower")
+            found.append(
+                f"{after.name} is slower than {before.name} on this machine: "
+                f"{milliseconds_text(after.median_ms)} against {milliseconds_text(before.median_ms)} ({factor}). "
+                "This step did not pay in latency."
+            )
+        if before.bytes and after.bytes and after.bytes > before.bytes:
+            found.append(
+                f"{after.name} is larger than {before.name}: {bytes_text(after.bytes)} against "
+                f"{bytes_text(before.bytes)}."
+            )
+    if metrics.budget and metrics.budget.get("met") is False:
+        found.append("The budget was not met.")
+    return found

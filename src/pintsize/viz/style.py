@@ -1,0 +1,173 @@
+"""One look for all figures: Okabe–Ito colours, which colour-blind readers tell apart, and little else.
+
+Figures are made without pyplot, so they hold no global state and work in any thread and back end.
+The ink has one colour, so that `to_svg` can hand it to the page: the same figure serves light and dark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1f2328"
+PAPER = "#ffffff"
+BLUE, ORANGE, GREEN, RED, PINK, SKY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"
+COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY)
+"""Okabe & Ito, "Color Universal Design" (2008), without black and yellow (too weak on white)."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+HEAT = "cividis"
+"""Perceptually uniform and the same to colour-blind readers."""
+DIVERGING = "PuOr"
+WIDTH = 5.2
+"""Inches: on a phone it is scaled to about two thirds, and its text can still be read."""
+_SMALL = 8.5
+
+
+def figure(
+    rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = 3.2, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its axes, row by row; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    grid = made.subplots(rows, columns, squeeze=False, **options)
+    return made, list(grid.flat)
+
+
+def dress(
+    axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y", panel: bool = False
+) -> None:
+    """Title and labels (with units) in the common look; `grid`: 'x', 'y', 'both' or ''; `panel`: a light title."""
+    if title:
+        weight, size = ("normal", 9.5) if panel else ("bold", 11)
+        axes.set_title(title, fontsize=size, color=INK, loc="left", fontweight=weight)
+    axes.set_xlabel(x, fontsize=9.5, color=INK)
+    axes.set_ylabel(y, fontsize=9.5, color=INK)
+    axes.set_facecolor("none")
+    axes.tick_params(labelsize=_SMALL, colors=INK, length=3)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in {"left", "bottom"})
+        spine.set_color(INK)
+        spine.set_linewidth(0.8)
+    if grid:
+        axes.grid(axis=grid, color=INK, alpha=0.15, linewidth=0.6)  # type: ignore[arg-type]
+        axes.set_axisbelow(True)
+
+
+def head(figure: Figure, title: str) -> None:
+    """The title of a figure of several panels."""
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left", fontweight="bold")
+
+
+def legend(axes: Axes, **options: Any) -> None:
+    """A legend without a frame."""
+    axes.legend(**{"fontsize": _SMALL, "frameon": False, "labelcolor": INK, **options})
+
+
+def note(axes: Axes, text: str, at: tuple[float, float], **options: Any) -> None:
+    """Small text beside a data point."""
+    axes.annotate(
+        text,
+        at,
+        **{
+            "fontsize": _SMALL,
+            "color": INK,
+            "xytext": (4, 0),
+            "textcoords": "offset points",
+            "va": "center",
+            **options,
+        },
+    )
+
+
+def describe(figure: Figure, text: str) -> Figure:
+    """Give `figure` the sentence that a reader who cannot see it is told."""
+    figure.set_label(text)
+    return figure
+
+
+def description(figure: Figure) -> str:
+    """What `describe` noted."""
+    return str(figure.get_label())
+
+
+def short_names(names: Sequence[str], limit: int = 26) -> list[str]:
+    """Layer names cut in the middle to `limit` characters."""
+    keep = (limit - 1) // 2
+    return [name if len(name) <= limit else f"{name[:keep]}…{name[-keep:]}" for name in names]
+
+
+def to_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
+    """Write `figure` to `path` as PNG on white, atomically, with its description as metadata."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Description": description(figure)})
+
+
+def to_svg(figure: Figure, *, key: str) -> str:
+    """`figure` as an `<svg>` element to put into a page, transparent.
+
+    Its ink is the page's text colour, its blue the page's `--figure-blue`.
+
+    Args:
+        figure: any figure; its description becomes the accessible name.
+        key: unique in the page, so that no two figures share ids.
+    """
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor").replace(BLUE, f"var(--figure-blue, {BLUE})")
+    text = re.sub(
+        r"font: ([^;\"]*?)(\d[\d.]*)px [^;\"]*", r"font: \1\2px system-ui, 'DejaVu Sans', sans-serif", text
+    )
+    text = _unique_ids(text, key)
+    name = _escape(description(figure))
+    return re.sub(
+        r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
+        rf'<svg \1 role="img" aria-label="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        text,
+        count=1,
+    )
+
+
+def _unique_ids(svg: str, key: str) -> str:
+    """Drop ids that nothing points to, and make the others unique to this figure."""
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
+    prefix = f"f{hashlib.sha256(key.encode()).hexdigest()[:6]}-"
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", svg)
+    return re.sub(r'(url\(|href=")#', rf"\1#{prefix}", svg)
+
+
+def _escape(text: str) -> str:
+    from html import escape
+
+    return escape(text, quote=True).replace("\\", "\\\\")
+
+
+def names_axis(axes: Axes, names: Iterable[str]) -> None:
+    """One row a name, the first on top."""
+    labels = short_names(list(names))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks across at whole numbers only: there is no epoch 2.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

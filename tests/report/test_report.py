@@ -1,0 +1,292 @@
+"""The report of one run, from folders written here."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pintsize import report
+from pintsize.errors import CorruptFile, InputError, OperationError
+
+
+def latency(ms):
+    return {"median_ms": ms, "p95_ms": ms * 1.1, "backend": "onnxruntime", "threads": 2, "batch": 1}
+
+
+def metrics(**changes):
+    base = {
+        "format": 1,
+        "pintsize": "0.1.0",
+        "machine": {"cpu": "AMD EPYC", "cores": 2, "memory_bytes": 16_000_000_000},
+        "model": {"name": "resnet18", "options": {"num_classes": 10}},
+        "data": {"name": "fashion-mnist"},
+        "seed": 3,
+        "recipe": {"prune": {"ratio": 0.5}},
+        "stages": [
+            {
+                "name": "dense fp32",
+                "accuracy": 91.8,
+                "params": 11_172_810,
+                "macs": 457_000_000,
+                "bytes": 44_700_000,
+                "file": "dense.onnx",
+                "latency": latency(17.8),
+            },
+            {
+                "name": "pruned int8",
+                "accuracy": 91.5,
+                "params": 3_341_000,
+                "macs": 228_000_000,
+                "bytes": 3_370_000,
+                "file": "net.onnx",
+                "latency": latency(2.9),
+            },
+        ],
+        "verification": {"ok": True, "agreement": 99.94, "max_logit_error": 0.021},
+        "histories": {"train": [{"epoch": 1, "train_loss": 1.0, "val_accuracy": 80.0}]},
+        "layers": [
+            {"name": "conv1", "type": "Conv2d", "shape": [32, 3, 3, 3], "params": 864, "bits": 8, "kept": 0.5}
+        ],
+        "budget": None,
+    }
+    return {**base, **changes}
+
+
+@pytest.fixture
+def run(tmp_path):
+    def make(content=None, name="run", **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = content if isinstance(content, str) else json.dumps(metrics(**changes))
+        (folder / "metrics.json").write_text(text)
+        return folder
+
+    return make
+
+
+class Page(HTMLParser):
+    """Tags, texts and what the page refers to."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "path", "use", "rect", "line", "circle"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.words, self.outside = [], [], [], []
+        self.feed(html)
+        assert not self.open, f"not closed: {self.open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key in {"src", "href", "xlink:href", "action"} and not re.match(r"#|data:", value or ""):
+                self.outside.append(value)
+
+    handle_startendtag = lambda self, tag, attrs: self.tags.append((tag, dict(attrs)))  # noqa: E731
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in {"script", "style"}:
+            self.words.append(data)
+
+
+def page(folder):
+    path = report.write(folder)
+    assert path == folder.resolve() / "report.html"
+    return Page(path.read_text())
+
+
+def test_says_first_what_was_lost_and_gained(run):
+    shown = page(run())
+    assert "pruned int8 against dense fp32: 0.30 points lost, 13.3× smaller, 6.14× faster." in shown.text
+    assert "70 % fewer parameters" in shown.text
+    assert "Verified: file and model name the same class for 99.94 % of the images" in shown.text
+    assert shown.text.index("points lost") < shown.text.index("Stages") < shown.text.index("Environment")
+    assert not [attrs for tag, attrs in shown.tags if attrs.get("class") == "warning"]
+
+
+def test_is_self_contained_and_accessible(run):
+    shown = page(run())
+    assert shown.outside == []
+    tags = [tag for tag, _ in shown.tags]
+    assert tags.count("h1") == 1
+    assert tags.count("table") == tags.count("caption") == 2
+    images = [attrs for tag, attrs in shown.tags if tag == "svg"]
+    assert len(images) == 2  # stages and training
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in images)
+    ids = [attrs["id"] for _, attrs in shown.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    headings = [attrs for tag, attrs in shown.tags if tag == "th"]
+    assert all(attrs.get("scope") in {"row", "col"} for attrs in headings)
+
+
+def test_slower_int8_is_said_plainly(run):
+    stages = metrics()["stages"]
+    stages.insert(1, {"name": "pruned fp32", "latency": latency(2.0)})
+    shown = page(run(stages=stages))
+    assert (
+        "pruned int8 is slower than pruned fp32 on this machine: 2.90 ms against 2.00 ms (1.45× slower)"
+        in shown.text
+    )
+
+
+def test_gain_loss_and_failures(run):
+    stages = metrics()["stages"]
+    stages[1].update(accuracy=92.0, bytes=50_000_000, latency=latency(20.0))
+    shown = page(
+        run(
+            stages=stages,
+            verification={"ok": False, "agreement": 71.0},
+            budget={"max_drop": 0.5, "met": False},
+        )
+    )
+    assert "0.20 points gained, 1.12× larger, 1.12× slower" in shown.text
+    assert "Verification failed" in shown.text
+    assert "The budget was not met." in shown.text
+    assert "pruned int8 is larger than dense fp32" in shown.text
+
+
+def test_missing_pieces_are_left_out(run):
+    shown = page(run(json.dumps({"format": 1})))
+    assert "No stage of this run has ended yet." in shown.text
+    for heading in ("Stages", "Figures", "Layers", "Record", "Environment", "How to reproduce"):
+        assert heading not in shown.text.replace("No stage of this run", "")
+    one = page(
+        run(name="one", content=json.dumps({"format": 1, "stages": [{"name": "dense fp32", "accuracy": 90}]}))
+    )
+    assert "One stage so far: dense fp32 at 90.00 % accuracy." in one.text
+
+
+def test_other_files_of_the_folder_are_shown(run):
+    folder = run()
+    (folder / "recipe.yaml").write_text("prune: {ratio: 0.5}  # <half>")
+    (folder / "record.json").write_text(
+        json.dumps({"steps": [{"kind": "prune", "ratio": 0.5, "kept": {"a": [1, 2]}}]})
+    )
+    (folder / "log.txt").write_text("\n".join(f"line {n}" for n in range(10_000)))
+    save_file(
+        {"c.weight": torch.zeros(8, 1, 3, 3), "fc.weight": torch.zeros(2, 8)}, folder / "dense.safetensors"
+    )
+    save_file(
+        {"c.weight": torch.zeros(5, 1, 3, 3), "fc.weight": torch.zeros(2, 5)}, folder / "pruned.safetensors"
+    )
+    shown = page(folder)
+    assert "prune: {ratio: 0.5} # <half>" in shown.text
+    assert "prune ratio=0.5" in shown.text
+    assert "line 9999" in shown.text
+    assert "line 9000" not in shown.text
+    names = [attrs["aria-label"] for tag, attrs in shown.tags if tag == "svg"]
+    assert "Filters per layer: 8 before, 5 after, in 1 layers." in names
+
+
+def test_quantized_weights_are_drawn_from_the_file(run):
+    folder = run()
+    (folder / "record.json").write_text(
+        json.dumps({"steps": [{"kind": "quantize", "weights": {"c": 4, "gone": 8}}]})
+    )
+    weight = torch.randn(2, 3, 3, 3)
+    save_file(
+        {"c.weight": weight, "c.weight_quantizer.scale": weight.abs().amax((1, 2, 3)) / 7},
+        folder / "quantized.safetensors",
+    )
+    names = [attrs["aria-label"] for tag, attrs in page(folder).tags if tag == "svg"]
+    assert any(name.startswith("Histogram of c: 54 weights") for name in names)
+    assert any("SQNR of 1 layers, worst c" in name for name in names)
+
+
+def test_figures_are_saved_and_foreign_ones_taken_in(run):
+    folder = run()
+    paths = report.save_figures(folder)
+    assert [path.name for path in paths] == ["stages.png", "training.png"]
+    paths[0].rename(folder / "figures" / "channel_box.png")
+    sources = [attrs for tag, attrs in page(folder).tags if tag == "img"]
+    assert [attrs["alt"] for attrs in sources] == ["channel box"]
+    assert sources[0]["src"].startswith("data:image/png;base64,")
+
+
+def test_layers_sort_by_number(run):
+    layers = [{"name": "a", "params": 20}, {"name": "b", "params": 3, "density": 0.25, "extra": "x"}]
+    shown = page(run(layers=layers))
+    keys = [attrs["data-key"] for tag, attrs in shown.tags if tag in {"td", "th"} and "data-key" in attrs]
+    assert keys == ["a", "20", "–", "–", "b", "3", "0.25", "x"]
+    assert "25.0 %" in shown.text
+
+
+def test_markup_in_names_is_escaped(run):
+    evil = "<script>alert(1)</script>"
+    shown = page(run(model={"name": evil}, layers=[{"name": evil}], stages=[{"name": evil, "params": 1}] * 2))
+    assert [tag for tag, _ in shown.tags].count("script") == 1  # ours
+    assert evil in shown.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"format": 2}',
+        '{"format": 1, "stages": [{}]}',
+        '{"format": 1, "stages": 3}',
+        '{"format": 1, "stages": [{"name": "a", "accuracy": "high"}]}',
+        '{"format": 1, "layers": [3]}',
+        "[" * 100_000,
+    ],
+)
+def test_corrupt_metrics(run, content):
+    with pytest.raises(CorruptFile, match=r"metrics\.json"):
+        report.write(run(content))
+
+
+def test_corrupt_record_and_model_file(run):
+    folder = run()
+    (folder / "record.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"record\.json"):
+        report.write(folder)
+    (folder / "record.json").unlink()
+    (folder / "dense.safetensors").write_bytes(b"torn")
+    with pytest.raises(CorruptFile, match=r"dense\.safetensors"):
+        report.write(folder)
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(InputError, match="no such run folder"):
+        report.write(tmp_path / "none")
+    with pytest.raises(InputError, match=r"no metrics\.json"):
+        report.write(tmp_path)
+
+
+def test_old_report_survives_a_failed_write(run, monkeypatch):
+    folder = run()
+    path = report.write(folder)
+    old = path.read_bytes()
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(OperationError, match="No space left"):
+        report.write(folder)
+    assert path.read_bytes() == old
+
+
+def test_long_run_is_quick_and_small(run):
+    epochs = [
+        {"epoch": e, "train_loss": 1 / (e + 1), "val_loss": 1.0, "train_accuracy": 90.0, "val_accuracy": 80.0}
+        for e in range(100)
+    ]
+    layers = [{**metrics()["layers"][0], "name": f"layer{i}"} for i in range(30)]
+    folder = run(histories={"train": epochs}, layers=layers)
+    start = time.perf_counter()
+    path = report.write(folder)
+    assert time.perf_counter() - start < 10
+    assert path.stat().st_size < 3_000_000

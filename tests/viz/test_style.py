@@ -1,0 +1,66 @@
+"""The common look, and figures as files and markup."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+from PIL import Image
+
+from pintsize.errors import OperationError
+from pintsize.viz import stages, style
+
+
+def bars(name="a<b"):
+    return stages.stage_bars([{"name": name, "params": 5}, {"name": "c", "params": 2}])
+
+
+def test_svg_is_an_image_with_a_name_in_the_colour_of_the_page():
+    text = style.to_svg(bars(), key="x")
+    root = ET.fromstring(text)
+    assert root.get("role") == "img"
+    assert "a<b 5" in root.get("aria-label")
+    assert root.get("width") is None  # it scales with the page
+    assert "currentColor" in text
+    assert style.INK not in text
+    assert "<metadata" not in text
+
+
+def test_ids_of_two_figures_do_not_meet():
+    ids = [
+        {e.get("id") for e in ET.fromstring(style.to_svg(bars(), key=key)).iter()} - {None} for key in "xy"
+    ]
+    assert not ids[0] & ids[1]
+
+
+def test_svg_is_the_same_each_time():
+    assert style.to_svg(bars(), key="x") == style.to_svg(bars(), key="x")
+
+
+def test_png_on_white_says_what_it_shows(tmp_path):
+    figure = bars()
+    style.to_png(figure, tmp_path / "f" / "a.png", dpi=50)
+    with Image.open(tmp_path / "f" / "a.png") as image:
+        assert image.text["Description"] == style.description(figure)
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_png_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OperationError):
+        style.to_png(bars(), tmp_path / "file" / "a.png")
+
+
+def test_long_names_are_cut_in_the_middle():
+    assert style.short_names(["short", "features.0.block.1.conv.weight_of_it"], 15) == [
+        "short",
+        "feature…t_of_it",
+    ]
+
+
+def test_pyplot_is_not_used():
+    code = (
+        "from pintsize.viz import stages; stages.stage_bars([{'name': 'a', 'params': 1}]); import sys; "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
