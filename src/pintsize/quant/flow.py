@@ -200,7 +200,7 @@ def _kind(node: Node) -> Kind:
         return Kind.SAME
     if name in _CLIP and len(node.inputs) == 1:
         return Kind.CLIP
-    if name in _NORM and node.args[0].computed:
+    if name in _NORM and node.args[0].computed and node.args[3] is not None:  # with running statistics
         return Kind.NORM
     if name == "cat":
         return Kind.JOIN if len(computed) == len(node.inputs) else Kind.OTHER

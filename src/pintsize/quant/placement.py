@@ -198,7 +198,7 @@ class _Planner:
         return self.group.get(self.fused.get(out, out))
 
     def spread(self) -> None:
-        """Mark what is computed in integers: around layers, and on through adds and pools."""
+        """Mark what is computed in integers: around layers, and on through adds and pools between them."""
 
         def mark(node: Node) -> None:
             for group in (*(self.group.get(edge) for edge in node.data), self.made(node)):
@@ -207,11 +207,14 @@ class _Planner:
 
         self.kernels: list[Node] = []
         waiting = []
+        before = self.leading_to(
+            {node for node in self.flow.nodes if node.kind is Kind.LAYER and self.bits.get(node.layer or "")}
+        )
         for node in self.flow.nodes:
             if node.kind is Kind.LAYER and self.bits.get(node.layer or "") is not None:
                 mark(node)
                 self.kernels.append(node)
-            elif node.kind is Kind.GLUE:
+            elif node.kind is Kind.GLUE and (node in before or self.quantize_outputs):
                 waiting.append(node)
         while True:
             ready = [
@@ -226,13 +229,17 @@ class _Planner:
             self.kernels += ready
             waiting = [node for node in waiting if node not in ready]
 
+    def leading_to(self, goals: set[Node]) -> set[Node]:
+        """`goals` and all nodes before them."""
+        found = set(goals)
+        for node in reversed(self.flow.nodes):
+            if any(reader in found for edge in node.outputs for reader in edge.readers):
+                found.add(node)
+        return found
+
     def needed(self) -> list[_Group]:
         """The groups from which a kernel reads, be it after a detour through floating point."""
-        kernels = set(self.kernels)
-        leads: set[Node] = set()
-        for node in reversed(self.flow.nodes):
-            if node in kernels or any(reader in leads for edge in node.outputs for reader in edge.readers):
-                leads.add(node)
+        leads = self.leading_to(set(self.kernels))
         groups = [group for group in dict.fromkeys(self.group.values()) if group.integer]
         return [
             group

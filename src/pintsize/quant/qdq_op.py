@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @torch.library.custom_op("pintsize::quantize_dequantize", mutates_args=())
-def quantize_dequantize(  # noqa: PLR0917 (an operator: its schema is its signature)
+def quantize_dequantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int
 ) -> Tensor:
     """`(clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point) * scale`, rounding half to even.
