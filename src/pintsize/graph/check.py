@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""
 
 
-class Mismatch(Exception):  # noqa: N818 (never leaves this package)
+class Mismatch(Exception):
     """The smaller network parts from the zeroed one at `op`."""
 
     def __init__(self, op: Op | None, reason: str) -> None:
@@ -119,7 +119,9 @@ class _KeptNorms(TorchDispatchMode):
         self.graph, self.gone = graph, gone
         self._ops = iter(graph.trace.ops)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         op = next(self._ops)
         layer = self.graph.labels.across.get(op)
         if layer is None:
@@ -135,7 +137,9 @@ def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, 
         shape = (x.shape[0], groups, -1)
         y = _standardise(x.reshape(shape), keep.reshape(shape), [2], eps).reshape(x.shape)
         affine = (1, -1, *[1] * (x.dim() - 2))
-        y = y * (1 if weight is None else weight.reshape(affine)) + (0 if bias is None else bias.reshape(affine))
+        y = y * (1 if weight is None else weight.reshape(affine)) + (
+            0 if bias is None else bias.reshape(affine)
+        )
     else:
         dims = list(range(x.dim() - len(args[1]), x.dim()))
         rms = packet is aten._fused_rms_norm
@@ -163,7 +167,9 @@ class _Keep(TorchDispatchMode):
         self.outputs: list[list[Tensor]] = []
         self.inner = inner
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         if self.inner is not None:
             result = self.inner.__torch_dispatch__(func, types, args, kwargs)
         else:
@@ -189,7 +195,9 @@ def _first_difference(model: nn.Module, example: Any, graph: Graph, removed: Rem
             return Mismatch(op, reason or "its forward takes another way")
         for value, full, small in zip(op.outputs, want, have, strict=False):
             if tuple(small.shape) != graph.kept_shape(value, gone):
-                return Mismatch(op, f"{op.func} gives shape {tuple(small.shape)}, not {graph.kept_shape(value, gone)}")
+                return Mismatch(
+                    op, f"{op.func} gives shape {tuple(small.shape)}, not {graph.kept_shape(value, gone)}"
+                )
             for dim, index in enumerate(graph.kept_index(value, gone)):
                 full = full if index is None else full.index_select(dim, index.to(full.device))  # noqa: PLW2901
             if _used(op) and not distance([full], [small]) <= tolerance([full]):

@@ -54,7 +54,9 @@ class ChannelGroup:
         chosen = torch.as_tensor(units, dtype=torch.long)
         found: Removed = {}
         for member in self.members:
-            found.setdefault(member.parameter, {})[member.dim] = sorted(member.indices[chosen].reshape(-1).tolist())
+            found.setdefault(member.parameter, {})[member.dim] = sorted(
+                member.indices[chosen].reshape(-1).tolist()
+            )
         return found
 
     def __repr__(self) -> str:
@@ -113,8 +115,8 @@ class Graph:
         for unit, mark in zip(chosen.tolist(), signature[chosen].tolist(), strict=True):
             by_signature.setdefault(mark, []).append(unit)
         group_of = torch.full((count,), -1)
-        for number, units in enumerate(by_signature.values()):
-            group_of[torch.tensor(units)] = number
+        for number, alike in enumerate(by_signature.values()):
+            group_of[torch.tensor(alike)] = number
         members: list[list[Member]] = [[] for _ in by_signature]
         for name, dim, first, own in dimensions:
             groups_here = group_of[own]
@@ -137,7 +139,11 @@ class Graph:
         roots = torch.zeros(self.labels.count, dtype=torch.bool)
         for name, dims in removed.items():
             for dim, indices in dims.items():
-                roots[self.component[self.labels.first[name, dim] + torch.tensor(list(indices), dtype=torch.long)]] = True
+                roots[
+                    self.component[
+                        self.labels.first[name, dim] + torch.tensor(list(indices), dtype=torch.long)
+                    ]
+                ] = True
         roots[FIXED] = False
         return roots[self.component]
 

@@ -111,7 +111,9 @@ class Labels:
                 layer = first
         return layer
 
-    def freeze(self, layers: Iterable[Tensor], reason: str, op: Op | None = None, *, unsupported: bool = False) -> None:
+    def freeze(
+        self, layers: Iterable[Tensor], reason: str, op: Op | None = None, *, unsupported: bool = False
+    ) -> None:
         """These ids must stay."""
         for layer in layers:
             ids = layer.reshape(-1).unique()
@@ -124,7 +126,9 @@ class Labels:
         from scipy.sparse.csgraph import connected_components
 
         if self._edges:
-            pairs = torch.stack([torch.cat([e[0] for e in self._edges]), torch.cat([e[1] for e in self._edges])])
+            pairs = torch.stack(
+                [torch.cat([e[0] for e in self._edges]), torch.cat([e[1] for e in self._edges])]
+            )
             pairs = torch.unique(pairs, dim=1) if pairs.shape[1] < 1_000_000 else pairs
             self._edges = [(pairs[0], pairs[1])]
         else:

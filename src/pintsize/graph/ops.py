@@ -111,45 +111,38 @@ def convolution(op: Op, labels: Labels) -> None:
     """Convolution of any dimension, transposed, grouped or depthwise."""
     x, weight, bias = op.args[:3]
     transposed, groups = op.args[6], op.args[8]
-    kernel = list(range(2, len(weight.shape)))
     channels = mixed(op, labels, x, 1, keep=[0])
-    outs, ins = weight_axis(labels, weight, 0, kernel), weight_axis(labels, weight, 1, kernel)
-    if transposed:
-        outs, ins = ins, outs  # weight is [I, O/g, …]
-    num_in, num_out = x.shape[1], op.outputs[0].shape[1]
-    if groups == num_in and not transposed and groups > 1:  # depthwise: a channel goes with its own filters
-        produced = outs if outs is not None else labels.fresh(num_out)
-        _require(op, labels, channels, produced.reshape(num_in, -1)[:, 0], num_in)
-        labels.join_over(produced.reshape(num_in, -1), [1])
+    first, second = weight_axis(labels, weight, 0), weight_axis(labels, weight, 1)
+    depthwise = groups > 1 and groups == x.shape[1]
+    if groups > 1 and first is not None:
+        # depthwise: a channel goes with its own filters; else the same filters of every group, so that groups stay equal
+        labels.join_over(first.reshape(groups, -1), [1 if depthwise else 0])
+    if depthwise:
+        if second is not None:  # transposed, with several outputs per channel
+            labels.freeze([second], "filters of a depthwise transposed convolution go by channel", op)
+        takes = None if first is None else first.reshape(groups, -1)[:, 0]
+        gives = None if takes is None else takes.repeat_interleave(op.outputs[0].shape[1] // groups)
+    elif transposed:  # weight is [I, O/g, …]
+        takes, gives = first, None if second is None else second.repeat(groups)
     else:
-        if ins is not None or channels is not None:
-            per_group = ins if ins is not None else labels.fresh(num_in // groups if not transposed else num_in)
-            if transposed and groups > 1:
-                labels.join_over(per_group.reshape(groups, -1), [0])
-            _require(op, labels, channels, per_group if transposed else per_group.repeat(groups), num_in)
-        produced = outs if outs is not None else None
-        if produced is not None and groups > 1:
-            if transposed:
-                produced = produced.repeat(groups)
-            else:
-                labels.join_over(produced.reshape(groups, -1), [0])
-    if produced is None:
-        labels.set(op.outputs[0], batch_layers(labels, x))
-        return
-    labels.sources.append(produced)
-    if bias is not None:
-        for layer in labels.of(bias):
-            labels.join(layer, produced)
-    labels.set(op.outputs[0], [*batch_layers(labels, x), along(produced, 1, len(x.shape))])
+        takes, gives = None if second is None else second.repeat(groups), first
+    if takes is not None and channels is not None:
+        labels.join(takes, channels)
+    elif takes is not None or channels is not None:
+        labels.freeze(
+            [t for t in (takes, channels) if t is not None], "it meets a tensor whose size is fixed", op
+        )
+    layers = [layer for layer in labels.of(x) if dims_of(layer) == [0]]
+    if gives is not None:
+        labels.sources.append(gives)
+        for layer in labels.of(bias) if bias is not None else []:
+            labels.join(layer, gives)
+        layers.append(along(gives, 1, len(x.shape)))
+    labels.set(op.outputs[0], layers)
 
 
-def batch_layers(labels: Labels, x: Value) -> list[Tensor]:
-    """Layers that vary along the batch dimension alone."""
-    return [layer for layer in labels.of(x) if dims_of(layer) == [0]]
-
-
-def weight_axis(labels: Labels, weight: Value, dim: int, others: list[int]) -> Tensor | None:
-    """The ids along one dimension of a weight, joined over `others`; None if it has size 1 or no ids."""
+def weight_axis(labels: Labels, weight: Value, dim: int) -> Tensor | None:
+    """The ids along one dimension of a weight, joined over the others; None if it has size 1 or no ids."""
     if weight.shape[dim] == 1:
         return None
     for layer in labels.of(weight):
@@ -172,15 +165,6 @@ def mixed(op: Op, labels: Labels, x: Value, dim: int, keep: list[int]) -> Tensor
         elif not set(varying) <= set(keep):
             labels.freeze([layer], f"{op.func} mixes these positions", op)
     return found
-
-
-def _require(op: Op, labels: Labels, have: Tensor | None, want: Tensor, size: int) -> None:
-    """Join what arrives with what the weight takes, or freeze the weight if nothing that arrives is labelled."""
-    assert want.numel() == size
-    if have is None:
-        labels.freeze([want], "it reads a tensor whose size is fixed", op)
-    else:
-        labels.join(have, want)
 
 
 @rule(aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.mv, aten.dot)
@@ -274,7 +258,9 @@ def batch_norm(op: Op, labels: Labels) -> None:
     x = op.args[0]
     vectors = [v for v in op.args[1:5] if isinstance(v, Value)]
     for vector in vectors:
-        own = [align(layer.reshape(-1, *[1] * (len(x.shape) - 2)), len(x.shape)) for layer in labels.of(vector)]
+        own = [
+            align(layer.reshape(-1, *[1] * (len(x.shape) - 2)), len(x.shape)) for layer in labels.of(vector)
+        ]
         mine = [layer for layer in labels.of(x) if layer.shape[1] > 1]
         if bool(own) != bool(mine):
             labels.freeze(own + mine, "norm and input are not both labelled", op)
@@ -323,7 +309,9 @@ def prelu(op: Op, labels: Labels) -> None:
     """PReLU: one slope for all, or one per channel (dimension 1)."""
     x, slope = op.args[:2]
     for layer in labels.of(slope):
-        own = along(layer.reshape(-1), 1, len(x.shape)) if len(slope.shape) == 1 else align(layer, len(x.shape))
+        own = (
+            along(layer.reshape(-1), 1, len(x.shape)) if len(slope.shape) == 1 else align(layer, len(x.shape))
+        )
         mine = [one for one in labels.of(x) if set(dims_of(one)) & set(dims_of(own))]
         if not mine:
             labels.freeze([own], "it reads a tensor whose size is fixed", op)
@@ -336,7 +324,7 @@ def prelu(op: Op, labels: Labels) -> None:
 def embedding(op: Op, labels: Labels) -> None:
     """Table look-up: the columns of the table are the channels of the result."""
     table = op.args[0]
-    columns = weight_axis(labels, table, 1, [])
+    columns = weight_axis(labels, table, 1)
     labels.freeze([one for one in labels.of(table) if one.shape[0] > 1], "rows are addressed by index", op)
     if columns is not None:
         labels.sources.append(columns)

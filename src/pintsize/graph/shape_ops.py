@@ -22,7 +22,8 @@ def _run(op: Op, labels: Labels, dims: Iterable[int]) -> None:
     x = op.inputs[0]
     for layer in labels.of(x):
         ids = widen(layer, dims, x.shape)
-        args, kwargs = tree_map_only(Value, lambda v, x=x, ids=ids: ids if v is x else v.constant, (op.args, op.kwargs))
+        known = {x: ids}
+        args, kwargs = tree_map_only(Value, known.__getitem__, (op.args, op.kwargs))
         results = tree_flatten(op.func(*args, **kwargs))[0]
         for output, result in zip(op.outputs, results, strict=True):
             labels.layers.setdefault(output, [])
@@ -49,7 +50,11 @@ def view(op: Op, labels: Labels) -> None:
     """Views that keep the order of elements."""
     x, output = op.inputs[0], op.outputs[0]
     layers = [reshape(layer, x.shape, output.shape) for layer in labels.of(x)]
-    if layers and op.call is not None and not op.call.function.endswith((".flatten", ".linear", ".instance_norm")):
+    if (
+        layers
+        and op.call is not None
+        and not op.call.function.endswith((".flatten", ".linear", ".instance_norm"))
+    ):
         labels.splits.append(op)
     labels.set(output, layers)
 
@@ -67,7 +72,9 @@ def rearrange(op: Op, labels: Labels) -> None:
         gone = _arg(op, 1, "dim", None)
         dims = range(len(x.shape)) if gone is None else ([gone] if isinstance(gone, int) else gone)
         drop = {_dim(x, d) for d in dims if x.shape[_dim(x, d)] == 1}
-        labels.set(output, [one.reshape([s for d, s in enumerate(one.shape) if d not in drop]) for one in before])
+        labels.set(
+            output, [one.reshape([s for d, s in enumerate(one.shape) if d not in drop]) for one in before]
+        )
         return
     _fresh_outputs(op, labels)
     labels.set(output, [op.func(layer, *op.args[1:], **op.kwargs) for layer in before])
@@ -143,7 +150,9 @@ def cat(op: Op, labels: Labels) -> None:
                     labels.join(first, other[0])
                 kept.append(first)
             else:
-                labels.freeze([one for own in layers for one in own], "it is joined to a tensor of fixed size", op)
+                labels.freeze(
+                    [one for own in layers for one in own], "it is joined to a tensor of fixed size", op
+                )
     labels.set(output, kept)
 
 
@@ -189,7 +198,9 @@ def index(op: Op, labels: Labels) -> None:
     used = [d for d, i in enumerate(indices) if i is not None]
     _fresh_outputs(op, labels)
     if any(i is not None and labels.of(i) for i in indices):
-        labels.freeze([one for i in indices if i is not None for one in labels.of(i)], "it is used as an index", op)
+        labels.freeze(
+            [one for i in indices if i is not None for one in labels.of(i)], "it is used as an index", op
+        )
     plain = [
         None if i is None else torch.zeros(i.shape, dtype=torch.long) if i.dtype != torch.bool else None
         for i in indices
@@ -235,7 +246,9 @@ def _pad_dim(op: Op, labels: Labels, layer: Tensor, dim: int, amounts: list[int]
     before, after = amounts[position : position + 2]
     if before < 0 or after < 0:
         labels.freeze([layer], "a fixed number of its channels is cut off", op)
-    own = op.func.overloadpacket is aten.constant_pad_nd and labels.trace.paddings.get(op.module) == tuple(amounts)
+    own = op.func.overloadpacket is aten.constant_pad_nd and labels.trace.paddings.get(op.module) == tuple(
+        amounts
+    )
     pieces = [layer.narrow(dim, max(-before, 0), layer.shape[dim] - max(-before, 0) - max(-after, 0))]
     for side, amount in enumerate((before, after)):
         if amount <= 0:
@@ -293,7 +306,11 @@ def reduce(op: Op, labels: Labels) -> None:
     x, output = op.inputs[0], op.outputs[0]
     if op.func.overloadpacket in (aten.linalg_vector_norm, aten.norm):
         dim = _arg(op, 2, "dim", None)
-        dims = list(range(len(x.shape))) if dim is None else [_dim(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
+        dims = (
+            list(range(len(x.shape)))
+            if dim is None
+            else [_dim(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
+        )
     else:
         dims = _reduced(op)
     layers = []
@@ -308,7 +325,16 @@ def reduce(op: Op, labels: Labels) -> None:
         labels.set(out, layers)
 
 
-@rule(aten._softmax, aten._log_softmax, aten.softmax, aten.cumsum, aten.cumprod, aten.sort, aten.topk, aten._safe_softmax)
+@rule(
+    aten._softmax,
+    aten._log_softmax,
+    aten.softmax,
+    aten.cumsum,
+    aten.cumprod,
+    aten.sort,
+    aten.topk,
+    aten._safe_softmax,
+)
 def along_dim(op: Op, labels: Labels) -> None:
     """Ops that mix the elements of one dimension and keep its size."""
     position = {aten.sort: 1, aten.topk: 2}.get(op.func.overloadpacket, 1)
@@ -331,7 +357,9 @@ def spatial(op: Op, labels: Labels) -> None:
     space = {1: "1d", 2: "2d", 3: "3d"}
     dims = next(n for n, name in space.items() if name in str(op.func))
     start = len(x.shape) - dims
-    labels.freeze([one for one in labels.of(x) if any(d >= start for d in dims_of(one))], f"{op.func} runs over it", op)
+    labels.freeze(
+        [one for one in labels.of(x) if any(d >= start for d in dims_of(one))], f"{op.func} runs over it", op
+    )
     kept = [one for one in labels.of(x) if all(d < start for d in dims_of(one))]
     for output in op.outputs:
         labels.set(output, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +17,9 @@ Attributes = dict[str, dict[str, Any]]
 """Module path → attribute → new value."""
 
 # Integers of a user's module that may count channels or heads; others (kernel_size, stride …) never do.
-_COUNTS = re.compile(r"channel|chan|dim|feature|head|width|plane|hidden|embed|filter|inner|size_per_head", re.IGNORECASE)
+_COUNTS = re.compile(
+    r"channel|chan|dim|feature|head|width|plane|hidden|embed|filter|inner|size_per_head", re.IGNORECASE
+)
 
 
 class Undo:
@@ -51,6 +54,7 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
     """
     undo = undo or Undo()
     owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    table: dict[str, Any]
     for module in model.modules():
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
@@ -64,18 +68,20 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
             new = nn.Parameter(new, requires_grad=old.requires_grad)
             new.grad = None if grad is None else _without(grad, dims)
         for table, key in owners[id(old)]:
-            undo.on(lambda table=table, key=key, old=old: table.__setitem__(key, old))  # type: ignore[misc]
+            undo.on(functools.partial(table.__setitem__, key, old))
             table[key] = new
     undo.attributes.update(attributes)
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for key, value in values.items():
-            undo.on(lambda module=module, key=key, old=getattr(module, key): setattr(module, key, old))  # type: ignore[misc]
+            undo.on(functools.partial(setattr, module, key, getattr(module, key)))
             setattr(module, key, value)
     return undo
 
 
-def follow(optimizer: torch.optim.Optimizer, before: Mapping[str, nn.Parameter], model: nn.Module, removed: Removed) -> None:
+def follow(
+    optimizer: torch.optim.Optimizer, before: Mapping[str, nn.Parameter], model: nn.Module, removed: Removed
+) -> None:
     """Let an optimiser go on after a cut: its parameters and their state (momentum …) are cut alike.
 
     Args:
@@ -96,7 +102,9 @@ def follow(optimizer: torch.optim.Optimizer, before: Mapping[str, nn.Parameter],
                 continue
             state = optimizer.state.pop(old)
             optimizer.state[new] = {
-                key: _without(value, removed[name]) if isinstance(value, Tensor) and value.shape == old.shape else value
+                key: _without(value, removed[name])
+                if isinstance(value, Tensor) and value.shape == old.shape
+                else value
                 for key, value in state.items()
             }
 
@@ -104,29 +112,36 @@ def follow(optimizer: torch.optim.Optimizer, before: Mapping[str, nn.Parameter],
 def _tensor(model: nn.Module, name: str) -> Tensor:
     path, _, key = name.rpartition(".")
     module = model.get_submodule(path)
-    tensor = module._parameters.get(key)
+    tensor = module._parameters.get(key, module._buffers.get(key))
     if tensor is None:
-        tensor = module._buffers[key]
-    assert tensor is not None
+        raise KeyError(name)
     return tensor
 
 
 def _without(tensor: Tensor, dims: Mapping[int, list[int]]) -> Tensor:
     result = tensor.detach()
     for dim, indices in dims.items():
-        if not 0 <= dim < tensor.dim() or not all(0 <= i < tensor.shape[dim] for i in (min(indices), max(indices))):
-            raise IndexError(f"indices up to {max(indices)} along dimension {dim} of a tensor of shape {tuple(tensor.shape)}")
+        if not 0 <= dim < tensor.dim() or not all(
+            0 <= i < tensor.shape[dim] for i in (min(indices), max(indices))
+        ):
+            raise IndexError(
+                f"indices up to {max(indices)} along dimension {dim} of a tensor of shape {tuple(tensor.shape)}"
+            )
         keep = torch.ones(tensor.shape[dim], dtype=torch.bool)
         keep[indices] = False
         result = result.index_select(dim, keep.nonzero().reshape(-1).to(tensor.device))
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+    if (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    ):
         return result.contiguous(memory_format=torch.channels_last)
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
 
 
 def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
     """The attributes that no longer fit once the ids that are `gone` are removed, with their new values."""
-    names = {alias: name for alias, name in graph.trace.aliases.items()}
+    names = graph.trace.aliases
     shapes = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
     inputs: dict[str, Value] = {}
     for op in graph.trace.ops:
@@ -160,7 +175,9 @@ def _norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         return {"normalized_shape": tuple(shape[len(shape) - len(module.normalized_shape) :])}
     if isinstance(module, nn.GroupNorm):
         return {"num_channels": shape[1]}
-    channel = 1 if not isinstance(module, nn.modules.instancenorm._InstanceNorm) else -module._get_no_batch_dim()
+    channel = (
+        1 if not isinstance(module, nn.modules.instancenorm._InstanceNorm) else -module._get_no_batch_dim()
+    )
     return {"num_features": shape[channel]}
 
 
@@ -168,11 +185,12 @@ def _layer(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """Attributes of PyTorch's own layers from the kept shape of their weight."""
     if isinstance(module, nn.modules.conv._ConvNd):
         per_group = module.in_channels // module.groups
+        if per_group == 1 and module.groups > 1:  # depthwise
+            each = module.out_channels // module.groups
+            groups = shape[0] if module.transposed else shape[0] // each
+            return {"in_channels": groups, "out_channels": groups * each, "groups": groups}
         if module.transposed:
             return {"in_channels": shape[0], "out_channels": shape[1] * module.groups}
-        if per_group == 1 and module.groups > 1:
-            groups = shape[0] // (module.out_channels // module.groups)
-            return {"in_channels": groups, "out_channels": shape[0], "groups": groups}
         return {"in_channels": shape[1] * module.groups, "out_channels": shape[0]}
     if isinstance(module, nn.Linear):
         return {"in_features": shape[1], "out_features": shape[0]}
@@ -195,7 +213,9 @@ def _padding(path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
 def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
     """Integer attributes of a user's module that name a size which has changed unambiguously inside it."""
     candidates = {
-        key: value for key, value in vars(module).items() if type(value) is int and value > 1 and _COUNTS.search(key)
+        key: value
+        for key, value in vars(module).items()
+        if type(value) is int and value > 1 and _COUNTS.search(key)
     }
     if not candidates:
         return {}
@@ -205,4 +225,6 @@ def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[st
             for value in (*op.inputs, *op.outputs):
                 for before, after in zip(value.shape, graph.kept_shape(value, gone), strict=True):
                     sizes.setdefault(before, set()).add(after)
-    return {key: next(iter(sizes[value])) for key, value in candidates.items() if len(sizes.get(value, ())) == 1}
+    return {
+        key: next(iter(sizes[value])) for key, value in candidates.items() if len(sizes.get(value, ())) == 1
+    }

@@ -107,8 +107,11 @@ def as_args(example: Any) -> tuple[Any, ...]:
         return (example,)
     if isinstance(example, tuple | list) and example:
         return tuple(example)
-    raise InputError(f"example of type {type(example).__name__}", "it is not an input of the network",
-                     "pass a batch of images, e.g. torch.randn(1, 3, 224, 224), or a tuple of all inputs")
+    raise InputError(
+        f"example of type {type(example).__name__}",
+        "it is not an input of the network",
+        "pass a batch of images, e.g. torch.randn(1, 3, 224, 224), or a tuple of all inputs",
+    )
 
 
 @contextlib.contextmanager
@@ -157,7 +160,9 @@ def record(model: nn.Module, example: Any) -> Trace:
     finally:
         for handle in handles:
             handle.remove()
-    recorder.trace.outputs = [recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
+    recorder.trace.outputs = [
+        recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)
+    ]
     return recorder.trace
 
 
@@ -176,14 +181,19 @@ class _Recorder(TorchDispatchMode):
             padding = getattr(module, "padding", None)
             if isinstance(padding, tuple) and all(type(amount) is int for amount in padding):
                 self.trace.paddings[path] = padding
-        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        tensors = [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]
         for name, tensor in tensors:
             known = self._values.get(id(tensor))
             if known is not None:
                 assert known.name is not None
                 self.trace.aliases[name] = known.name
                 continue
-            value = self._note(tensor, Value(tensor.shape, tensor.dtype, name, isinstance(tensor, nn.Parameter)))
+            value = self._note(
+                tensor, Value(tensor.shape, tensor.dtype, name, isinstance(tensor, nn.Parameter))
+            )
             self.trace.parameters[name] = value
 
     def _note(self, tensor: Tensor, value: Value) -> Value:
@@ -195,26 +205,36 @@ class _Recorder(TorchDispatchMode):
         """The value of `tensor`, made if it is new."""
         found = self._values.get(id(tensor))
         if found is None:
-            found = self._note(tensor, Value(tensor.shape, tensor.dtype, constant=tensor if constant else None))
+            found = self._note(
+                tensor, Value(tensor.shape, tensor.dtype, constant=tensor if constant else None)
+            )
         return found
 
     def attach(self) -> Iterator[torch.utils.hooks.RemovableHandle]:
         """Hooks that keep the path of the running module."""
         for name, module in self.model.named_modules():
-            yield module.register_forward_pre_hook(lambda _m, _a, name=name: self.counter.modules.append(name))
+            yield module.register_forward_pre_hook(
+                lambda _m, _a, name=name: self.counter.modules.append(name)
+            )
             yield module.register_forward_hook(self._leave)
 
     def _leave(self, *_: Any) -> None:
         self.counter.modules.pop()
 
     def __torch_dispatch__(
-        self, func: torch._ops.OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: torch._ops.OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         noted = tree_map_only(Tensor, lambda t: self.value(t, constant=True), (args, kwargs))
         result = func(*args, **kwargs)
         outputs = [self.value(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-        self.trace.ops.append(Op(func, noted[0], noted[1], outputs, self.counter.modules[-1], self.functions.current))
+        self.trace.ops.append(
+            Op(func, noted[0], noted[1], outputs, self.counter.modules[-1], self.functions.current)
+        )
         return result
 
 
@@ -227,7 +247,11 @@ class _Functions(TorchFunctionMode):
         self.current: CallKey | None = None
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if self.current is not None:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))

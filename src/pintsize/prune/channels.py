@@ -44,12 +44,28 @@ class Request:
 
 
 def prune(
-    model: nn.Module, example: Any, *, ratio: float | None = None, params: float | None = None, macs: float | None = None,
-    bytes: float | None = None, latency: float | None = None, latency_table: Cost | None = None,  # noqa: A002
-    importance: str | Importance = "l2", scope: str = "global", round_to: int | str = 1, min_channels: int = 1,
-    ignore: Sequence[str] | str = (), ratios: Mapping[str, float] | None = None, data: Any = None,
-    loss: Callable[[Tensor, Tensor], Tensor] | None = None, fold_constants: bool = True, steps: int = 1,
-    between: Callable[[nn.Module, int], object] | None = None, optimizer: torch.optim.Optimizer | None = None, seed: int = 0,
+    model: nn.Module,
+    example: Any,
+    *,
+    ratio: float | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    bytes: float | None = None,
+    latency: float | None = None,
+    latency_table: Cost | None = None,
+    importance: str | Importance = "l2",
+    scope: str = "global",
+    round_to: int | str = 1,
+    min_channels: int = 1,
+    ignore: Sequence[str] | str = (),
+    ratios: Mapping[str, float] | None = None,
+    data: Any = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    fold_constants: bool = True,
+    steps: int = 1,
+    between: Callable[[nn.Module, int], object] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    seed: int = 0,
 ) -> PruningPlan:
     """Remove channels from `model` physically, in place, all or nothing.
 
@@ -108,33 +124,49 @@ def prune(
 
 
 def _request(
-    ratio: float | None, targets: dict[str, float | None], importance: str | Importance, scope: str, round_to: int | str,
-    min_channels: int, ignore: Sequence[str] | str, ratios: Mapping[str, float] | None, fold_constants: bool,
+    ratio: float | None, targets: dict[str, float | None], importance: str | Importance, scope: str,
+    round_to: int | str, min_channels: int, ignore: Sequence[str] | str, ratios: Mapping[str, float] | None,
+    fold_constants: bool,
 ) -> Request:  # fmt: skip
     given = {name: value for name, value in targets.items() if value is not None}
     if len(given) + (ratio is not None) != 1 and not (ratios and not given and ratio is None):
         names = [*(["ratio"] if ratio is not None else []), *given]
-        raise InputError("prune", f"{' and '.join(names)} were given" if names else "no amount was given",
-                         f"give exactly one of ratio, {', '.join(_TARGETS)}")
+        raise InputError(
+            "prune",
+            f"{' and '.join(names)} were given" if names else "no amount was given",
+            f"give exactly one of ratio, {', '.join(_TARGETS)}",
+        )
     for name, value in {"ratio": ratio, **{f"ratios[{k!r}]": v for k, v in (ratios or {}).items()}}.items():
         if value is not None and not (isinstance(value, int | float) and 0 <= value < 1):
-            raise InputError(f"{name}={value!r}", "a ratio lies in [0, 1)", "0.5 removes half of the channels")
+            raise InputError(
+                f"{name}={value!r}", "a ratio lies in [0, 1)", "0.5 removes half of the channels"
+            )
     for name, value in given.items():
         if not (isinstance(value, int | float) and 0 < value <= 1):
             raise InputError(f"{name}={value!r}", "the fraction to keep lies in (0, 1]", "0.5 keeps half")
     if scope not in selection.SCOPES:
         raise unknown("scope", scope, selection.SCOPES)
     if ratios and scope != "local":
-        raise InputError("ratios", f"they fix ratios per layer, scope={scope!r} ranks layers against each other", "use scope='local'")
+        raise InputError(
+            "ratios",
+            f"they fix ratios per layer, scope={scope!r} ranks layers against each other",
+            "use scope='local'",
+        )
     if not (round_to == "auto" or (isinstance(round_to, int) and round_to >= 1)):
-        raise InputError(f"round_to={round_to!r}", "it is neither a positive number nor 'auto'", "pass e.g. round_to=8")
+        raise InputError(
+            f"round_to={round_to!r}", "it is neither a positive number nor 'auto'", "pass e.g. round_to=8"
+        )
     if not (isinstance(min_channels, int) and min_channels >= 1):
-        raise InputError(f"min_channels={min_channels!r}", "a layer keeps at least one channel", "pass 1 or more")
+        raise InputError(
+            f"min_channels={min_channels!r}", "a layer keeps at least one channel", "pass 1 or more"
+        )
     chosen = importance if isinstance(importance, Importance) else Importance(importance)
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     target = next(iter(given.items()), None)
     amount = 0.0 if ratio is None and target is None else ratio
-    return Request(amount, target, chosen, scope, round_to, min_channels, patterns, dict(ratios or {}), fold_constants)
+    return Request(
+        amount, target, chosen, scope, round_to, min_channels, patterns, dict(ratios or {}), fold_constants
+    )
 
 
 def _part(request: Request, step: int, steps: int) -> Request:
@@ -165,11 +197,17 @@ def _once(
     graph = analyse(model, example)
     while True:
         groups = _prunable(model, graph, request)
-        priced = {"params": costs.parameters(graph), "macs": costs.macs(graph), "bytes": costs.weight_bytes(graph)}
+        priced = {
+            "params": costs.parameters(graph),
+            "macs": costs.macs(graph),
+            "bytes": costs.weight_bytes(graph),
+        }
         if table is not None:
             priced["latency"] = table
         removed, note = _choose(model, graph, groups, request, statistics, priced)
-        folding = constants.find(model, example, graph, removed) if request.fold_constants and removed else None
+        folding = (
+            constants.find(model, example, graph, removed) if request.fold_constants and removed else None
+        )
         before = dict(model.named_parameters())
         try:
             undo, error = attempt(model, example, graph, removed) if removed else (None, 0.0)
@@ -183,10 +221,16 @@ def _once(
     sizes = [{name: cost(s) for name, cost in priced.items()} for s in shapes]
     all_groups = graph.groups
     for k, size in enumerate(sizes):
-        size["channels"] = float(sum(g.size * g.channels for g in all_groups)) if k == 0 else _channels_left(all_groups, removed)
+        size["channels"] = (
+            float(sum(g.size * g.channels for g in all_groups))
+            if k == 0
+            else _channels_left(all_groups, removed)
+        )
     attributes = undo.attributes if undo is not None else {}
     biases, errors = folding.apply(model, removed) if folding else ((), {})
-    plan = PruningPlan(removed, attributes, biases, sizes[0], sizes[1], error, errors, (note,) if note else ())
+    plan = PruningPlan(
+        removed, attributes, biases, sizes[0], sizes[1], error, errors, (note,) if note else ()
+    )
     if removed:
         _record.append(model, plan.step())
         if optimizer is not None:
@@ -208,18 +252,27 @@ def _prunable(model: nn.Module, graph: Graph, request: Request) -> list[ChannelG
     paths = [path for path, _ in model.named_modules()]
     for pattern in (*request.ignore, *request.ratios):
         if not fnmatch.filter(paths, pattern):
-            raise InputError(f"pattern {pattern!r}", "it matches no layer", "see pintsize.channel_groups(model, example) for names")
+            raise InputError(
+                f"pattern {pattern!r}",
+                "it matches no layer",
+                "see pintsize.channel_groups(model, example) for names",
+            )
     blocked = [
-        (op, reason) for op, reason in graph.unsupported() if not any(_matches(op.module, p) for p in request.ignore)
+        (op, reason)
+        for op, reason in graph.unsupported()
+        if not any(_matches(op.module, p) for p in request.ignore)
     ]
     if blocked:
         op, reason = blocked[0]
         raise UnsupportedOp(
-            f"module '{op.module}'", reason,
+            f"module '{op.module}'",
+            reason,
             f"write @pintsize.graph.rule(torch.ops.{op.func.overloadpacket}) that carries the channels on, "
             f"or pass ignore=('{op.module}',) to keep the channels it touches",
         )
-    return [g for g in graph.groups if not any(_matches(layer, p) for layer in g.layers for p in request.ignore)]
+    return [
+        g for g in graph.groups if not any(_matches(layer, p) for layer in g.layers for p in request.ignore)
+    ]
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -227,14 +280,18 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _choose(
-    model: nn.Module, graph: Graph, groups: list[ChannelGroup], request: Request, statistics: Statistics, priced: Mapping[str, Cost],
+    model: nn.Module, graph: Graph, groups: list[ChannelGroup], request: Request, statistics: Statistics,
+    priced: Mapping[str, Cost],
 ) -> tuple[Removed, str]:  # fmt: skip
     """What goes, and a note about what was not reached."""
     if request.ratio == 0 and not any(request.ratios.values()):
         return {}, ""
     if not groups:
-        raise InputError("prune", "no channel of the network may be removed",
-                         "ignore less; sizes that are written into its forward cannot change")
+        raise InputError(
+            "prune",
+            "no channel of the network may be removed",
+            "ignore less; sizes that are written into its forward cannot change",
+        )
     scores = request.importance.scores(groups, statistics)
     local = {i: _ratio_for(group, request.ratios) for i, group in enumerate(groups)}
     base = request.ratio or 1.0
@@ -249,15 +306,21 @@ def _choose(
     if request.target is not None:
         name, keep = request.target
         cost = priced[name]
-        removed, note = selection.solve(candidates, lambda n: cost(costs.kept_shapes(graph, groups, n)), keep, name)
+        removed, note = selection.solve(
+            candidates, lambda n: cost(costs.kept_shapes(graph, groups, n)), keep, name
+        )
     else:
-        removed = selection.counts(candidates, 1.0 if request.ratios and request.ratio == 0 else float(request.ratio or 0))
+        removed = selection.counts(
+            candidates, 1.0 if request.ratios and request.ratio == 0 else float(request.ratio or 0)
+        )
     units = selection.choose(candidates, removed)
     return union([g.removed(u) for g, u in zip(groups, units, strict=True) if len(u)]), note
 
 
 def _ratio_for(group: ChannelGroup, ratios: Mapping[str, float]) -> float | None:
-    return next((r for pattern, r in ratios.items() if any(_matches(layer, pattern) for layer in group.layers)), None)
+    return next(
+        (r for pattern, r in ratios.items() if any(_matches(layer, pattern) for layer in group.layers)), None
+    )
 
 
 def _multiple(group: ChannelGroup, round_to: int | str) -> int:

@@ -60,10 +60,14 @@ class Folding:
 
 def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Folding:
     """The constants that `removed` leaves, measured on `example`; `model` is unchanged."""
-    if graph.labels.across and any(graph.gone(removed)[layer].any() for layer in graph.labels.across.values()):
+    if graph.labels.across and any(
+        graph.gone(removed)[layer].any() for layer in graph.labels.across.values()
+    ):
         return Folding({}, {}, {})  # a norm across channels: what is removed changes it anyway
     produced = {
-        (m.parameter, m.dim) for group in graph.groups for m in group.members
+        (m.parameter, m.dim)
+        for group in graph.groups
+        for m in group.members
         if m.produces or m.parameter.rpartition(".")[2] in {"bias", "running_mean"}
     }
     norms = _norm_vectors(graph)
@@ -83,8 +87,11 @@ def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Fold
 def _norm_vectors(graph: Graph) -> set[str]:
     """Scales, biases and variances of batch norms: they make the constant, so they stay."""
     return {
-        value.name for op in graph.trace.ops if op.func.overloadpacket in _NORMS
-        for k, value in enumerate(op.args[1:5]) if value is not None and value.name is not None and k != 2
+        value.name
+        for op in graph.trace.ops
+        if op.func.overloadpacket in _NORMS
+        for k, value in enumerate(op.args[1:5])
+        if value is not None and value.name is not None and k != 2
     }
 
 
@@ -114,15 +121,27 @@ class _Collect(TorchDispatchMode):
             name = names.get(weight, "")
             path = name.rpartition(".")[0]
             uses[path] += 1
-            plain = name == f"{path}.weight" and isinstance(model.get_submodule(path), nn.Linear | nn.modules.conv._ConvNd)
-            if plain and removed.get(name, {}).get(1) and not getattr(model.get_submodule(path), "transposed", False):
+            plain = name == f"{path}.weight" and isinstance(
+                model.get_submodule(path), nn.Linear | nn.modules.conv._ConvNd
+            )
+            if (
+                plain
+                and removed.get(name, {}).get(1)
+                and not getattr(model.get_submodule(path), "transposed", False)
+            ):
                 found[op] = path
                 behind = consumers.get(op.outputs[0], [])
-                if len(behind) == 1 and behind[0].func.overloadpacket in _NORMS and behind[0].args[3] is not None:
+                if (
+                    len(behind) == 1
+                    and behind[0].func.overloadpacket in _NORMS
+                    and behind[0].args[3] is not None
+                ):
                     self.norms[path] = behind[0].args[3].name
         return {op: path for op, path in found.items() if uses[path] == 1}  # one bias cannot serve two inputs
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         op = next(self._ops)
         result = func(*args, **(kwargs or {}))
         if op in self.readers:

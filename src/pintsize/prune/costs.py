@@ -16,7 +16,9 @@ Cost = Callable[[Shapes], float]
 _PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
 
 
-def kept_shapes(graph: Graph, groups: Sequence[ChannelGroup], removed: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def kept_shapes(
+    graph: Graph, groups: Sequence[ChannelGroup], removed: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
     """The shapes of all parameters if `removed[i]` units of `groups[i]` go."""
     shapes = {name: list(value.shape) for name, value in graph.trace.parameters.items()}
     for group, count in zip(groups, removed, strict=True):
@@ -88,5 +90,3 @@ def weight_names(graph: Graph) -> dict[Value, str]:
 def total_channels(groups: Sequence[ChannelGroup]) -> int:
     """Prunable channels: units times the channels each stands for in its first layer."""
     return sum(group.size * group.channels for group in groups)
-
-

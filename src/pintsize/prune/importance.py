@@ -71,13 +71,17 @@ class Importance:
             parts = [part for member in group.members if (part := score(member, statistics)) is not None]
             if not parts:
                 raise InputError(
-                    f"importance {self.criterion!r}", f"it has nothing to judge the channels of {group.name!r} by",
+                    f"importance {self.criterion!r}",
+                    f"it has nothing to judge the channels of {group.name!r} by",
                     f"choose another criterion, or add {group.name!r} to ignore",
                 )
             reduced = _REDUCTIONS[self.reduction](torch.stack([p.double().cpu() for p in parts]))
             if not bool(torch.isfinite(reduced).all()):
-                raise InputError(f"importance {self.criterion!r} of {group.name!r}", "it is NaN or infinite",
-                                 "check the weights and the data for NaN")
+                raise InputError(
+                    f"importance {self.criterion!r} of {group.name!r}",
+                    "it is NaN or infinite",
+                    "check the weights and the data for NaN",
+                )
             found.append(_NORMALIZE[self.normalize](reduced))
         return found
 
@@ -163,7 +167,7 @@ def taylor(member: Member, statistics: Statistics) -> Tensor | None:
 
 @criterion("taylor2")
 def taylor2(member: Member, statistics: Statistics) -> Tensor | None:
-    """Absolute second-order change of the loss, |−g·w + ½·h·w²| with h = E[g²] (Molchanov et al., 1906.10771, equation 7)."""
+    """Absolute second-order change of the loss, |−g·w + ½·h·w²| with h = E[g²] (Molchanov et al., 1906.10771)."""
     weights = _weights(member, statistics)
     if weights is None:
         return None
@@ -174,7 +178,7 @@ def taylor2(member: Member, statistics: Statistics) -> Tensor | None:
 
 @criterion("hessian")
 def hessian(member: Member, statistics: Statistics) -> Tensor | None:
-    """½·w²·H with the diagonal of the Hessian, by Hutchinson's estimate (LeCun et al., OBD 1989; Dong et al., 1911.03852)."""
+    """½·w²·H, H the diagonal of the Hessian (LeCun et al., OBD, 1989), by Hutchinson's estimate (1911.03852)."""
     weights = _weights(member, statistics)
     if weights is None:
         return None
@@ -189,7 +193,7 @@ def activation(member: Member, statistics: Statistics) -> Tensor | None:
 
 @criterion("apoz")
 def apoz(member: Member, statistics: Statistics) -> Tensor | None:
-    """1 − average percentage of zeros of the activation that the next layer reads (Hu et al., 1607.03250, equation 1)."""
+    """1 − average percentage of zeros of what the next layer reads (Hu et al., 1607.03250, equation 1)."""
     return _read(member, statistics, statistics.nonzero_share)
 
 
@@ -197,7 +201,12 @@ def _read(member: Member, statistics: Statistics, of: Callable[[str], Tensor]) -
     """A per-channel statistic of the input of the layer that reads these channels."""
     path, _, key = member.parameter.rpartition(".")
     layer = statistics.model.get_submodule(path)
-    if member.produces or key != "weight" or member.dim != 1 or not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+    if (
+        member.produces
+        or key != "weight"
+        or member.dim != 1
+        or not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+    ):
         return None
     values = of(path)
     per_group = values.reshape(getattr(layer, "groups", 1), -1).mean(0)
@@ -206,6 +215,6 @@ def _read(member: Member, statistics: Statistics, of: Callable[[str], Tensor]) -
 
 @criterion("random")
 def random(member: Member, statistics: Statistics) -> Tensor | None:
-    """Uniform numbers, the same for the same seed: the baseline every criterion must beat (Mittal et al., 1801.10447)."""
+    """Uniform numbers, the same for the same seed: the baseline to beat (Mittal et al., 1801.10447)."""
     weights = _weights(member, statistics) if member.produces else None
     return None if weights is None else torch.rand(weights.shape[0], generator=statistics.generator)

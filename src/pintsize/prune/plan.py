@@ -34,7 +34,9 @@ class PruneStep(_record.Step):
 
     def apply(self, model: nn.Module) -> None:
         """Cut the same indices out of the plain model."""
-        plan = PruningPlan.from_json({"removed": self.removed, "attributes": self.attributes, "biases": self.biases})
+        plan = PruningPlan.from_json(
+            {"removed": self.removed, "attributes": self.attributes, "biases": self.biases}
+        )
         plan.apply(model)
 
 
@@ -62,8 +64,12 @@ class PruningPlan:
 
     def step(self) -> PruneStep:
         """The plan as a step of the record."""
-        removed = {name: {str(dim): list(ids) for dim, ids in dims.items()} for name, dims in self.removed.items()}
-        return PruneStep(removed, {path: dict(values) for path, values in self.attributes.items()}, list(self.biases))
+        removed = {
+            name: {str(dim): list(ids) for dim, ids in dims.items()} for name, dims in self.removed.items()
+        }
+        return PruneStep(
+            removed, {path: dict(values) for path, values in self.attributes.items()}, list(self.biases)
+        )
 
     def apply(self, model: nn.Module) -> None:
         """Cut the same channels out of another instance of the network, in place.
@@ -80,8 +86,11 @@ class PruningPlan:
             cut(model, self.removed, self.attributes, undo)
         except (AttributeError, KeyError, IndexError, TypeError) as error:
             undo()
-            raise InputError("pruning plan", f"it does not fit {type(model).__name__} ({error})",
-                             "apply it to the network it was made for, before any other pruning") from error
+            raise InputError(
+                "pruning plan",
+                f"it does not fit {type(model).__name__} ({error})",
+                "apply it to the network it was made for, before any other pruning",
+            ) from error
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """The plan inverted into masks for the dense network: 1 where a weight is kept, 0 where it was removed."""
@@ -89,8 +98,11 @@ class PruningPlan:
         found = {}
         for name, dims in self.removed.items():
             if name not in tensors:
-                raise InputError(f"pruning plan, parameter {name}", f"{type(model).__name__} has no such parameter",
-                                 "pass the dense network the plan was made for")
+                raise InputError(
+                    f"pruning plan, parameter {name}",
+                    f"{type(model).__name__} has no such parameter",
+                    "pass the dense network the plan was made for",
+                )
             mask = torch.ones_like(tensors[name])
             for dim, indices in dims.items():
                 mask.index_fill_(dim, torch.tensor(indices, device=mask.device), 0)
@@ -106,7 +118,9 @@ class PruningPlan:
 
     def then(self, later: PruningPlan) -> PruningPlan:
         """This plan and one made on its result, as one plan for the network before both."""
-        removed: dict[str, dict[int, list[int]]] = {n: {d: list(i) for d, i in dims.items()} for n, dims in self.removed.items()}
+        removed: dict[str, dict[int, list[int]]] = {
+            n: {d: list(i) for d, i in dims.items()} for n, dims in self.removed.items()
+        }
         for name, dims in later.removed.items():
             for dim, indices in dims.items():
                 gone = removed.setdefault(name, {}).get(dim, [])
@@ -115,16 +129,28 @@ class PruningPlan:
         for path, values in later.attributes.items():
             attributes.setdefault(path, {}).update(values)
         return PruningPlan(
-            removed, attributes, tuple(dict.fromkeys((*self.biases, *later.biases))), self.before, later.after,
-            max(self.error, later.error), {**self.constants, **later.constants}, (*self.notes, *later.notes),
+            removed,
+            attributes,
+            tuple(dict.fromkeys((*self.biases, *later.biases))),
+            self.before,
+            later.after,
+            max(self.error, later.error),
+            {**self.constants, **later.constants},
+            (*self.notes, *later.notes),
         )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` reads it."""
         step = self.step()
         return {
-            "removed": step.removed, "attributes": step.attributes, "biases": step.biases, "before": dict(self.before),
-            "after": dict(self.after), "error": self.error, "constants": dict(self.constants), "notes": list(self.notes),
+            "removed": step.removed,
+            "attributes": step.attributes,
+            "biases": step.biases,
+            "before": dict(self.before),
+            "after": dict(self.after),
+            "error": self.error,
+            "constants": dict(self.constants),
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -147,13 +173,17 @@ class PruningPlan:
             biases, notes = tuple(fields.pop("biases", ())), tuple(fields.pop("notes", ()))
             return cls(removed, attributes, biases, notes=notes, **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError("pruning plan", f"it does not parse ({type(error).__name__}: {error})",
-                             "pass what PruningPlan.to_json wrote") from error
+            raise InputError(
+                "pruning plan",
+                f"it does not parse ({type(error).__name__}: {error})",
+                "pass what PruningPlan.to_json wrote",
+            ) from error
 
     def __str__(self) -> str:
         lines = [
             f"{key}: {self.before[key]:,.0f} → {self.after[key]:,.0f} ({self.after[key] / self.before[key]:.1%} kept)"
-            for key in self.after if self.before.get(key)
+            for key in self.after
+            if self.before.get(key)
         ]
         inexact = [f"{layer} ±{error:.2g}σ" for layer, error in self.constants.items() if error > 0]
         if inexact:
@@ -165,7 +195,8 @@ def _original(indices: list[int], gone: list[int]) -> list[int]:
     """Indices into what was left after `gone`, as indices into the whole."""
     if not indices:
         return []
-    removed, left, position = set(gone), [], 0
+    left: list[int] = []
+    removed, position = set(gone), 0
     last = max(indices)
     while len(left) <= last:
         if position not in removed:

@@ -42,7 +42,7 @@ class Candidates:
 
     def rounded(self, index: int, removed: float) -> int:
         """The nearest number of removed units that leaves a multiple of `round_to` channels."""
-        group, multiple = self.groups[index], self.round_to[index]
+        multiple = self.round_to[index]
         removed = min(int(removed + 1e-9), self.limit(index))
         if multiple <= 1 or removed == 0:
             return removed
@@ -55,7 +55,8 @@ class Candidates:
         """All numbers of removed units that are allowed in a group, ascending."""
         group, multiple = self.groups[index], self.round_to[index]
         return [
-            count for count in range(self.limit(index) + 1)
+            count
+            for count in range(self.limit(index) + 1)
             if count == 0 or ((group.size - count) * group.channels) % multiple == 0
         ]
 
@@ -98,7 +99,9 @@ def counts(candidates: Candidates, level: float) -> list[int]:
 def _lowest(candidates: Candidates, inside: list[int], level: float) -> list[int]:
     """Units per group among the lowest-scored ones that make up the share `level` of the pool's channels."""
     scores = torch.cat([candidates.scores[i] / candidates.weights[i] for i in inside])
-    size = torch.cat([torch.full((candidates.groups[i].size,), candidates.groups[i].channels) for i in inside])
+    size = torch.cat(
+        [torch.full((candidates.groups[i].size,), candidates.groups[i].channels) for i in inside]
+    )
     owner = torch.cat([torch.full((candidates.groups[i].size,), k) for k, i in enumerate(inside)])
     goal = level * float(size.sum())
     order = torch.argsort(scores, stable=True)
@@ -115,7 +118,9 @@ def _lowest(candidates: Candidates, inside: list[int], level: float) -> list[int
     return taken
 
 
-def solve(candidates: Candidates, cost: Callable[[Sequence[int]], float], target: float, name: str) -> tuple[list[int], str]:
+def solve(
+    candidates: Candidates, cost: Callable[[Sequence[int]], float], target: float, name: str
+) -> tuple[list[int], str]:
     """The counts whose cost is the given share of the whole, as close below it as rounding allows.
 
     Returns:
@@ -129,7 +134,8 @@ def solve(candidates: Candidates, cost: Callable[[Sequence[int]], float], target
     least = cost(counts(candidates, 1.0))
     if least > goal * (1 + CLOSE):
         raise InputError(
-            f"{name}={target:g}", f"the most that can be pruned leaves {least / whole:.3f} of it, {least / whole - target:.3f} too much",
+            f"{name}={target:g}",
+            f"the most that can be pruned leaves {least / whole:.3f} of it, {least / whole - target:.3f} too much",
             "ask for more, or lower min_channels, round_to or ignore",
         )
     low, high = 0.0, 1.0
@@ -138,11 +144,17 @@ def solve(candidates: Candidates, cost: Callable[[Sequence[int]], float], target
         low, high = (low, middle) if cost(counts(candidates, middle)) <= goal else (middle, high)
     best = _fill(candidates, counts(candidates, high), cost, goal)
     reached = cost(best) / whole
-    note = "" if abs(reached - target) <= CLOSE * target else f"{name}: {reached:.3f} kept of the {target:g} asked for; rounding allows no closer"
+    note = (
+        ""
+        if abs(reached - target) <= CLOSE * target
+        else f"{name}: {reached:.3f} kept of the {target:g} asked for; rounding allows no closer"
+    )
     return best, note
 
 
-def _fill(candidates: Candidates, removed: list[int], cost: Callable[[Sequence[int]], float], goal: float) -> list[int]:
+def _fill(
+    candidates: Candidates, removed: list[int], cost: Callable[[Sequence[int]], float], goal: float
+) -> list[int]:
     """Give back the best-scored units as long as the cost stays at or under the goal."""
     choices = [candidates.choices(i) for i in range(len(candidates.groups))]
     ranked = [torch.sort(scores).values for scores in candidates.scores]
@@ -163,7 +175,10 @@ def _fill(candidates: Candidates, removed: list[int], cost: Callable[[Sequence[i
 
 def choose(candidates: Candidates, removed: Sequence[int]) -> list[Tensor]:
     """The units that go: the lowest-scored of each group, ties by position."""
-    return [torch.argsort(scores, stable=True)[:count].sort().values for scores, count in zip(candidates.scores, removed, strict=True)]
+    return [
+        torch.argsort(scores, stable=True)[:count].sort().values
+        for scores, count in zip(candidates.scores, removed, strict=True)
+    ]
 
 
 __all__ = ["CLOSE", "SCOPES", "Candidates", "Cost", "choose", "counts", "pools", "solve"]

@@ -28,14 +28,21 @@ class Statistics:
     """
 
     def __init__(
-        self, model: nn.Module, data: Any = None, seed: int = 0, loss: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        model: nn.Module,
+        data: Any = None,
+        seed: int = 0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.model = model
         self.data = data
         self.loss = loss or F.cross_entropy
         self.generator = torch.Generator().manual_seed(seed)
         self._seed = seed
-        self._tensors = {**dict(model.named_buffers()), **dict(model.named_parameters(remove_duplicate=False))}
+        self._tensors = {
+            **dict(model.named_buffers()),
+            **dict(model.named_parameters(remove_duplicate=False)),
+        }
 
     def parameter(self, name: str) -> Tensor:
         """The parameter or buffer of that name."""
@@ -64,12 +71,16 @@ class Statistics:
     def batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches on the model's device."""
         if self.data is None:
-            raise InputError(f"importance by {what}", "it needs data", "pass data=, e.g. data.train.subset(512)")
+            raise InputError(
+                f"importance by {what}", "it needs data", "pass data=, e.g. data.train.subset(512)"
+            )
         device = next(self.model.parameters()).device
         seen = False
         for batch in self.data:
             if not (isinstance(batch, tuple | list) and len(batch) == 2):
-                raise InputError(f"importance by {what}", "its data has no labels", "pass batches of (images, labels)")
+                raise InputError(
+                    f"importance by {what}", "its data has no labels", "pass batches of (images, labels)"
+                )
             seen = True
             yield batch[0].to(device), batch[1].to(device)
         if not seen:
@@ -101,9 +112,7 @@ class Statistics:
                         mean[name] += grad
                         square[name] += grad.square()
                 count += 1
-        for table in (mean, square):
-            for tensor in table.values():
-                tensor /= count
+        mean, square = ({name: t / count for name, t in table.items()} for table in (mean, square))
         return self._shared(mean), self._shared(square)
 
     @functools.cached_property
@@ -115,10 +124,13 @@ class Statistics:
         with quiet(self.model), torch.enable_grad():
             for images, labels in self.batches("curvature"):
                 loss = self.loss(self.model(images), labels)
-                grads = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
+                grads = torch.autograd.grad(
+                    loss, list(parameters.values()), create_graph=True, materialize_grads=True
+                )
                 for _ in range(_PROBES):
                     signs = [
-                        (torch.randint(0, 2, p.shape, generator=generator) * 2 - 1).to(p) for p in parameters.values()
+                        (torch.randint(0, 2, p.shape, generator=generator) * 2 - 1).to(p)
+                        for p in parameters.values()
                     ]
                     products = torch.autograd.grad(
                         grads, list(parameters.values()), signs, retain_graph=True, materialize_grads=True
@@ -138,7 +150,9 @@ class Statistics:
             sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
 
         handles = [
-            module.register_forward_pre_hook(functools.partial(note, path, -1 if isinstance(module, nn.Linear) else 1))
+            module.register_forward_pre_hook(
+                functools.partial(note, path, -1 if isinstance(module, nn.Linear) else 1)
+            )
             for path, module in self.model.named_modules()
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         ]
