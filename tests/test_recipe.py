@@ -1,0 +1,148 @@
+import pytest
+import yaml
+
+from pintsize.errors import InputError, InputTypeError
+from pintsize.options import OPTIONS, CompressOptions, changes, with_options
+from pintsize.recipe import SECTIONS, Recipe, merge, read_yaml
+
+
+def refused(document, match):
+    with pytest.raises(InputError, match=match):
+        Recipe.parse(document, source="r.yaml")
+
+
+def test_defaults_prune_nothing_and_quantize_to_eight_bits():
+    recipe = Recipe.parse({})
+    assert recipe.prune is None
+    assert recipe.recover is None
+    assert recipe.quantize is not None
+    assert (recipe.quantize.weights, recipe.quantize.activations) == (8, 8)
+    assert (recipe.format, recipe.seed) == (1, 0)
+
+
+def test_a_recipe_comes_back_from_its_file_as_it_was(tmp_path):
+    recipe = Recipe.parse(
+        {
+            "model": "resnet18",
+            "data": {"name": "digits", "limit": 40},
+            "prune": {"macs": 0.5, "round_to": "auto", "ignore": ["fc", "layer4.*"]},
+            "recover": {"epochs": 3, "distill": False},
+            "quantize": None,
+            "seed": 7,
+        }
+    )
+    recipe.save(tmp_path / "r.yaml")
+    assert Recipe.load(tmp_path / "r.yaml") == recipe
+    assert recipe.model is not None
+    assert recipe.model.name == "resnet18"
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers():
+    recipe = Recipe.parse(yaml.safe_load("train: {lr: 1e-3}"))
+    assert recipe.train.lr == 0.001
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one():
+    refused({"prune": {"ration": 0.5}}, r"r\.yaml, prune\.ration: there is no such key; did you mean ratio")
+    refused({"qantize": {}}, "did you mean quantize")
+    refused({"train": {"zzz": 1}}, "the keys here are epochs, lr")
+
+
+@pytest.mark.parametrize(
+    ("document", "match"),
+    [
+        ({"prune": {"ratio": 1.0}}, r"prune\.ratio = 1\.0: input should be less than 1"),
+        ({"prune": {"ratio": -0.1}}, "greater than or equal to 0"),
+        ({"prune": {"macs": 0}}, "greater than 0"),
+        ({"prune": {}}, "exactly one of ratio, params, macs, bytes .* none is given"),
+        ({"prune": {"ratio": 0.5, "macs": 0.5}}, "ratio and macs are given"),
+        ({"train": {"epochs": -1}}, r"train\.epochs = -1"),
+        ({"train": {"epochs": 2.5}}, r"train\.epochs = 2\.5"),
+        ({"train": {"lr": "fast"}}, r"train\.lr = 'fast': .*valid number"),
+        ({"train": {"lr": float("nan")}}, r"train\.lr"),
+        ({"train": {"optimizer": "sdg"}}, "'sgd', 'adam' or 'adamw'"),
+        ({"train": 3}, "r.yaml, train = 3"),
+        ({"recover": {"epochs": 1}}, "nothing is pruned"),
+        ({"model": {}}, r"model\.name: it is missing"),
+        ({"export": {"opset": 13}}, "greater than or equal to 19"),
+        ({"format": 2}, "format 2: this version of pintsize reads format 1"),
+        ([1], "it is not a mapping"),
+        (None, "it is not a mapping"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(document, match):
+    refused(document, match)
+
+
+def test_files_that_are_no_recipe(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        Recipe.load(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("train: {epochs: [1\n")
+    with pytest.raises(InputError, match=r"it is no YAML .*line"):
+        Recipe.load(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="it is no YAML"):
+        Recipe.load(broken)
+
+
+def test_no_tag_in_a_yaml_file_is_obeyed(tmp_path):
+    file = tmp_path / "r.yaml"
+    target = tmp_path / "made"
+    file.write_text(
+        f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{target}']]"
+    )
+    with pytest.raises(InputError, match="it is no YAML"):
+        read_yaml(file)
+    assert not target.exists()
+
+
+def test_merge_reaches_into_sections_and_leaves_the_base_alone():
+    base = {"train": {"epochs": 3, "lr": 0.1}, "model": "resnet18"}
+    merged = merge(base, {"train.lr": 0.2, "model.stem": "small", "seed": 4})
+    assert merged == {
+        "train": {"epochs": 3, "lr": 0.2},
+        "model": {"name": "resnet18", "stem": "small"},
+        "seed": 4,
+    }
+    assert base == {"train": {"epochs": 3, "lr": 0.1}, "model": "resnet18"}
+    with pytest.raises(InputTypeError, match="recipe key train: it is 3"):
+        merge({"train": 3}, {"train.lr": 0.2})
+
+
+def test_every_field_has_one_flat_name_and_a_description():
+    assert set(OPTIONS) == set(CompressOptions.__annotations__)
+    assert len({option.key for option in OPTIONS.values()}) == len(OPTIONS)
+    fields = sum(len(section.model_fields) for section in SECTIONS.values())
+    assert len(OPTIONS) == fields - len({"model.name", "data.name"}) + len({"seed"})
+    assert [option.name for option in OPTIONS.values() if not option.description] == []
+
+
+def test_options_have_the_names_of_their_fields():
+    assert OPTIONS["ratio"].key == "prune.ratio"
+    assert OPTIONS["weights"].key == "quantize.weights"
+    assert OPTIONS["model_weights"].key == "model.weights"
+    assert OPTIONS["recover_epochs"].key == "recover.epochs"
+    assert OPTIONS["temperature"].key == "recover.temperature"
+    assert OPTIONS["quantize_ignore"].key == "quantize.ignore"
+
+
+def test_options_that_are_not_given_change_nothing():
+    assert changes({"ratio": None, "epochs": 3}) == {"train.epochs": 3}
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_one():
+    with pytest.raises(InputError, match="did you mean 'epochs'"):
+        changes({"epoch": 3})
+
+
+def test_an_amount_that_is_given_replaces_the_recipes_other_one():
+    document = with_options({"prune": {"macs": 0.5, "importance": "l1"}}, {"ratio": 0.25})
+    prune = Recipe.parse(document).prune
+    assert prune is not None
+    assert (prune.ratio, prune.macs, prune.importance) == (0.25, None, "l1")
+
+
+def test_two_amounts_at_once_stay_a_mistake():
+    with pytest.raises(InputError, match="ratio and macs are given"):
+        Recipe.parse(with_options({}, {"ratio": 0.25, "macs": 0.5}))
