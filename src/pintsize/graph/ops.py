@@ -115,7 +115,7 @@ def convolution(op: Op, labels: Labels) -> None:
     first, second = weight_axis(labels, weight, 0), weight_axis(labels, weight, 1)
     depthwise = groups > 1 and groups == x.shape[1]
     if groups > 1 and first is not None:
-        # depthwise: a channel goes with its own filters; else the same filters of every group, so that groups stay equal
+        # depthwise: a channel goes with its own filters; else the same filters of every group: groups stay equal
         labels.join_over(first.reshape(groups, -1), [1 if depthwise else 0])
     if depthwise:
         if second is not None:  # transposed, with several outputs per channel

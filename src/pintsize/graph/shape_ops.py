@@ -96,22 +96,30 @@ def cut(op: Op, labels: Labels) -> None:
     position = 2 if op.func.overloadpacket in (aten.split, aten.split_with_sizes) else 1
     dim = _dim(x, _arg(op, position, "dim", 0))
     _fresh_outputs(op, labels)
+    packet = op.func.overloadpacket
     labelled = [layer for layer in labels.of(x) if layer.shape[dim] > 1]
-    whole = op.func.overloadpacket in (aten.slice, aten.narrow) and op.outputs[0].shape[dim] == x.shape[dim]
-    if labelled and not whole:
+    if labelled and op.outputs[0].shape != x.shape:
         labels.splits.append(op)
-        if op.func.overloadpacket in (aten.split, aten.split_with_sizes, aten.chunk):
-            sizes = {output.shape[dim] for output in op.outputs}
-            if len(sizes) == 1 and len(op.outputs) > 1:
-                for layer in labelled:
-                    labels.grids.append(layer.unflatten(dim, (len(op.outputs), -1)))
-            elif len(sizes) > 1:
-                labels.freeze(labelled, "it is split into pieces of fixed, unequal sizes", op)
-        elif op.func.overloadpacket is aten.select:
-            labels.freeze(labelled, "one of its positions is picked by number", op)
+        inside = [layer for layer in labelled if len(dims_of(layer)) > 1]  # e.g. q, k, v of several heads
+        for layer in inside:
+            labels.join_over(layer, [dim])
+        whole = [layer for layer in labelled if len(dims_of(layer)) == 1]
+        if packet in (aten.split, aten.split_with_sizes, aten.chunk):
+            _pieces(op, labels, whole, dim)
+        elif packet in (aten.select, aten.unbind):
+            labels.freeze(whole, "one of its positions is picked by number", op)
         else:
-            _slice(op, labels, labelled, dim)
+            _slice(op, labels, whole, dim)
     _run(op, labels, [dim] if labelled else [])
+
+
+def _pieces(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
+    """Equal pieces shrink alike; the sizes of unequal ones are written in the code."""
+    if len({output.shape[dim] for output in op.outputs}) > 1:
+        labels.freeze(labelled, "it is split into pieces of fixed, unequal sizes", op)
+    elif len(op.outputs) > 1:
+        for layer in labelled:
+            labels.grids.append(layer.unflatten(dim, (len(op.outputs), -1)))
 
 
 def _slice(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
