@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def load(
         parts = _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
     elif name in catalog.KNOWN:
         parts = _known_parts(name, image_size, changes)
+    elif Path(name).is_dir():
+        raise InputError(
+            f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
+        )
     else:
         raise unknown("data set", name, [*catalog.KNOWN, f"{catalog.FOLDER_PREFIX}PATH"])
     if "test" not in parts:
@@ -157,7 +162,7 @@ def _changed(transform: Transform, changes: dict[str, Any]) -> Transform:
 def _check_options(val_fraction: float, seed: int, limit: int | None, image_size: int | None) -> None:
     if (
         isinstance(val_fraction, bool)
-        or not isinstance(val_fraction, (int, float))
+        or not isinstance(val_fraction, numbers.Real)
         or not 0 < val_fraction < 1
     ):
         raise InputError(
