@@ -69,6 +69,7 @@ def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor
     kept: list[Tensor] = []
     for mine in range(len(values)):
         for layer in layers[mine]:
+            stays = False
             for other in range(len(values)):
                 meets = [d for d in dims_of(layer) if shapes[other][d] > 1]
                 if other == mine or not meets:
@@ -76,8 +77,11 @@ def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor
                 theirs = [one for one in layers[other] if set(dims_of(one)) & set(meets)]
                 if not theirs:
                     labels.freeze([layer], "it meets a tensor whose size is fixed", op)
+                    stays = True
                 for one in theirs:
                     labels.join(layer, one)
+            if stays:
+                continue
             same = [k for k in kept if set(dims_of(k)) & set(dims_of(layer))]
             if not same:
                 kept.append(layer)
@@ -240,6 +244,7 @@ def attention(op: Op, labels: Labels) -> None:
         for layer in labels.of(tensor):
             if layer.shape[-2] > 1:
                 labels.freeze([layer], "attention mixes these positions", op)
+                continue
             heads.append(labels.join_over(layer, [len(layer.shape) - 1, len(layer.shape) - 2]))
     for tensor in (query, key, value):
         if not labels.of(tensor) and heads:

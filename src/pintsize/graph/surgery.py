@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attention import SlimMultiheadAttention
 from .groups import Graph, Removed
 from .trace import Value
 
@@ -73,6 +74,9 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
     undo.attributes.update(attributes)
     for path, values in attributes.items():
         module = model.get_submodule(path)
+        if SlimMultiheadAttention.fits(module):
+            undo.on(functools.partial(setattr, module, "__class__", type(module)))
+            module.__class__ = SlimMultiheadAttention
         for key, value in values.items():
             undo.on(functools.partial(setattr, module, key, getattr(module, key)))
             setattr(module, key, value)
@@ -158,6 +162,14 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
                 values = _norm(module, graph.kept_shape(inputs[path], gone))
         elif shape is not None:
             values = _layer(module, shape)
+        elif isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim:
+            inner, width = shapes[names.get(f"{path}.in_proj_weight", f"{path}.in_proj_weight")]
+            values = {
+                "embed_dim": width,
+                "kdim": width,
+                "vdim": width,
+                "num_heads": inner // 3 // module.head_dim,
+            }
         if not type(module).__module__.startswith("torch.nn"):
             values |= _counts(module, path, graph, gone)
         values |= _padding(path, graph, gone)
