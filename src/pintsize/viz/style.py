@@ -171,3 +171,21 @@ def whole_numbers(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def depth_colors(layers: int) -> list[tuple[float, ...]]:
+    """One colour a layer, from the input on; the map's palest end is left out, as it is lost on white."""
+    import matplotlib as mpl
+
+    return [mpl.colormaps[HEAT](0.86 * number / max(layers - 1, 1)) for number in range(layers)]
+
+
+def depth_bar(axes: Axes, layers: int) -> None:
+    """A colour bar for `depth_colors`, for more layers than a legend could name."""
+    import matplotlib as mpl
+
+    colors = mpl.colors.ListedColormap(depth_colors(layers))
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0.5, layers + 0.5), colors)
+    bar = axes.figure.colorbar(scale, ax=axes)
+    bar.set_label("layer, from the input on", fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)

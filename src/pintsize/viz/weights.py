@@ -220,9 +220,7 @@ def filter_norms(model: nn.Module, *, order: int = 1) -> Figure:
         raise InputError("model", "it has no convolution", "pass a convolutional network")
     figure, (axes,) = style.figure(height=3.6)
     flattest, least = "", -1.0
-    import matplotlib as mpl
-
-    colors = mpl.colormaps[style.HEAT](np.linspace(0, 0.95, len(convolutions)))
+    colors = style.depth_colors(len(convolutions))
     for (name, weight), color in zip(convolutions.items(), colors, strict=True):
         norms = weight.flatten(1).norm(p=order, dim=1).sort(descending=True).values
         curve = norms / norms[0].clamp_min(torch.finfo(norms.dtype).tiny)
@@ -237,10 +235,7 @@ def filter_norms(model: nn.Module, *, order: int = 1) -> Figure:
     if len(convolutions) <= 12:
         style.legend(axes, fontsize=7.5, ncols=2)
     else:
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(1, len(convolutions)), style.HEAT)
-        bar = figure.colorbar(scale, ax=axes)
-        bar.set_label("layer, from the input on", fontsize=9, color=style.INK)
-        bar.ax.tick_params(labelsize=8, colors=style.INK)
+        style.depth_bar(axes, len(convolutions))
     return style.describe(
         figure,
         f"Sorted filter norms of {len(convolutions)} convolutions, relative to the largest; "

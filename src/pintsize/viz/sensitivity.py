@@ -1,0 +1,108 @@
+"""Pictures of how much each layer bears: accuracy over the fraction removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from . import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curves = Mapping[str, Mapping[float, float]]
+"""Layer → {fraction removed (0–1): accuracy in percent}."""
+_NAMED = 10
+"""More layers than this are told apart by depth on a colour bar, not by name."""
+
+
+def sensitivity_curves(
+    curves: Curves, *, max_drop: float | None = None, title: str = "Sensitivity to pruning"
+) -> Figure:
+    """Accuracy of the network with one layer pruned at a time, without retraining.
+
+    Args:
+        curves: of each layer.
+        max_drop: percentage points tolerated; drawn as a line below the accuracy at ratio 0.
+        title: of the figure.
+
+    Raises:
+        InputError: there is no curve, or one has no point.
+    """
+    figure, (axes,) = style.figure(height=3.8)
+    _draw(axes, curves)
+    style.dress(axes, title=title, x="removed from the layer (%)", y="accuracy (%)")
+    dense = _dense(curves)
+    if max_drop is not None:
+        axes.axhline(dense - max_drop, color=style.INK, linestyle="--", linewidth=1)
+        style.note(axes, f"{max_drop:g} points below dense", (0, dense - max_drop), xytext=(2, -7))
+    last = {name: curve[max(curve)] for name, curve in curves.items()}
+    worst, best = min(last, key=lambda name: last[name]), max(last, key=lambda name: last[name])
+    return style.describe(
+        figure,
+        f"{title} of {len(curves)} layers: at the largest ratio accuracy falls from {dense:.1f} % to "
+        f"{last[worst]:.1f} % for {worst} (most sensitive) and to {last[best]:.1f} % for {best} (least).",
+    )
+
+
+def layer_importance(
+    without: Curves, retrained: Curves | None = None, *, title: str = "Layer importance"
+) -> Figure:
+    """Accuracy as the smallest filters of one layer are removed, before and after a short retraining.
+
+    Li et al., "Pruning Filters for Efficient ConvNets" (1608.08710), figures 2b and 2c.
+
+    Args:
+        without: curves without retraining.
+        retrained: curves with it; a second panel.
+        title: of the figure.
+
+    Raises:
+        InputError: there is no curve, or one has no point.
+    """
+    panels = [("without retraining", without), *([("after retraining", retrained)] if retrained else [])]
+    figure, grid = style.figure(len(panels), 1, height=0.6 + 2.7 * len(panels), sharex=True, sharey=True)
+    for axes, (label, curves) in zip(grid, panels, strict=True):
+        _draw(axes, curves)
+        style.dress(
+            axes,
+            title=label,
+            x="filters removed (%)" if axes is grid[-1] else "",
+            y="accuracy (%)",
+            panel=True,
+        )
+    style.head(figure, title)
+    falls = {name: max(curve.values()) - curve[max(curve)] for name, curve in without.items()}
+    most = max(falls, key=lambda name: falls[name])
+    return style.describe(
+        figure, f"{title} of {len(without)} layers: the largest fall is {falls[most]:.1f} points, of {most}."
+    )
+
+
+def _draw(axes: Axes, curves: Curves) -> None:
+    if not curves or not all(curves.values()):
+        raise InputError("curves", "there is none, or one has no point", "pass {layer: {ratio: accuracy}}")
+    few = len(curves) <= _NAMED
+    depth = style.depth_colors(len(curves))
+    for number, (name, curve) in enumerate(curves.items()):
+        ratios = sorted(curve)
+        axes.plot(
+            [100 * ratio for ratio in ratios],
+            [curve[ratio] for ratio in ratios],
+            linewidth=1.4,
+            markersize=3.5,
+            color=style.COLORS[number % len(style.COLORS)] if few else depth[number],
+            marker=style.MARKERS[number % len(style.MARKERS)] if few else "",
+            linestyle="--" if few and number >= len(style.COLORS) else "-",
+            label=style.short_names([name])[0],
+        )
+    if few:
+        style.legend(axes, fontsize=7.5, ncols=2 if len(curves) > 5 else 1)
+    else:
+        style.depth_bar(axes, len(curves))
+
+
+def _dense(curves: Curves) -> float:
+    return max(curve[min(curve)] for curve in curves.values())
