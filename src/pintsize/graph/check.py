@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from .groups import Graph, Removed
 from .ops import aten
 from .surgery import Undo, _tensor, cut, new_attributes
-from .trace import Op, as_args, quiet
+from .trace import DispatchMode, Op, as_args, quiet
 
 TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""
@@ -111,7 +110,7 @@ def distance(expected: list[Tensor], outputs: list[Tensor]) -> float:
     return worst
 
 
-class _KeptNorms(TorchDispatchMode):
+class _KeptNorms(DispatchMode):
     """Takes the statistics of layer and group norms over the kept channels."""
 
     def __init__(self, graph: Graph, gone: Tensor) -> None:
@@ -159,7 +158,7 @@ def _standardise(x: Tensor, keep: Tensor, dims: list[int], eps: float, *, centre
     return x / ((x * x * keep).sum(dims, keepdim=True) / count + eps).sqrt()
 
 
-class _Keep(TorchDispatchMode):
+class _Keep(DispatchMode):
     """Keeps what `take` returns for the outputs of each op in turn."""
 
     def __init__(self, inner: Any = None) -> None:

@@ -122,23 +122,20 @@ class Labels:
 
     def components(self) -> Tensor:
         """For each id the smallest id it is joined with: 0 means that it must stay."""
-        from scipy.sparse import coo_matrix
-        from scipy.sparse.csgraph import connected_components
-
-        if self._edges:
-            pairs = torch.stack(
-                [torch.cat([e[0] for e in self._edges]), torch.cat([e[1] for e in self._edges])]
-            )
-            pairs = torch.unique(pairs, dim=1) if pairs.shape[1] < 1_000_000 else pairs
-            self._edges = [(pairs[0], pairs[1])]
-        else:
-            pairs = torch.zeros(2, 1, dtype=torch.long)
-        ones = torch.ones(pairs.shape[1], dtype=torch.int8).numpy()
-        graph = coo_matrix((ones, (pairs[0].numpy(), pairs[1].numpy())), shape=(self._next, self._next))
-        number = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
-        smallest = torch.full((int(number.max()) + 1,), self._next, dtype=torch.long)
-        smallest.scatter_reduce_(0, number, torch.arange(self._next), "amin")
-        return smallest[number]
+        root = torch.arange(self._next)
+        if not self._edges:
+            return root
+        left, right = (torch.cat([edge[side] for edge in self._edges]) for side in (0, 1))
+        while True:  # hook each root to the smallest root it meets, then shorten all paths
+            ends = torch.stack([root[left], root[right]])
+            low, high = ends.amin(0), ends.amax(0)
+            apart = low != high
+            if not apart.any():
+                return root
+            left, right = left[apart], right[apart]
+            root.scatter_reduce_(0, high[apart], low[apart], "amin")
+            while not torch.equal(root, root[root]):
+                root = root[root]
 
     def settle_grids(self) -> Tensor:
         """Join ids until what is kept of every value is a rectangular grid; return the components.

@@ -17,10 +17,10 @@ from .ops import aten, rule
 from .trace import Op, Value
 
 
-def _run(op: Op, labels: Labels, dims: Iterable[int]) -> None:
-    """Run the op on the ids of its first input, at full size along `dims`, the dimensions it acts on."""
+def _run(op: Op, labels: Labels, layers: Iterable[Tensor], dims: Iterable[int]) -> None:
+    """Run the op on ids of its first input, at full size along `dims`, the dimensions it acts on."""
     x = op.inputs[0]
-    for layer in labels.of(x):
+    for layer in layers:
         ids = widen(layer, dims, x.shape)
         known = {x: ids}
         args, kwargs = tree_map_only(Value, known.__getitem__, (op.args, op.kwargs))
@@ -110,7 +110,11 @@ def cut(op: Op, labels: Labels) -> None:
             labels.freeze(whole, "one of its positions is picked by number", op)
         else:
             _slice(op, labels, whole, dim)
-    _run(op, labels, [dim] if labelled else [])
+    for output in op.outputs:  # what does not vary along `dim` is the same in every piece
+        same = [layer for layer in labels.of(x) if layer.shape[dim] == 1]
+        gone = packet in (aten.select, aten.unbind)
+        labels.set(output, [layer.squeeze(dim) if gone else layer for layer in same])
+    _run(op, labels, labelled, [dim])
 
 
 def _pieces(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
@@ -191,7 +195,7 @@ def reorder(op: Op, labels: Labels) -> None:
             layers.append(wide.repeat(times))
         labels.set(output, layers)
     else:
-        _run(op, labels, range(len(x.shape)))
+        _run(op, labels, labels.of(x), range(len(x.shape)))
 
 
 def _repeats(op: Op, ndim: int) -> list[int]:
@@ -282,7 +286,7 @@ def shuffle(op: Op, labels: Labels) -> None:
         for layer in labels.of(x):
             if layer.shape[1] > 1:
                 labels.grids.append(layer.unflatten(1, (groups, -1)))
-        _run(op, labels, [1])
+        _run(op, labels, labels.of(x), [1])
         return
     n = len(x.shape)
     for layer in labels.of(x):

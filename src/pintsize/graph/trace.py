@@ -166,7 +166,15 @@ def record(model: nn.Module, example: Any) -> Trace:
     return recorder.trace
 
 
-class _Recorder(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
+    """A dispatch mode that is never compiled: it spares the import of torch._dynamo, over a second."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Recorder(DispatchMode):
     """Notes the ATen ops; `functions` beside it notes which user-level call they belong to."""
 
     def __init__(self, model: nn.Module) -> None:

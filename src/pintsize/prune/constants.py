@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph import Graph, Op, Removed
 from ..graph.check import run, zeroed
 from ..graph.ops import aten
+from ..graph.trace import DispatchMode
 from .costs import weight_names
 from .plan import add_bias
 
@@ -95,7 +95,7 @@ def _norm_vectors(graph: Graph) -> set[str]:
     }
 
 
-class _Collect(TorchDispatchMode):
+class _Collect(DispatchMode):
     """Measures what the removed channels contribute to each layer that reads them."""
 
     def __init__(self, model: nn.Module, graph: Graph, removed: Removed) -> None:
