@@ -123,13 +123,15 @@ class _KeptNorms(DispatchMode):
     ) -> Any:
         op = next(self._ops)
         layer = self.graph.labels.across.get(op)
-        if layer is None:
-            return func(*args, **(kwargs or {}))
-        keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
-        return _kept_norm(func, keep.expand(args[0].shape), args)
+        result = func(*args, **(kwargs or {}))
+        if layer is not None:
+            keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
+            # in place: other strides could make later views take another way than in the trace
+            result[0].copy_(_kept_norm(func, keep.expand(args[0].shape), args))
+        return result
 
 
-def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
     x, packet = args[0], func.overloadpacket
     if packet is aten.native_group_norm:
         weight, bias, groups, eps = args[1], args[2], args[6], args[7]
@@ -147,8 +149,7 @@ def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, 
         y = _standardise(x, keep, dims, eps, centre=not rms)
         weight, bias = args[2], None if rms else args[3]
         y = y * (1 if weight is None else weight) + (0 if bias is None else bias)
-    empty = x.new_empty(0)
-    return (y * keep, empty) if packet is aten._fused_rms_norm else (y * keep, empty, empty)
+    return y * keep
 
 
 def _standardise(x: Tensor, keep: Tensor, dims: list[int], eps: float, *, centre: bool = True) -> Tensor:
