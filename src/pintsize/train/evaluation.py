@@ -1,0 +1,117 @@
+"""Accuracy of a network or of a file opened in a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pintsize.errors import InputError, InputTypeError
+
+from .forward import logits_of
+from .parallel import share
+from .placement import device_of, keeping_modes
+
+if TYPE_CHECKING:
+    from pintsize.data import Split
+
+
+def evaluate(
+    model_or_runtime: nn.Module | Callable[[Any], Any],
+    split: Split | Iterable[tuple[Tensor, Tensor]],
+    *,
+    batch_size: int = 256,
+) -> float:
+    """Top-1 accuracy in percent.
+
+    A module runs in eval mode, without gradients, in the precision of its own weights (no autocast), where
+    it is; its modes are as before afterwards. Anything else is called on `float32 [B, C, H, W]` arrays.
+
+    Args:
+        model_or_runtime: a network, or what `pintsize.open_runtime` returns.
+        split: a split, or any iterable of `(images, labels)` batches.
+        batch_size: images at a time, for a split.
+
+    Raises:
+        InputError: no images, or fewer outputs than classes.
+        InputTypeError: not something to evaluate.
+        OperationError: the forward fails.
+    """
+    if isinstance(model_or_runtime, nn.Module):
+        device = device_of(model_or_runtime)
+        _, correct, count = score(
+            model_or_runtime, batches_of(split, batch_size, device), _classes(split), device
+        )
+    elif callable(model_or_runtime):
+        correct, count = _count(
+            model_or_runtime, batches_of(split, batch_size, torch.device("cpu")), _classes(split)
+        )
+    else:
+        raise InputTypeError(
+            f"evaluate on {type(model_or_runtime).__name__}",
+            "it is neither a network nor a runtime",
+            "pass an nn.Module or ps.open_runtime(path)",
+        )
+    if not count:
+        raise InputError("split to evaluate on", "it has no images", "pass a split with at least one")
+    return 100.0 * correct / count
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    device: torch.device,
+    *,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[float, int, int]:
+    """Summed cross-entropy, correct predictions and images, of share `part` = (index, of how many)."""
+    loss = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device, dtype=torch.int64)
+    count = 0
+    with keeping_modes(model), torch.autocast(device.type, enabled=False):
+        model.eval()
+        for batch in batches:
+            images, labels = (tensor.to(device) for tensor in share(*batch, *part))
+            if not len(images):
+                continue
+            logits = logits_of(model, images, num_classes).float()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+            count += len(images)
+    return float(loss), int(correct), count
+
+
+def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batches of a split on `device`, or `source` itself if it is an iterable of batches."""
+    if hasattr(source, "batches"):
+        return source.batches(batch_size, device=device)  # type: ignore[no-any-return]
+    if isinstance(source, Iterable):
+        return source
+    raise InputTypeError(
+        f"split of type {type(source).__name__}",
+        "it does not give batches",
+        "pass data.val, data.test, or an iterable of (images, labels)",
+    )
+
+
+def _classes(source: Any) -> int:
+    return len(getattr(source, "classes", ()))
+
+
+def _count(
+    runtime: Callable[[Any], Any], batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
+) -> tuple[int, int]:
+    correct = count = 0
+    for images, labels in batches:
+        logits = logits_of(
+            lambda x: torch.as_tensor(np.asarray(runtime(x.numpy()))), images.cpu(), num_classes
+        )
+        correct += int((logits.argmax(1) == labels.cpu()).sum())
+        count += len(images)
+    return correct, count

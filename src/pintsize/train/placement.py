@@ -1,0 +1,51 @@
+"""Where and in which memory layout a network works, for as long as it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter or buffer; the CPU if there is none."""
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextlib.contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Give every submodule its train or eval mode back at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def channels_last_on(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Keep `model` on `device` with channels-last weights; then put everything back where it was.
+
+    Convolutions on CPUs and on tensor cores compute in channels-last, and reorder anything else each time.
+    """
+    home = device_of(model)
+    model.to(device)
+    reordered = [p for p in model.parameters() if p.ndim == 4 and p.is_contiguous()]
+    for parameter in reordered:
+        _lay_out(parameter, torch.channels_last)
+    try:
+        yield
+    finally:
+        for parameter in reordered:
+            _lay_out(parameter, torch.contiguous_format)
+        model.to(home)
+
+
+def _lay_out(parameter: nn.Parameter, layout: torch.memory_format) -> None:
+    # not Tensor.contiguous, which leaves the strides of 1×1 kernels: gradients must have the same ones
+    parameter.data = torch.empty_like(parameter, memory_format=layout).copy_(parameter).detach()

@@ -1,0 +1,70 @@
+"""Several processes compute what one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pintsize.train.parallel import share
+
+SCRIPT = '''
+import os, sys, warnings
+warnings.simplefilter("error")
+import torch
+from torch import nn
+import pintsize as ps
+from pintsize.train import Callback, train
+
+class Freeze(Callback):
+    """Stops training the first layer: the gradients to exchange become fewer."""
+    def on_epoch_start(self, state):
+        state.model[0].weight.requires_grad_(state.epoch < 1)
+    def penalty(self, state):
+        return 1e-3 * state.model[-1].weight.abs().sum()
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 8, 1),
+                      nn.BatchNorm2d(8, momentum=None), nn.Tanh(), nn.Flatten(), nn.Linear(512, 16), nn.BatchNorm1d(16),
+                      nn.Linear(16, 10))
+teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+if int(os.environ.get("RANK", 0)) == 1:  # only the first process's weights count
+    nn.init.zeros_(model[-1].weight)
+data = ps.data.load("digits", limit=110)
+history = train(model, data, epochs=4, lr=0.05, batch_size=23, precision="fp32", ema=0.5, label_smoothing=0.1,
+                teacher=teacher, distill_weight=0.3, checkpoint=sys.argv[1] + ".ckpt", progress=False, callbacks=[Freeze()])
+assert "forward" not in model[1].__dict__
+if int(os.environ.get("RANK", 0)) == 0:
+    torch.save({"model": model.state_dict(), "history": list(history)}, sys.argv[1])
+'''  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_shares_make_up_the_batch(n):
+    images, labels = torch.arange(n * 3.0).view(n, 3), torch.arange(n)
+    parts = [share(images, labels, index, 3) for index in range(3)]
+    assert torch.equal(torch.cat([part[0] for part in parts]), images)
+    assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+    assert max(len(part[0]) for part in parts) - min(len(part[0]) for part in parts) <= 1
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """20 steps, batch norm over the whole batch, unequal shares (23 = 11 + 12; the last batch has 18)."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("RANK", None)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, command in (("one", [sys.executable]), ("two", launch), ("two", launch)):  # the third: read back
+        subprocess.run([*command, str(script), str(tmp_path / name)], check=True, env=environment)
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    for name, tensor in one["model"].items():
+        assert torch.allclose(two["model"][name].double(), tensor.double(), rtol=0, atol=1e-5), name
+    for ours, theirs in zip(one["history"], two["history"], strict=True):
+        assert theirs["train_accuracy"] == pytest.approx(ours["train_accuracy"])
+        assert theirs["val_accuracy"] == pytest.approx(ours["val_accuracy"])
+        assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-5)
+        assert theirs["val_loss"] == pytest.approx(ours["val_loss"], rel=1e-5)
