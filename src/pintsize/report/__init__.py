@@ -1,6 +1,8 @@
-"""One self-contained HTML file for a run, or for a comparison of several."""
+"""Reports: one self-contained HTML file for a run or for several, a live view, a network layer by layer."""
 
+from .compare import compare
 from .figures import save_figures
 from .page import render, write
+from .watch import serve, watch
 
-__all__ = ["render", "save_figures", "write"]
+__all__ = ["compare", "render", "save_figures", "serve", "watch", "write"]

@@ -17,7 +17,7 @@ Point = Mapping[str, Any]
 """name, accuracy (percent), and the cost: bytes, latency_ms, macs, params, or any other number."""
 
 COSTS = {
-    "bytes": ("file size (bytes)", bytes_text),
+    "bytes": ("file size", bytes_text),
     "latency_ms": ("latency, median (ms)", milliseconds_text),
     "macs": ("MACs per image", count_text),
     "params": ("parameters", count_text),

@@ -146,11 +146,11 @@ def to_svg(figure: Figure, *, key: str) -> str:
 
 
 def _unique_ids(svg: str, key: str) -> str:
-    """Drop ids that nothing points to, and make the others unique to this figure."""
-    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
+    """Drop ids that nothing in the figure points to, and make the others unique to it; links out of it stay."""
+    own = set(re.findall(r' id="([^"]+)"', svg)) & set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
     prefix = f"f{hashlib.sha256(key.encode()).hexdigest()[:6]}-"
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in used else "", svg)
-    return re.sub(r'(url\(|href=")#', rf"\1#{prefix}", svg)
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}{m[1]}"' if m[1] in own else "", svg)
+    return re.sub(r'(url\(|href=")#([^)"]+)', lambda m: f"{m[1]}#{prefix if m[2] in own else ''}{m[2]}", svg)
 
 
 def _escape(text: str) -> str:

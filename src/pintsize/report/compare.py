@@ -1,0 +1,192 @@
+"""Several runs in one HTML file: who lost what, what each gained, and what their recipes do differently."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import write_text
+from ..measure.units import bytes_text, milliseconds_text
+from .page import environment
+from .run import Run, Stage, read
+from .summary import summarise
+
+_COSTS = ("bytes", "latency_ms", "macs")
+_MOST_DIFFERENCES = 8
+
+
+def compare(
+    run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] = "comparison.html"
+) -> Path:
+    """Write one page that compares runs: a table, Pareto plots, and the recipe of each point.
+
+    Args:
+        run_dirs: two run folders or more.
+        out: the page to write.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: fewer than two folders, one given twice, or one without a run.
+        CorruptFile: a file of a run is damaged.
+        OperationError: `out` cannot be written; an older one is intact.
+    """
+    folders = [Path(folder).resolve() for folder in run_dirs]
+    if len(set(folders)) != len(folders) or len(folders) < 2:
+        raise InputError(
+            "the runs to compare",
+            f"{len(folders)} were given, {len(set(folders))} of them different",
+            "give two different run folders or more",
+        )
+    path = Path(out)
+    runs = [read(folder) for folder in folders]
+    names = _names(folders)
+    differences = _differences([run.metrics.recipe for run in runs])
+    entries = [
+        _entry(number, name, run, differences, path)
+        for number, (name, run) in enumerate(zip(names, runs, strict=True))
+    ]
+    write_text(
+        path,
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            entries=entries,
+            differences=differences,
+            plots=_plots(entries),
+            sentence=_sentence(entries),
+            warning=_machines(runs),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            live="",
+        ),
+    )
+    return path
+
+
+def _entry(number: int, name: str, run: Run, differences: Sequence[str], out: Path) -> dict[str, Any]:
+    """A run as the template shows it: its last stage against its first."""
+    stages = run.metrics.stages
+    last = stages[-1] if stages else Stage(name="nothing measured")
+    dense = stages[0].accuracy if stages else None
+    fields = flatten(run.metrics.recipe)
+    own = run.path / "report.html"
+    return {
+        "number": number,
+        "id": f"run-{number}",
+        "name": name,
+        "title": run.title,
+        "stage": last,
+        "drop": dense - last.accuracy if dense is not None and last.accuracy is not None else None,
+        "summary": summarise(run.metrics),
+        "differs": [_text(fields.get(key)) for key in differences],
+        "recipe": run.recipe or json.dumps(run.metrics.recipe, indent=1),
+        "link": os.path.relpath(own, out.resolve().parent) if own.is_file() else None,
+        "accuracy": last.accuracy,
+        "bytes": last.bytes,
+        "macs": last.macs,
+        "latency_ms": last.median_ms,
+    }
+
+
+def _plots(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Accuracy against each cost that two runs or more have; the points are links to their runs."""
+    from markupsafe import Markup
+
+    from ..viz import style
+    from ..viz.frontier import accuracy_compression
+
+    found = []
+    for cost in _COSTS:
+        if sum(entry[cost] is not None and entry["accuracy"] is not None for entry in entries) > 1:
+            figure = accuracy_compression(entries, cost=cost, urls=[f"#{entry['id']}" for entry in entries])
+            svg = style.to_svg(figure, key=cost).replace('role="img"', 'role="group"', 1)
+            found.append(Markup(_named_links(svg, entries)))  # noqa: S704 (matplotlib escaped it)
+    return found
+
+
+def _named_links(svg: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    """Give each linked point a name that a screen reader can say."""
+
+    def link(match: re.Match[str]) -> str:
+        entry = entries[int(match[1])]
+        return f'<a href="#{entry["id"]}" data-run="{match[1]}" aria-label="{escape(point_text(entry), quote=True)}">'
+
+    return re.sub(r'<a xlink:href="#run-(\d+)"[^>]*>', link, svg)
+
+
+def point_text(entry: Mapping[str, Any]) -> str:
+    """A run in one line: name, accuracy and costs."""
+    told = [f"{entry['accuracy']:.2f} %"] if entry["accuracy"] is not None else []
+    told += [bytes_text(entry["bytes"])] if entry["bytes"] is not None else []
+    told += [milliseconds_text(entry["latency_ms"])] if entry["latency_ms"] is not None else []
+    return f"{entry['name']}: {', '.join(told) or 'nothing measured'}"
+
+
+def _sentence(entries: Sequence[Mapping[str, Any]]) -> str:
+    said = []
+    for key, most, label in (
+        ("accuracy", max, "most accurate"),
+        ("bytes", min, "smallest"),
+        ("latency_ms", min, "fastest"),
+    ):
+        having = [entry for entry in entries if entry[key] is not None]
+        if having:
+            best = most(having, key=lambda entry: entry[key])
+            said.append(f"{label} is {point_text(best)}")
+    return f"{len(entries)} runs; {'; '.join(said) or 'nothing was measured in them'}."
+
+
+def _machines(runs: Sequence[Run]) -> str:
+    """A sentence if the latencies were not measured alike."""
+
+    def setting(run: Run) -> tuple[Any, ...]:
+        last = run.metrics.stages[-1].latency if run.metrics.stages else None
+        facts = (last.backend, last.threads, last.batch) if last else ()
+        return (run.metrics.machine.get("cpu"), run.metrics.machine.get("cores"), *facts)
+
+    measured = {setting(run) for run in runs if run.metrics.stages and run.metrics.stages[-1].median_ms}
+    if len(measured) < 2:
+        return ""
+    told = "; ".join(
+        ", ".join(str(part) for part in one if part is not None) for one in sorted(measured, key=str)
+    )
+    return f"The latencies were not measured alike and must not be compared: {told}."
+
+
+def _differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Recipe fields, dotted, in which the runs differ."""
+    flat = [flatten(recipe) for recipe in recipes]
+    keys = dict.fromkeys(key for fields in flat for key in fields)
+    return [key for key in keys if len({_text(fields.get(key)) for fields in flat}) > 1][:_MOST_DIFFERENCES]
+
+
+def flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            found.update(flatten(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as it takes to tell them apart."""
+    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
