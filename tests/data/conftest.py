@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ from pintsize.data import catalog
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Empty data and cache folders of the test's own; the machine's data sets are out of sight."""
     monkeypatch.setenv("PINTSIZE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PINTSIZE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(catalog, "_DEBIAN", tmp_path / "debian")
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return tmp_path
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

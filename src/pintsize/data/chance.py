@@ -43,16 +43,15 @@ def stratified(labels: Tensor, n: int, purpose: int, *key: int) -> Tensor:
     Returns:
         Positions of the chosen images, ascending, int64 [n]. Seats are given to classes by largest remainder.
     """
-    counts = torch.bincount(labels)
-    seats = counts * n // len(labels)
-    remainders = counts * n % len(labels)
-    open_seats = n - int(seats.sum())
-    seats[torch.argsort(remainders, descending=True, stable=True)[:open_seats]] += 1
-    shuffled = order(len(labels), purpose, *key)
-    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    first_of_class = counts.cumsum(0) - counts
-    rank_in_class = torch.arange(len(labels)) - first_of_class[labels[by_class]]
-    return by_class[rank_in_class < seats[labels[by_class]]].sort().values
+    of_image = labels.numpy()
+    counts = np.bincount(of_image)
+    seats, remainders = np.divmod(counts * n, len(of_image))
+    seats[np.argsort(-remainders, kind="stable")[: n - seats.sum()]] += 1
+    shuffled = order(len(of_image), purpose, *key).numpy()
+    by_class = shuffled[np.argsort(of_image[shuffled], kind="stable")]
+    first_of_class = counts.cumsum() - counts
+    rank_in_class = np.arange(len(of_image)) - first_of_class[of_image[by_class]]
+    return torch.from_numpy(np.sort(by_class[rank_in_class < seats[of_image[by_class]]]))
 
 
 def check_whole(option: str, value: object, *, least: int) -> None:

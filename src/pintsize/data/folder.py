@@ -122,7 +122,7 @@ def _check_classes(folder: Path, found: tuple[str, ...], expected: tuple[str, ..
 
 def _pictures(folder: Path) -> list[tuple[str, int, int]]:
     """Path, size and time of each picture of a class, in the order of their names."""
-    found = []
+    found, known = [], pictures.suffixes()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -133,7 +133,7 @@ def _pictures(folder: Path) -> list[tuple[str, int, int]]:
                     "it is a folder within a class folder",
                     "put pictures right into the class folder",
                 )
-            if not pictures.is_named_as_picture(entry.name):
+            if os.path.splitext(entry.name)[1].lower() not in known:
                 raise InputError(
                     entry.path, "it is not named as a picture", "remove it from the class folder"
                 )

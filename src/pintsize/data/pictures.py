@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,9 @@ def _no_picture(path: str | os.PathLike[str], error: Exception) -> CorruptFile:
     return CorruptFile(str(path), f"it cannot be read as a picture ({reason})", "remove it or replace it")
 
 
-def is_named_as_picture(path: str | os.PathLike[str]) -> bool:
-    """Whether the suffix is one of a format that Pillow reads."""
-    return os.path.splitext(path)[1].lower() in Image.registered_extensions()
+def suffixes() -> Collection[str]:
+    """The suffixes, in lower case and with their dot, of the formats that Pillow knows."""
+    return Image.registered_extensions()
 
 
 def size_of(path: str | os.PathLike[str]) -> Size:
