@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +25,7 @@ class ReportServer(ThreadingHTTPServer):
 
     def __init__(self, run_dir: str | os.PathLike[str], port: int) -> None:
         self.run_dir = Path(run_dir)
+        self._drawing = threading.Lock()  # matplotlib's settings are one for all threads
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
@@ -46,7 +49,8 @@ class ReportServer(ThreadingHTTPServer):
         """The report as it is now; a file that is damaged at this moment is said on the page."""
         version = self.version()
         try:
-            return render(read(self.run_dir, unfinished=True), live=version)
+            with self._drawing:
+                return render(read(self.run_dir, unfinished=True), live=version)
         except PintsizeError as error:
             return environment().get_template("waiting.html.j2").render(live=version, message=str(error))
 
@@ -116,7 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the reader has left, as a page that reloads itself does
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet: the page asks every two seconds."""
