@@ -7,7 +7,6 @@ channels is taken over the kept ones, which is what the smaller network does.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +61,7 @@ def reference(model: nn.Module, example: Any, graph: Graph, removed: Removed) ->
     """The outputs of `model` with the removed channels zeroed."""
     with zeroed(model, removed):
         across = graph.labels.across
-        return run(model, example, _KeptNorms(graph, graph.gone(removed)) if across else None)
+        return run(model, example, KeptNorms(graph, graph.gone(removed)) if across else None)
 
 
 def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> tuple[Undo, float]:
@@ -85,7 +84,9 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
         if not error <= tolerance(expected):
             raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")
     except Exception:
-        found = _first_difference(model, example, graph, removed, undo)
+        from .diagnose import first_difference
+
+        found = first_difference(model, example, graph, removed, undo)
         undo()
         raise found from None
     return undo, error
@@ -110,7 +111,7 @@ def distance(expected: list[Tensor], outputs: list[Tensor]) -> float:
     return worst
 
 
-class _KeptNorms(DispatchMode):
+class KeptNorms(DispatchMode):
     """Takes the statistics of layer and group norms over the kept channels."""
 
     def __init__(self, graph: Graph, gone: Tensor) -> None:
@@ -127,13 +128,24 @@ class _KeptNorms(DispatchMode):
         if layer is not None:
             keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
             # in place: other strides could make later views take another way than in the trace
-            result[0].copy_(_kept_norm(func, keep.expand(args[0].shape), args))
-            result = (result[0], *(args[0].new_empty(0) for _ in result[1:]))  # mean and deviation: unused
+            kept = _kept_norm(func, keep.expand(args[0].shape), args)
+            if isinstance(result, Tensor):
+                result.copy_(kept.reshape(result.shape))
+            else:
+                result[0].copy_(kept)
+                result = (
+                    result[0],
+                    *(args[0].new_empty(0) for _ in result[1:]),
+                )  # mean and deviation: unused
         return result
 
 
 def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
     x, packet = args[0], func.overloadpacket
+    if packet is aten.mean:  # of a norm that is written out
+        dims = args[1]
+        average: Tensor = (x * keep).sum(dims, keepdim=True) / keep.sum(dims, keepdim=True)
+        return average
     if packet is aten.native_group_norm:
         weight, bias, groups, eps = args[1], args[2], args[6], args[7]
         shape = (x.shape[0], groups, -1)
@@ -158,54 +170,3 @@ def _standardise(x: Tensor, keep: Tensor, dims: list[int], eps: float, *, centre
     if centre:
         x = x - (x * keep).sum(dims, keepdim=True) / count
     return x / ((x * x * keep).sum(dims, keepdim=True) / count + eps).sqrt()
-
-
-class _Keep(DispatchMode):
-    """Keeps what `take` returns for the outputs of each op in turn."""
-
-    def __init__(self, inner: Any = None) -> None:
-        super().__init__()
-        self.outputs: list[list[Tensor]] = []
-        self.inner = inner
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if self.inner is not None:
-            result = self.inner.__torch_dispatch__(func, types, args, kwargs)
-        else:
-            result = func(*args, **(kwargs or {}))
-        self.outputs.append([t.clone() for t in tree_flatten(result)[0] if isinstance(t, Tensor)])
-        return result
-
-
-def _first_difference(model: nn.Module, example: Any, graph: Graph, removed: Removed, undo: Undo) -> Mismatch:
-    """Run the cut network and the zeroed one op by op, and name the op where they part."""
-    gone = graph.gone(removed)
-    cut_run, reason = _Keep(), ""
-    try:
-        run(model, example, cut_run)
-    except Exception as error:  # whatever the user's forward raises is what we report
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    undo()
-    full_run = _Keep(_KeptNorms(graph, gone))
-    with zeroed(model, removed):
-        run(model, example, full_run)
-    for op, want, have in itertools.zip_longest(graph.trace.ops, full_run.outputs, cut_run.outputs):
-        if op is None or have is None:
-            return Mismatch(op, reason or "its forward takes another way")
-        for value, full, small in zip(op.outputs, want, have, strict=False):
-            if tuple(small.shape) != graph.kept_shape(value, gone):
-                return Mismatch(
-                    op, f"{op.func} gives shape {tuple(small.shape)}, not {graph.kept_shape(value, gone)}"
-                )
-            for dim, index in enumerate(graph.kept_index(value, gone)):
-                full = full if index is None else full.index_select(dim, index.to(full.device))  # noqa: PLW2901
-            if _used(op) and full.numel() and not distance([full], [small]) <= tolerance([full]):
-                return Mismatch(op, f"{op.func} gives other numbers")
-    return Mismatch(None, reason or "its outputs differ")
-
-
-def _used(op: Op) -> bool:
-    """Whether the numbers of an op's output mean something: not for memory that is filled later."""
-    return not op.func.overloadpacket.__name__.startswith(("empty", "new_empty"))

@@ -81,8 +81,10 @@ class Graph:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.labels = Labels(trace)
+        live = trace.live()
         for op in trace.ops:
-            ops.apply(op, self.labels)
+            if op in live:  # what nobody reads asks for nothing
+                ops.apply(op, self.labels)
         for value in trace.outputs:
             self.labels.freeze(self.labels.of(value), "it is an output of the network")
         self.settle()
@@ -100,6 +102,7 @@ class Graph:
             source[ids] = True
             candidate[self.component[ids]] = True
         candidate[FIXED] = False
+        self._sources = source
         signature = torch.zeros(count, dtype=torch.long)
         generator = torch.Generator().manual_seed(0)
         dimensions = []
@@ -127,6 +130,7 @@ class Graph:
                 produces = bool(source[first + int(index[0])])
                 members[number].append(Member(name, dim, index[order].reshape(units, -1), produces))
         made = [self._group(found) for found in members if any(m.produces for m in found)]
+        made = [group for group in made if group.size > 1]  # the last unit of a group cannot go
         position = {name: k for k, name in enumerate(self.trace.parameters)}
         return sorted(made, key=lambda g: min(position[m.parameter] for m in g.members if m.produces))
 
@@ -163,9 +167,27 @@ class Graph:
         kept = self.kept_index(value, gone)
         return tuple(size if k is None else len(k) for size, k in zip(value.shape, kept, strict=True))
 
-    def unsupported(self) -> list[tuple[Op, str]]:
-        """Ops without a rule that keep channels from being removed, with the reason."""
-        return [(f.op, f.reason) for f in self.labels.frozen if f.unsupported and f.op is not None]
+    def unsupported(self) -> list[tuple[Op, str, tuple[str, ...]]]:
+        """Ops without a rule that keep channels from being removed, why, and the layers that compute these."""
+        blocked = [f for f in self.labels.frozen if f.unsupported and f.op is not None]
+        if not blocked:
+            return []
+        component = self.labels.components(all_rules=True)
+        found = []
+        for freeze in blocked:
+            touched = torch.zeros(self.labels.count, dtype=torch.bool)
+            touched[component[freeze.ids]] = True
+            touched[FIXED] = False
+            layers = [
+                name.rpartition(".")[0]
+                for (name, dim), first in self.labels.first.items()
+                if self._sources[first]
+                and touched[component[first : first + self.trace.parameters[name].shape[dim]]].any()
+            ]
+            if layers:
+                assert freeze.op is not None
+                found.append((freeze.op, freeze.reason, tuple(dict.fromkeys(layers))))
+        return found
 
 
 def analyse(model: nn.Module, example: Any) -> Graph:

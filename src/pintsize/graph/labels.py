@@ -54,6 +54,8 @@ class Labels:
     splits: list[Op] = field(default_factory=list)
     """Ops whose arguments may hold channel counts fixed in the user's code."""
     _edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _unsupported: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Edges that are there only because an op has no rule."""
     _next: int = 1
 
     def __post_init__(self) -> None:
@@ -118,14 +120,19 @@ class Labels:
         for layer in layers:
             ids = layer.reshape(-1).unique()
             self.frozen.append(Freeze(ids, reason, op, unsupported))
-            self._edges.append((ids, torch.zeros_like(ids)))
+            (self._unsupported if unsupported else self._edges).append((ids, torch.zeros_like(ids)))
 
-    def components(self) -> Tensor:
-        """For each id the smallest id it is joined with: 0 means that it must stay."""
+    def components(self, *, all_rules: bool = False) -> Tensor:
+        """For each id the smallest id it is joined with: 0 means that it must stay.
+
+        Args:
+            all_rules: as if every op had a rule.
+        """
         root = torch.arange(self._next)
-        if not self._edges:
+        edges = self._edges if all_rules else self._edges + self._unsupported
+        if not edges:
             return root
-        left, right = (torch.cat([edge[side] for edge in self._edges]) for side in (0, 1))
+        left, right = (torch.cat([edge[side] for edge in edges]) for side in (0, 1))
         while True:  # hook each root to the smallest root it meets, then shorten all paths
             ends = torch.stack([root[left], root[right]])
             low, high = ends.amin(0), ends.amax(0)

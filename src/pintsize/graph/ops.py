@@ -325,6 +325,20 @@ def prelu(op: Op, labels: Labels) -> None:
     labels.set(op.outputs[0], labels.of(x))
 
 
+@rule(aten._weight_norm_interface, aten._weight_norm)
+def weight_norm(op: Op, labels: Labels) -> None:
+    """A weight as direction and length; the length runs over all but one dimension, whose channels may go."""
+    direction, length = op.args[:2]
+    dim = (op.args[2] if len(op.args) > 2 else 0) % len(direction.shape)
+    for layer in labels.of(direction):
+        if dims_of(layer) == [dim]:
+            for other in labels.of(length):
+                labels.join(layer, other)
+            labels.set(op.outputs[0], [layer])
+        else:
+            labels.freeze([layer], "the length of a filter is taken over it", op)
+
+
 @rule(aten.embedding)
 def embedding(op: Op, labels: Labels) -> None:
     """Table look-up: the columns of the table are the channels of the result."""

@@ -51,7 +51,7 @@ def _trial(graph: Graph) -> Removed:
     for number, group in enumerate(graph.groups):
         if group.size > 1:
             share = 0.25 + 0.5 * ((number * 0.618033988749895) % 1.0)
-            count = min(max(1, round(share * group.size)), group.size - 1)
+            count = min(max(1, round(share * group.size)), group.size - (2 if group.size > 2 else 1))
             parts.append(group.removed(range(count)))
     return union(parts)
 
@@ -59,14 +59,19 @@ def _trial(graph: Graph) -> Removed:
 def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
     """Freeze the channels that a failed trial points at: of the op, else of its module, else of its parents."""
     op = mismatch.op
+    call = [
+        o
+        for o in graph.trace.ops
+        if o is op or (op is not None and op.call is not None and o.call == op.call)
+    ]
     gone = graph.gone(removed)
     same_kind = [o for o in graph.trace.ops if op is not None and _kind(o) == _kind(op)]
-    for candidates in ([op] if op else [], same_kind, *_wider(graph, op)):
+    for candidates in (call, same_kind, *_wider(graph, op)):
         layers = _removable(graph, candidates, gone)
         if layers:
-            everywhere = [o for c in candidates for o in same_kind] if candidates == [op] else candidates
+            everywhere = [*candidates, *same_kind] if candidates is call else candidates
             where = f"module '{op.module}'" if op is not None else "the network"
-            layers = _removable(graph, everywhere or candidates, gone)
+            layers = _removable(graph, everywhere, gone)
             graph.labels.freeze(layers, f"{where} does not allow its size to change ({mismatch.reason})", op)
             graph.settle()
             return

@@ -229,7 +229,32 @@ def index(op: Op, labels: Labels) -> None:
     labels.set(op.outputs[0], layers)
 
 
-@rule(aten.index_select, aten.gather, aten.scatter, aten.scatter_add, aten.index_add, aten.index_put, aten.index_put_,
+@rule(aten.index_select)
+def index_select(op: Op, labels: Labels) -> None:
+    """Rows picked by number along one dimension; channels there stay."""
+    x = op.args[0]
+    dim = _dim(x, op.args[1])
+    labels.freeze(
+        [one for one in labels.of(x) if one.shape[dim] > 1], "its positions are picked by number", op
+    )
+    labels.set(op.outputs[0], [one for one in labels.of(x) if one.shape[dim] == 1])
+
+
+@rule(aten.glu)
+def glu(op: Op, labels: Labels) -> None:
+    """Gated linear unit: the first half times the sigmoid of the second, so pairs go together."""
+    x = op.args[0]
+    dim = _dim(x, _arg(op, 1, "dim", -1))
+    layers = []
+    for layer in labels.of(x):
+        if layer.shape[dim] > 1:
+            labels.join_over(layer.unflatten(dim, (2, -1)), [dim])
+            layer = layer.narrow(dim, 0, layer.shape[dim] // 2)  # noqa: PLW2901
+        layers.append(layer)
+    labels.set(op.outputs[0], layers)
+
+
+@rule(aten.gather, aten.scatter, aten.scatter_add, aten.index_add, aten.index_put, aten.index_put_,
       aten.index_copy, aten.masked_select, aten.nonzero, aten.one_hot, aten.as_strided, aten.unfold, aten.im2col,
       aten.col2im, aten.grid_sampler_2d)  # fmt: skip
 def addressed(op: Op, labels: Labels) -> None:
@@ -326,8 +351,13 @@ def reduce(op: Op, labels: Labels) -> None:
     else:
         dims = _reduced(op)
     layers = []
+    norm = (
+        op.func.overloadpacket is aten.mean and op.call is not None and op.call.function.endswith(".rms_norm")
+    )
     for layer in labels.of(x):
-        if any(layer.shape[d] > 1 for d in dims):
+        if norm and any(layer.shape[d] > 1 for d in dims):
+            labels.across[op] = layer  # a norm that is written out: over the kept channels
+        elif any(layer.shape[d] > 1 for d in dims):
             labels.freeze([layer], f"{op.func} runs over it", op)
         elif len(output.shape) == len(x.shape):
             layers.append(layer)

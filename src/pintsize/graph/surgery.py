@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .attention import SlimMultiheadAttention
 from .groups import Graph, Removed
+from .ops import aten
 from .trace import Value
 
 Attributes = dict[str, dict[str, Any]]
@@ -145,31 +146,24 @@ def _without(tensor: Tensor, dims: Mapping[int, list[int]]) -> Tensor:
 
 def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
     """The attributes that no longer fit once the ids that are `gone` are removed, with their new values."""
-    names = graph.trace.aliases
-    shapes = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
-    inputs: dict[str, Value] = {}
-    for op in graph.trace.ops:
-        seen = [v for v in op.inputs if v.name is None]
-        if seen:
-            inputs.setdefault(op.module, seen[0])
+    aliases = graph.trace.aliases
+    parameters = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
+    used, inputs = _weights_in_use(graph, gone)
     found: Attributes = {}
     for path, module in model.named_modules():
-        weight = f"{path}.weight" if path else "weight"
-        shape = shapes.get(names.get(weight, weight))
         values: dict[str, Any] = {}
+        weight, packed = (aliases.get(name, name) for name in (f"{path}.weight", f"{path}.in_proj_weight"))
+        shape = used.get(path, parameters.get(weight))
         if isinstance(module, _NORMS):
             if path in inputs:
                 values = _norm(module, graph.kept_shape(inputs[path], gone))
+        elif isinstance(module, nn.MultiheadAttention):
+            if packed in parameters:
+                inner, width = parameters[packed]
+                heads = inner // 3 // module.head_dim
+                values = {"embed_dim": width, "kdim": width, "vdim": width, "num_heads": heads}
         elif shape is not None:
             values = _layer(module, shape)
-        elif isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim:
-            inner, width = shapes[names.get(f"{path}.in_proj_weight", f"{path}.in_proj_weight")]
-            values = {
-                "embed_dim": width,
-                "kdim": width,
-                "vdim": width,
-                "num_heads": inner // 3 // module.head_dim,
-            }
         if not type(module).__module__.startswith("torch.nn"):
             values |= _counts(module, path, graph, gone)
         values |= _padding(path, graph, gone)
@@ -179,6 +173,24 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
     return found
 
 
+def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ...]], dict[str, Value]]:
+    """Per module the kept shape of the weight it multiplies with, however that is computed, and its first input."""
+    used: dict[str, tuple[int, ...]] = {}
+    inputs: dict[str, Value] = {}
+    for op in graph.trace.ops:
+        packet = op.func.overloadpacket
+        if packet is aten.convolution:
+            used[op.module] = graph.kept_shape(op.args[1], gone)
+        elif packet in (aten.mm, aten.addmm) and op.args[-1] in graph.labels.weights:
+            used[op.module] = graph.kept_shape(op.args[-1], gone)[::-1]
+        seen = [v for v in op.inputs if v not in graph.labels.weights]
+        if seen:
+            inputs.setdefault(op.module, seen[0])
+    return used, inputs
+
+
+# Calls that are given sizes as numbers.
+_SIZED = {"view", "reshape", "unflatten", "expand", "repeat", "tile", "split", "split_with_sizes", "narrow"}
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -233,10 +245,14 @@ def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[st
         return {}
     sizes: dict[int, set[int]] = {}
     for op in graph.trace.ops:
-        if op.module == path:
-            for value in (*op.inputs, *op.outputs):
+        function = op.call.function.rpartition(".")[2] if op.call is not None else ""
+        if op.module == path and function in _SIZED:
+            for value in op.outputs:
                 for before, after in zip(value.shape, graph.kept_shape(value, gone), strict=True):
                     sizes.setdefault(before, set()).add(after)
-    return {
-        key: next(iter(sizes[value])) for key, value in candidates.items() if len(sizes.get(value, ())) == 1
-    }
+    new: dict[str, Any] = {}
+    for key, old in candidates.items():
+        changed = sizes.get(old, {old}) - {old}
+        if len(changed) == 1:
+            new[key] = changed.pop()
+    return new

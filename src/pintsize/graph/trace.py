@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..errors import InputError, OperationError
@@ -78,6 +78,15 @@ class Trace:
     paddings: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Modules that keep the amounts of `F.pad` in an attribute `padding`, which can be changed."""
 
+    def live(self) -> set[Op]:
+        """The ops that the outputs depend on."""
+        needed, found = set(self.outputs), set()
+        for op in reversed(self.ops):
+            if op.func._schema.is_mutable or not needed.isdisjoint(op.outputs):
+                needed.update(op.inputs)
+                found.add(op)
+        return found
+
     def consumers(self) -> dict[Value, list[Op]]:
         """For each value the ops that read it."""
         users: dict[Value, list[Op]] = {}
@@ -130,18 +139,22 @@ def quiet(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def record(model: nn.Module, example: Any) -> Trace:
+def record(
+    model: nn.Module, example: Any, *, trace: Trace | None = None, results: list[list[Tensor]] | None = None
+) -> Trace:
     """Run `model` once in eval mode, without gradients, and note every op.
 
     Args:
         model: any module; its mode and its buffers are as before afterwards.
         example: an input tensor, or a tuple of them.
+        trace: an empty one to fill, which holds the ops so far if the forward fails.
+        results: gets, for each op, copies of what it gave.
 
     Raises:
         OperationError: the model's forward fails on `example`.
     """
     args = as_args(example)
-    recorder = _Recorder(model)
+    recorder = _Recorder(model, trace if trace is not None else Trace(), results)
     for leaf in tree_flatten(args)[0]:
         if isinstance(leaf, Tensor):
             recorder.trace.inputs.append(recorder.value(leaf))
@@ -177,10 +190,11 @@ class DispatchMode(TorchDispatchMode):
 class _Recorder(DispatchMode):
     """Notes the ATen ops; `functions` beside it notes which user-level call they belong to."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, trace: Trace, results: list[list[Tensor]] | None) -> None:
         super().__init__()
         self.model = model
-        self.trace = Trace()
+        self.trace = trace
+        self.results = results
         self.counter = CallCounter()
         self.functions = _Functions(self.counter)
         self._values: dict[int, Value] = {}
@@ -243,6 +257,9 @@ class _Recorder(DispatchMode):
         self.trace.ops.append(
             Op(func, noted[0], noted[1], outputs, self.counter.modules[-1], self.functions.current)
         )
+        if self.results is not None:
+            with _disable_current_modes():  # the copies are no part of the pass
+                self.results.append([t.clone() for t in tree_flatten(result)[0] if isinstance(t, Tensor)])
         return result
 
 

@@ -257,13 +257,10 @@ def _prunable(model: nn.Module, graph: Graph, request: Request) -> list[ChannelG
                 "it matches no layer",
                 "see pintsize.channel_groups(model, example) for names",
             )
-    blocked = [
-        (op, reason)
-        for op, reason in graph.unsupported()
-        if not any(_matches(op.module, p) for p in request.ignore)
-    ]
-    if blocked:
-        op, reason = blocked[0]
+    for op, reason, layers in graph.unsupported():
+        ignored = [layer for layer in layers if any(_matches(layer, p) for p in request.ignore)]
+        if len(ignored) == len(layers) or any(_matches(op.module, p) for p in request.ignore):
+            continue
         raise UnsupportedOp(
             f"module '{op.module}'",
             reason,
