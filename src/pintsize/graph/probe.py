@@ -51,9 +51,14 @@ def _trial(graph: Graph) -> Removed:
     for number, group in enumerate(graph.groups):
         if group.size > 1:
             share = 0.25 + 0.5 * ((number * 0.618033988749895) % 1.0)
-            count = min(max(1, round(share * group.size)), group.size - (2 if group.size > 2 else 1))
-            parts.append(group.removed(range(count)))
+            left = min(max(round(share * group.size), 2), group.size - 1)
+            parts.append(group.removed(range(group.size - _prime(left))))
     return union(parts)
+
+
+def _prime(number: int) -> int:
+    """The largest prime up to `number` (1 for 1): sizes that no quotient in the user's code meets by chance."""
+    return next((p for p in range(number, 1, -1) if all(p % k for k in range(2, int(p**0.5) + 1))), 1)
 
 
 def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
@@ -87,7 +92,7 @@ def _kind(op: Op) -> tuple[Any, ...]:
 
 def _wider(graph: Graph, op: Op | None) -> list[list[Op]]:
     path = op.module if op is not None else ""
-    scopes = []
+    scopes = [[o for o in graph.trace.ops if op is not None and o.module == path]]  # without its submodules
     while path:
         scopes.append([o for o in graph.trace.ops if o.module == path or o.module.startswith(path + ".")])
         path = path.rpartition(".")[0]
