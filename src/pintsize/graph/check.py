@@ -34,20 +34,18 @@ class Mismatch(Exception):
 @contextlib.contextmanager
 def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
     """The removed slices of all parameters and buffers are zero inside the context."""
-    saved: list[tuple[Tensor, Tensor]] = []
+    saved: list[tuple[Tensor, int, Tensor, Tensor]] = []
     try:
         for name, dims in removed.items():
             tensor = _tensor(model, name).data
             for dim, indices in dims.items():
-                view = tensor.movedim(dim, 0)
                 index = torch.tensor(indices, device=tensor.device)
-                saved.append((view, index))
-                saved.append((view[index].clone(), index))
-                view[index] = 0
+                saved.append((tensor, dim, index, tensor.index_select(dim, index)))
+                tensor.index_fill_(dim, index, 0)
         yield
     finally:
-        for (view, index), (values, _) in reversed(list(zip(saved[::2], saved[1::2], strict=True))):
-            view[index] = values
+        for tensor, dim, index, values in reversed(saved):
+            tensor.index_copy_(dim, index, values)
 
 
 def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:

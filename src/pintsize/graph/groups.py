@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import ops, shape_ops  # noqa: F401 (shape_ops registers its rules)
+from . import ops, reduce_ops, shape_ops  # noqa: F401 (they register their rules)
 from .labels import FIXED, Labels, compact, dims_of
 from .trace import Op, Trace, Value, record
 

@@ -92,6 +92,8 @@ def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor
 
 @rule(
     aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.dropout, aten.native_dropout,
+    aten.hardswish, aten.hardswish_, aten.rrelu_with_noise, aten.rrelu_with_noise_, aten.log_sigmoid_forward,
+    aten.mish_, aten.threshold_, aten.hardsigmoid_, aten.hardtanh_, aten.leaky_relu_, aten.elu_, aten.celu_,
     aten.lift_fresh, aten.lift_fresh_copy, aten.fill, aten.fill_, aten.zero_, aten.bernoulli_, aten.nan_to_num,
     aten.zeros_like, aten.ones_like, aten.empty_like, aten.rand_like, aten.randn_like, aten.full_like,
     aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.isnan, aten.logical_not,

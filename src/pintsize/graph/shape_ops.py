@@ -35,11 +35,13 @@ def _fresh_outputs(op: Op, labels: Labels) -> None:
         labels.layers[output] = []
 
 
-def _dim(value: Value, dim: int) -> int:
+def dimension(value: Value, dim: int) -> int:
+    """`dim` counted from the front."""
     return dim % len(value.shape)
 
 
-def _arg(op: Op, position: int, name: str, default: Any) -> Any:
+def argument(op: Op, position: int, name: str, default: Any) -> Any:
+    """An argument given by position or by name."""
     if name in op.kwargs:
         return op.kwargs[name]
     return op.args[position] if len(op.args) > position else default
@@ -69,9 +71,9 @@ def rearrange(op: Op, labels: Labels) -> None:
     before = labels.of(x)
     packet = op.func.overloadpacket
     if packet in (aten.squeeze, aten.squeeze_):
-        gone = _arg(op, 1, "dim", None)
+        gone = argument(op, 1, "dim", None)
         dims = range(len(x.shape)) if gone is None else ([gone] if isinstance(gone, int) else gone)
-        drop = {_dim(x, d) for d in dims if x.shape[_dim(x, d)] == 1}
+        drop = {dimension(x, d) for d in dims if x.shape[dimension(x, d)] == 1}
         labels.set(
             output, [one.reshape([s for d, s in enumerate(one.shape) if d not in drop]) for one in before]
         )
@@ -94,7 +96,7 @@ def cut(op: Op, labels: Labels) -> None:
     """Pieces along one dimension; equal pieces of labelled channels shrink alike, uneven ones stay."""
     x = op.inputs[0]
     position = 2 if op.func.overloadpacket in (aten.split, aten.split_with_sizes) else 1
-    dim = _dim(x, _arg(op, position, "dim", 0))
+    dim = dimension(x, argument(op, position, "dim", 0))
     _fresh_outputs(op, labels)
     packet = op.func.overloadpacket
     labelled = [layer for layer in labels.of(x) if layer.shape[dim] > 1]
@@ -129,7 +131,7 @@ def _pieces(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
 def _slice(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
     """A slice of 1/n of the channels shrinks like its siblings; any other keeps its channels."""
     size, part = op.inputs[0].shape[dim], op.outputs[0].shape[dim]
-    start, step = _arg(op, 2, "start", 0) or 0, _arg(op, 4, "step", 1)
+    start, step = argument(op, 2, "start", 0) or 0, argument(op, 4, "step", 1)
     if step == 1 and size % part == 0 and start % part == 0:
         for layer in labelled:
             labels.grids.append(layer.unflatten(dim, (size // part, part)))
@@ -142,7 +144,7 @@ def cat(op: Op, labels: Labels) -> None:
     """Concatenation: the channels of the operands side by side; a piece without labels stays."""
     values = [v for v in op.args[0] if v.shape.numel() > 0]
     output = op.outputs[0]
-    dim = _arg(op, 1, "dim", 0) % len(output.shape)
+    dim = argument(op, 1, "dim", 0) % len(output.shape)
     stacked = op.func.overloadpacket is aten.stack
     pieces, kept = [], []
     for value in values:
@@ -199,7 +201,7 @@ def reorder(op: Op, labels: Labels) -> None:
 
 
 def _repeats(op: Op, ndim: int) -> list[int]:
-    times = list(_arg(op, 1, "repeats", None) or _arg(op, 1, "dims", []))
+    times = list(argument(op, 1, "repeats", None) or argument(op, 1, "dims", []))
     return [1] * (ndim - len(times)) + times
 
 
@@ -233,7 +235,7 @@ def index(op: Op, labels: Labels) -> None:
 def index_select(op: Op, labels: Labels) -> None:
     """Rows picked by number along one dimension; channels there stay."""
     x = op.args[0]
-    dim = _dim(x, op.args[1])
+    dim = dimension(x, op.args[1])
     labels.freeze(
         [one for one in labels.of(x) if one.shape[dim] > 1], "its positions are picked by number", op
     )
@@ -244,7 +246,7 @@ def index_select(op: Op, labels: Labels) -> None:
 def glu(op: Op, labels: Labels) -> None:
     """Gated linear unit: the first half times the sigmoid of the second, so pairs go together."""
     x = op.args[0]
-    dim = _dim(x, _arg(op, 1, "dim", -1))
+    dim = dimension(x, argument(op, 1, "dim", -1))
     layers = []
     for layer in labels.of(x):
         if layer.shape[dim] > 1:
@@ -324,84 +326,3 @@ def shuffle(op: Op, labels: Labels) -> None:
         out = op.outputs[0].shape
         repeat = [out[d] // ids.shape[d] if d >= n - 2 and ids.shape[d] > 1 else 1 for d in range(n)]
         labels.set(op.outputs[0], [*labels.of(op.outputs[0]), ids.repeat(repeat)])
-
-
-def _reduced(op: Op) -> list[int]:
-    """The dimensions a reduction runs over."""
-    x = op.inputs[0]
-    dim = _arg(op, 1, "dim", None)
-    if dim is None or isinstance(dim, bool | float) or dim == []:
-        return list(range(len(x.shape)))
-    return [_dim(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
-
-
-@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.prod, aten.var, aten.std, aten.var_mean,
-      aten.std_mean, aten.logsumexp, aten.argmax, aten.argmin, aten.any, aten.all, aten.median,
-      aten.linalg_vector_norm, aten.norm)  # fmt: skip
-def reduce(op: Op, labels: Labels) -> None:
-    """Reductions; channels that are averaged over stay."""
-    x, output = op.inputs[0], op.outputs[0]
-    if op.func.overloadpacket in (aten.linalg_vector_norm, aten.norm):
-        dim = _arg(op, 2, "dim", None)
-        dims = (
-            list(range(len(x.shape)))
-            if dim is None
-            else [_dim(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
-        )
-    else:
-        dims = _reduced(op)
-    layers = []
-    norm = (
-        op.func.overloadpacket is aten.mean and op.call is not None and op.call.function.endswith(".rms_norm")
-    )
-    for layer in labels.of(x):
-        if norm and any(layer.shape[d] > 1 for d in dims):
-            labels.across[op] = layer  # a norm that is written out: over the kept channels
-        elif any(layer.shape[d] > 1 for d in dims):
-            labels.freeze([layer], f"{op.func} runs over it", op)
-        elif len(output.shape) == len(x.shape):
-            layers.append(layer)
-        else:
-            layers.append(layer.reshape([s for d, s in enumerate(layer.shape) if d not in dims]))
-    for out in op.outputs:
-        labels.set(out, layers)
-
-
-@rule(
-    aten._softmax,
-    aten._log_softmax,
-    aten.softmax,
-    aten.cumsum,
-    aten.cumprod,
-    aten.sort,
-    aten.topk,
-    aten._safe_softmax,
-)
-def along_dim(op: Op, labels: Labels) -> None:
-    """Ops that mix the elements of one dimension and keep its size."""
-    position = {aten.sort: 1, aten.topk: 2}.get(op.func.overloadpacket, 1)
-    x = op.inputs[0]
-    dim = _dim(x, _arg(op, position, "dim", -1))
-    labels.freeze([one for one in labels.of(x) if one.shape[dim] > 1], f"{op.func} runs over it", op)
-    for output in op.outputs:
-        labels.set(output, [one for one in labels.of(x) if one.shape[dim] == 1])
-
-
-@rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d,
-      aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_avg_pool1d,
-      aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.upsample_nearest1d,
-      aten.upsample_nearest2d, aten.upsample_nearest3d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d,
-      aten.upsample_bicubic2d, aten.upsample_linear1d, aten.upsample_trilinear3d, aten._upsample_bilinear2d_aa,
-      aten._upsample_bicubic2d_aa, aten.mkldnn_max_pool2d, aten.quantized_max_pool2d)  # fmt: skip
-def spatial(op: Op, labels: Labels) -> None:
-    """Pooling and interpolation: channels pass, positions are mixed."""
-    x = op.inputs[0]
-    space = {1: "1d", 2: "2d", 3: "3d"}
-    dims = next(n for n, name in space.items() if name in str(op.func))
-    start = len(x.shape) - dims
-    labels.freeze(
-        [one for one in labels.of(x) if any(d >= start for d in dims_of(one))], f"{op.func} runs over it", op
-    )
-    kept = [one for one in labels.of(x) if all(d < start for d in dims_of(one))]
-    for output in op.outputs:
-        labels.set(output, kept)

@@ -114,27 +114,37 @@ def _weights(member: Member, statistics: Statistics) -> Tensor | None:
     return units_of(member, tensor) if tensor.dim() > 1 and isinstance(tensor, nn.Parameter) else None
 
 
+def _norms(member: Member, statistics: Statistics, order: int) -> Tensor | None:
+    """Σ |w|^order of each unit, `[U]`; None for vectors (biases, norms)."""
+    tensor = statistics.parameter(member.parameter)
+    if tensor.dim() < 2 or not isinstance(tensor, nn.Parameter):
+        return None
+    others = [d for d in range(tensor.dim()) if d != member.dim]
+    per_index = torch.linalg.vector_norm(tensor.detach().float(), order, others) ** order
+    total: Tensor = per_index[member.indices.to(tensor.device)].sum(1)
+    return total
+
+
 @criterion("l1")
 def l1(member: Member, statistics: Statistics) -> Tensor | None:
     """Sum of absolute weights (Li et al., 1608.08710, section 3.1)."""
-    weights = _weights(member, statistics)
-    return None if weights is None else weights.abs().sum(1)
+    return _norms(member, statistics, 1)
 
 
 @criterion("l2")
 def l2(member: Member, statistics: Statistics) -> Tensor | None:
     """Euclidean norm of the weights (He et al., 1808.06866, section 3.2)."""
-    weights = _weights(member, statistics)
-    return None if weights is None else weights.square().sum(1).sqrt()
+    energy = _norms(member, statistics, 2)
+    return None if energy is None else energy.sqrt()
 
 
 @criterion("lamp")
 def lamp(member: Member, statistics: Statistics) -> Tensor | None:
     """Squared norm over the sum of all not smaller ones of the layer (Lee et al., 2010.07611, equation 2)."""
-    weights = _weights(member, statistics)
-    if weights is None:
+    energies = _norms(member, statistics, 2)
+    if energies is None:
         return None
-    energy, order = weights.square().sum(1).double().sort(stable=True)
+    energy, order = energies.double().sort(stable=True)
     not_smaller = energy.flip(0).cumsum(0).flip(0)
     return torch.empty_like(energy).index_copy_(0, order, energy / (not_smaller + _TINY))
 

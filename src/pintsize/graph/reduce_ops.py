@@ -1,0 +1,89 @@
+"""Rules of the ops that reduce or mix along dimensions: means, softmax, pooling, interpolation."""
+
+from __future__ import annotations
+
+from .labels import Labels, dims_of
+from .ops import aten, rule
+from .shape_ops import argument, dimension
+from .trace import Op
+
+
+def _reduced(op: Op) -> list[int]:
+    """The dimensions a reduction runs over."""
+    x = op.inputs[0]
+    dim = argument(op, 1, "dim", None)
+    if dim is None or isinstance(dim, bool | float) or dim == []:
+        return list(range(len(x.shape)))
+    return [dimension(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
+
+
+@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.prod, aten.var, aten.std, aten.var_mean,
+      aten.std_mean, aten.logsumexp, aten.argmax, aten.argmin, aten.any, aten.all, aten.median,
+      aten.linalg_vector_norm, aten.norm)  # fmt: skip
+def reduce(op: Op, labels: Labels) -> None:
+    """Reductions; channels that are averaged over stay."""
+    x, output = op.inputs[0], op.outputs[0]
+    if op.func.overloadpacket in (aten.linalg_vector_norm, aten.norm):
+        dim = argument(op, 2, "dim", None)
+        dims = (
+            list(range(len(x.shape)))
+            if dim is None
+            else [dimension(x, d) for d in ([dim] if isinstance(dim, int) else dim)]
+        )
+    else:
+        dims = _reduced(op)
+    layers = []
+    norm = (
+        op.func.overloadpacket is aten.mean and op.call is not None and op.call.function.endswith(".rms_norm")
+    )
+    for layer in labels.of(x):
+        if norm and any(layer.shape[d] > 1 for d in dims):
+            labels.across[op] = layer  # a norm that is written out: over the kept channels
+        elif any(layer.shape[d] > 1 for d in dims):
+            labels.freeze([layer], f"{op.func} runs over it", op)
+        elif len(output.shape) == len(x.shape):
+            layers.append(layer)
+        else:
+            layers.append(layer.reshape([s for d, s in enumerate(layer.shape) if d not in dims]))
+    for out in op.outputs:
+        labels.set(out, layers)
+
+
+@rule(
+    aten._softmax,
+    aten._log_softmax,
+    aten.softmax,
+    aten.cumsum,
+    aten.cumprod,
+    aten.sort,
+    aten.topk,
+    aten._safe_softmax,
+)
+def along_dim(op: Op, labels: Labels) -> None:
+    """Ops that mix the elements of one dimension and keep its size."""
+    position = {aten.sort: 1, aten.topk: 2}.get(op.func.overloadpacket, 1)
+    x = op.inputs[0]
+    dim = dimension(x, argument(op, position, "dim", -1))
+    labels.freeze([one for one in labels.of(x) if one.shape[dim] > 1], f"{op.func} runs over it", op)
+    for output in op.outputs:
+        labels.set(output, [one for one in labels.of(x) if one.shape[dim] == 1])
+
+
+@rule(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool1d, aten.max_pool2d, aten.avg_pool1d,
+      aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_avg_pool1d,
+      aten.adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.upsample_nearest1d,
+      aten.upsample_nearest2d, aten.upsample_nearest3d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d,
+      aten.upsample_bicubic2d, aten.upsample_linear1d, aten.upsample_trilinear3d, aten._upsample_bilinear2d_aa,
+      aten._upsample_bicubic2d_aa, aten.mkldnn_max_pool2d, aten.quantized_max_pool2d)  # fmt: skip
+def spatial(op: Op, labels: Labels) -> None:
+    """Pooling and interpolation: channels pass, positions are mixed."""
+    x = op.inputs[0]
+    space = {1: "1d", 2: "2d", 3: "3d"}
+    dims = next(n for n, name in space.items() if name in str(op.func))
+    start = len(x.shape) - dims
+    labels.freeze(
+        [one for one in labels.of(x) if any(d >= start for d in dims_of(one))], f"{op.func} runs over it", op
+    )
+    kept = [one for one in labels.of(x) if all(d < start for d in dims_of(one))]
+    for output in op.outputs:
+        labels.set(output, kept)
