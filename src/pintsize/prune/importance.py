@@ -93,10 +93,11 @@ _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda s: s.square().sum(0).sqrt(),
 }
 _TINY = 1e-30
+# Divisors are positive: scores of a user's criterion may be negative, and their order must stay.
 _NORMALIZE: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda s: s / (s.mean() + _TINY),
-    "max": lambda s: s / (s.amax() + _TINY),
-    "sum": lambda s: s / (s.sum() + _TINY),
+    "mean": lambda s: s / (s.abs().mean() + _TINY),
+    "max": lambda s: s / (s.abs().amax() + _TINY),
+    "sum": lambda s: s / (s.abs().sum() + _TINY),
     "standard": lambda s: (s - s.mean()) / (s.std(correction=0) + _TINY),
     "none": lambda s: s,
 }

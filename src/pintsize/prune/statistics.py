@@ -146,7 +146,7 @@ class Statistics:
 
         def note(path: str, channel: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach().movedim(channel, 0).flatten(1)
-            new = [x.abs().mean(1), (x != 0).float().mean(1), torch.ones(())]
+            new = [x.abs().sum(1), (x != 0).float().sum(1), torch.tensor(float(x.shape[1]))]
             sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
 
         handles = [
