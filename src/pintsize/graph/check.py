@@ -122,7 +122,8 @@ class KeptNorms(DispatchMode):
     ) -> Any:
         op = next(self._ops)
         layer = self.graph.labels.across.get(op)
-        result = func(*args, **(kwargs or {}))
+        # held as the trace holds it, else PyTorch issues no detach behind torch.linspace and its like
+        self._held = result = func(*args, **(kwargs or {}))
         if layer is not None:
             keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
             # in place: other strides could make later views take another way than in the trace

@@ -33,37 +33,34 @@ class Folding:
     """Constants per layer that reads removed channels."""
 
     shifts: dict[str, Tensor]
-    """Layer → what to add to each of its output channels (those of the network before the cut)."""
+    """Layer → what to add to each of the output channels that it keeps."""
     norms: dict[str, str]
     """Layer → running mean of the batch norm behind it, where it has one."""
     errors: dict[str, float]
     """Layer → largest difference that is left, in standard deviations of its output."""
 
-    def apply(self, model: nn.Module, removed: Removed) -> tuple[tuple[str, ...], dict[str, float]]:
+    def apply(self, model: nn.Module) -> tuple[tuple[str, ...], dict[str, float]]:
         """Add the constants to the cut network; return the layers that got a bias, and the errors."""
         added = []
         with torch.no_grad():
             for path, shift in self.shifts.items():
                 layer = model.get_submodule(path)
-                gone = removed.get(f"{path}.weight", {}).get(0, [])
-                keep = torch.ones(len(shift), dtype=torch.bool)
-                keep[gone] = False
-                value = shift[keep.to(shift.device)]
                 if path in self.norms:
-                    model.get_buffer(self.norms[path]).sub_(value)
+                    model.get_buffer(self.norms[path]).sub_(shift)
                     continue
                 if getattr(layer, "bias", None) is None:
                     added.append(path)
-                add_bias(layer).add_(value)
+                add_bias(layer).add_(shift)
         return tuple(added), self.errors
 
 
 def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Folding:
     """The constants that `removed` leaves, measured on `example`; `model` is unchanged."""
-    if graph.labels.across and any(
-        graph.gone(removed)[layer].any() for layer in graph.labels.across.values()
-    ):
-        return Folding({}, {}, {})  # a norm across channels: what is removed changes it anyway
+    gone = graph.gone(removed)
+    for layer in graph.labels.across.values():  # what a norm across channels loses changes it anyway
+        normed = torch.zeros_like(gone)
+        normed[graph.component[layer]] = True
+        gone &= ~normed[graph.component]
     produced = {
         (m.parameter, m.dim)
         for group in graph.groups
@@ -73,12 +70,13 @@ def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Fold
     norms = _norm_vectors(graph)
     silent: Removed = {}
     for name, dims in removed.items():
-        chosen = {d: i for d, i in dims.items() if (name, d) in produced and name not in norms}
-        if chosen:
-            silent[name] = chosen
-    collect = _Collect(model, graph, removed)
-    if not collect.readers:
-        return Folding({}, {}, {})
+        if name in norms:
+            continue
+        first = {dim: graph.labels.first[name, dim] for dim in dims if (name, dim) in produced}
+        chosen = {dim: [i for i in dims[dim] if gone[start + i]] for dim, start in first.items()}
+        if any(chosen.values()):
+            silent[name] = {dim: indices for dim, indices in chosen.items() if indices}
+    collect = _Collect(model, graph, gone, graph.gone(removed))
     with zeroed(model, silent):
         run(model, example, collect)
     return Folding(collect.shifts, collect.norms, collect.errors)
@@ -98,21 +96,22 @@ def _norm_vectors(graph: Graph) -> set[str]:
 class _Collect(DispatchMode):
     """Measures what the removed channels contribute to each layer that reads them."""
 
-    def __init__(self, model: nn.Module, graph: Graph, removed: Removed) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, gone: Tensor, gone_all: Tensor) -> None:
         super().__init__()
         self.graph = graph
-        self.gone = graph.gone(removed)
+        self.gone = gone
+        self.gone_all = gone_all
         self.shifts: dict[str, Tensor] = {}
         self.norms: dict[str, str] = {}
         self.errors: dict[str, float] = {}
-        self.readers = self._find_readers(model, removed)
+        self.uses: Counter[str] = Counter()
+        self.readers = self._find_readers(model)
         self._ops = iter(graph.trace.ops)
 
-    def _find_readers(self, model: nn.Module, removed: Removed) -> dict[Op, str]:
+    def _find_readers(self, model: nn.Module) -> dict[Op, str]:
         names = weight_names(self.graph)
         consumers = self.graph.trace.consumers()
         products = (aten.convolution, aten.addmm, aten.mm)
-        uses: Counter[str] = Counter()
         found: dict[Op, str] = {}
         for op in self.graph.trace.ops:
             if op.func.overloadpacket not in products:
@@ -120,30 +119,21 @@ class _Collect(DispatchMode):
             weight = op.args[1] if op.func.overloadpacket is aten.convolution else op.args[-1]
             name = names.get(weight, "")
             path = name.rpartition(".")[0]
-            uses[path] += 1
-            plain = name == f"{path}.weight" and isinstance(
-                model.get_submodule(path), nn.Linear | nn.modules.conv._ConvNd
-            )
-            if (
-                plain
-                and removed.get(name, {}).get(1)
-                and not getattr(model.get_submodule(path), "transposed", False)
-            ):
-                found[op] = path
-                behind = consumers.get(op.outputs[0], [])
-                if (
-                    len(behind) == 1
-                    and behind[0].func.overloadpacket in _NORMS
-                    and behind[0].args[3] is not None
-                ):
-                    self.norms[path] = behind[0].args[3].name
-        return {op: path for op, path in found.items() if uses[path] == 1}  # one bias cannot serve two inputs
+            layer = model.get_submodule(path)
+            if name != f"{path}.weight" or not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+                continue
+            self.uses[path] += 1
+            found[op] = path
+            behind = consumers.get(op.outputs[0], [])
+            if len(behind) == 1 and behind[0].func.overloadpacket in _NORMS and behind[0].args[3] is not None:
+                self.norms[path] = behind[0].args[3].name
+        return found
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         op = next(self._ops)
-        result = func(*args, **(kwargs or {}))
+        self._held = result = func(*args, **(kwargs or {}))  # as the trace holds it: same ops
         if op in self.readers:
             self._measure(op, func, args, result)
         return result
@@ -158,12 +148,15 @@ class _Collect(DispatchMode):
         part = x * mask.to(x.device)
         path = self.readers[op]
         if not bool(part.any()):
-            self.norms.pop(path, None)
             return
         added = func(part, args[1], None, *args[3:]) if convolution else part @ args[-1]
-        dims = [d for d in range(added.dim()) if d != 1]
-        mean = added.mean(dims)
-        rest = float((added - mean.reshape([-1 if d == 1 else 1 for d in range(added.dim())])).abs().max())
-        error = rest / (float(result.std()) or 1.0)
-        self.shifts[path] = mean
+        spread = float(result.std()) or 1.0
+        mean = added.mean([d for d in range(added.dim()) if d != 1])
+        if self.uses[path] > 1:  # one bias cannot serve two inputs
+            self.errors[path] = max(self.errors.get(path, 0.0), float(added.abs().max()) / spread)
+            return
+        rest = added - mean.reshape([-1 if d == 1 else 1 for d in range(added.dim())])
+        error = float(rest.abs().max()) / spread
+        keep = self.graph.kept_index(op.outputs[0], self.gone_all)[1]
+        self.shifts[path] = mean if keep is None else mean[keep.to(mean.device)]
         self.errors[path] = error if error > _EXACT else 0.0
