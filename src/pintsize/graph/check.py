@@ -57,7 +57,7 @@ def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:
 
 def reference(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> list[Tensor]:
     """The outputs of `model` with the removed channels zeroed."""
-    with zeroed(model, removed):
+    with zeroed(model, {name: dims for name, dims in removed.items() if name not in graph.labels.directions}):
         across = graph.labels.across
         return run(model, example, KeptNorms(graph, graph.gone(removed)) if across else None)
 
@@ -71,23 +71,41 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
     Raises:
         Mismatch: the cut network fails or computes something else; it has been taken back.
     """
-    expected = reference(model, example, graph, removed)
-    gone = graph.gone(removed)
-    attributes = new_attributes(model, graph, gone)
+    attributes = new_attributes(model, graph, graph.gone(removed))
     undo = Undo()
-    try:
-        cut(model, removed, attributes, undo)
-        outputs = run(model, example)
-        error = distance(expected, outputs)
-        if not error <= tolerance(expected):
-            raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")
-    except Exception:
-        from .diagnose import first_difference
+    with awake(model):
+        expected = reference(model, example, graph, removed)
+        try:
+            cut(model, removed, attributes, undo)
+            outputs = run(model, example)
+            error = distance(expected, outputs)
+            if not error <= tolerance(expected):
+                raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")
+        except Exception:
+            from .diagnose import first_difference
 
-        found = first_difference(model, example, graph, removed, undo)
-        undo()
-        raise found from None
+            found = first_difference(model, example, graph, removed, undo)
+            undo()
+            raise found from None
     return undo, error
+
+
+@contextlib.contextmanager
+def awake(model: nn.Module) -> Iterator[None]:
+    """Parameters that are all zero are random inside: a zero last layer would hide every difference."""
+    generator = torch.Generator().manual_seed(0)
+    asleep = {}
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and not parameter.data.reshape(-1)[0] and not parameter.data.any():
+            asleep[name] = parameter
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    try:
+        yield
+    finally:
+        now = dict(model.named_parameters())
+        for name, parameter in asleep.items():
+            parameter.data.zero_()
+            now[name].data.zero_()
 
 
 def tolerance(outputs: list[Tensor]) -> float:

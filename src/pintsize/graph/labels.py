@@ -47,13 +47,19 @@ class Labels:
     sources: list[Tensor] = field(default_factory=list)
     """Ids of channels that some layer computes: what may be removed."""
     frozen: list[Freeze] = field(default_factory=list)
-    grids: list[Tensor] = field(default_factory=list)
+    grids: list[tuple[Value, Tensor]] = field(default_factory=list)
     """Layers that vary along several dimensions: what is kept of them must be a rectangular grid."""
+    directions: set[str] = field(default_factory=set)
+    """Parameters that are divided by their own length, which must not become zero."""
     across: dict[Op, Tensor] = field(default_factory=dict)
     """Norms that average over labelled channels → the layer of their input."""
     splits: list[Op] = field(default_factory=list)
     """Ops whose arguments may hold channel counts fixed in the user's code."""
     _edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    turned: set[Value] = field(default_factory=set)
+    """Values whose grid keeps its second-best dimension free, since the forward does not allow the best."""
+    _settled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Edges that keep grids rectangular."""
     _unsupported: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """Edges that are there only because an op has no rule."""
     _next: int = 1
@@ -95,7 +101,7 @@ class Labels:
             if varying:
                 kept.append(layer)
             if len(varying) > 1 and value not in self.weights:
-                self.grids.append(layer)
+                self.grids.append((value, layer))
         self.layers[value] = kept
 
     def join(self, left: Tensor, right: Tensor) -> None:
@@ -129,7 +135,7 @@ class Labels:
             all_rules: as if every op had a rule.
         """
         root = torch.arange(self._next)
-        edges = self._edges if all_rules else self._edges + self._unsupported
+        edges = [*self._edges, *self._settled, *([] if all_rules else self._unsupported)]
         if not edges:
             return root
         left, right = (torch.cat([edge[side] for edge in edges]) for side in (0, 1))
@@ -150,16 +156,22 @@ class Labels:
         One dimension of each grid stays free, the one with most independent ids: columns of a
         channel shuffle, whole heads where attention has already joined the dimensions of a head.
         """
+        self._settled = []
         while True:
             component = self.components()
             pending = False
-            for grid in self.grids:
+            for value, grid in self.grids:
                 now = component[grid]
                 varying = dims_of(compact(now))
                 if len(varying) < 2:
                     continue
-                free = max(varying, key=lambda dim: (_independent(now, dim), dim))
-                self.join_over(grid, [dim for dim in dims_of(grid) if dim != free])
+                best = sorted(varying, key=lambda dim: (_independent(now, dim), dim))
+                free = best[-2] if value in self.turned else best[-1]
+                for dim in dims_of(grid):
+                    if dim != free:
+                        first = grid.narrow(dim, 0, 1).expand_as(grid)
+                        self._settled.append((first.reshape(-1), grid.reshape(-1)))
+                        grid = grid.narrow(dim, 0, 1)  # noqa: PLW2901
                 pending = True
             if not pending:
                 return component

@@ -293,7 +293,6 @@ def layer_norm(op: Op, labels: Labels) -> None:
 def group_norm(op: Op, labels: Labels) -> None:
     """Group norm: the same channels of every group go together, so that groups stay equal."""
     x, groups = op.args[0], op.args[6]
-    channels = x.shape[1]
     for vector in (v for v in op.args[1:3] if isinstance(v, Value)):
         own = [along(layer.reshape(-1), 1, len(x.shape)) for layer in labels.of(vector)]
         mine = [layer for layer in labels.of(x) if layer.shape[1] > 1]
@@ -305,7 +304,6 @@ def group_norm(op: Op, labels: Labels) -> None:
     for layer in labels.of(x):
         if layer.shape[1] > 1:
             if groups > 1:
-                labels.grids.append(layer.expand(-1, channels, *layer.shape[2:]).unflatten(1, (groups, -1)))
                 labels.join_over(layer.unflatten(1, (groups, -1)), [1])
             labels.across[op] = layer
     labels.set(op.outputs[0], labels.of(x))
@@ -337,6 +335,10 @@ def weight_norm(op: Op, labels: Labels) -> None:
             for other in labels.of(length):
                 labels.join(layer, other)
             labels.set(op.outputs[0], [layer])
+            if len(op.outputs) > 1:
+                labels.set(op.outputs[1], [layer])
+            if direction.name is not None:
+                labels.directions.add(direction.name)
         else:
             labels.freeze([layer], "the length of a filter is taken over it", op)
 

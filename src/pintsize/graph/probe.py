@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .check import Mismatch, attempt
@@ -71,6 +72,8 @@ def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
     ]
     gone = graph.gone(removed)
     same_kind = [o for o in graph.trace.ops if op is not None and _kind(o) == _kind(op)]
+    if _turn(graph, {value for o in (*call, *same_kind) for value in o.outputs}):
+        return
     for candidates in (call, same_kind, *_wider(graph, op)):
         layers = _removable(graph, candidates, gone)
         if layers:
@@ -81,6 +84,20 @@ def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
             graph.settle()
             return
     raise AssertionError(f"nothing to blame for: {mismatch.reason}")
+
+
+def _turn(graph: Graph, values: set[Value]) -> bool:
+    """Keep the other dimension free in the grids of `values`, and of all that show the same channels."""
+    labels = graph.labels
+    shown = torch.zeros(labels.count, dtype=torch.bool)
+    for value, grid in labels.grids:
+        if value in values and value not in labels.turned:
+            shown[grid] = True
+    turned = {value for value, grid in labels.grids if shown[grid].any()}
+    labels.turned |= turned
+    if turned:
+        graph.settle()
+    return bool(turned)
 
 
 def _kind(op: Op) -> tuple[Any, ...]:

@@ -125,7 +125,7 @@ def _pieces(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
         labels.freeze(labelled, "it is split into pieces of fixed, unequal sizes", op)
     elif len(op.outputs) > 1:
         for layer in labelled:
-            labels.grids.append(layer.unflatten(dim, (len(op.outputs), -1)))
+            labels.join_over(layer.unflatten(dim, (len(op.outputs), -1)), [dim])
 
 
 def _slice(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
@@ -134,7 +134,7 @@ def _slice(op: Op, labels: Labels, labelled: list[Tensor], dim: int) -> None:
     start, step = argument(op, 2, "start", 0) or 0, argument(op, 4, "step", 1)
     if step == 1 and size % part == 0 and start % part == 0:
         for layer in labelled:
-            labels.grids.append(layer.unflatten(dim, (size // part, part)))
+            labels.join_over(layer.unflatten(dim, (size // part, part)), [dim])
     else:
         labels.freeze(labelled, "a slice with fixed ends is taken of it", op)
 
@@ -231,6 +231,16 @@ def index(op: Op, labels: Labels) -> None:
     labels.set(op.outputs[0], layers)
 
 
+@rule(aten.as_strided, aten.as_strided_)
+def as_strided(op: Op, labels: Labels) -> None:
+    """Another memory layout of the same elements; anything else addresses elements by number."""
+    x, output = op.inputs[0], op.outputs[0]
+    if tuple(op.args[1]) == tuple(x.shape):
+        labels.set(output, labels.of(x))
+    else:
+        labels.freeze(labels.of(x), "its positions are picked by number", op)
+
+
 @rule(aten.index_select)
 def index_select(op: Op, labels: Labels) -> None:
     """Rows picked by number along one dimension; channels there stay."""
@@ -257,7 +267,7 @@ def glu(op: Op, labels: Labels) -> None:
 
 
 @rule(aten.gather, aten.scatter, aten.scatter_add, aten.index_add, aten.index_put, aten.index_put_,
-      aten.index_copy, aten.masked_select, aten.nonzero, aten.one_hot, aten.as_strided, aten.unfold, aten.im2col,
+      aten.index_copy, aten.masked_select, aten.nonzero, aten.one_hot, aten.unfold, aten.im2col,
       aten.col2im, aten.grid_sampler_2d)  # fmt: skip
 def addressed(op: Op, labels: Labels) -> None:
     """Ops that address elements by number: what is labelled in them stays."""
@@ -312,7 +322,7 @@ def shuffle(op: Op, labels: Labels) -> None:
         groups = op.args[1]
         for layer in labels.of(x):
             if layer.shape[1] > 1:
-                labels.grids.append(layer.unflatten(1, (groups, -1)))
+                labels.join_over(layer.unflatten(1, (groups, -1)), [1])
         _run(op, labels, labels.of(x), [1])
         return
     n = len(x.shape)

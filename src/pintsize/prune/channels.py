@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Request:
     ignore: tuple[str, ...]
     ratios: Mapping[str, float]
     fold_constants: bool
+    strict: bool = True
+    """Whether a target that cannot be met is an error; in later rounds, which have cut already, it is a note."""
 
 
 def prune(
@@ -78,7 +81,7 @@ def prune(
         ratio: fraction of the prunable channels to remove, in [0, 1). 0 changes nothing.
         params: instead of `ratio`, the fraction of the parameters to keep, reached within 1 %.
         macs: likewise, of the multiply–accumulate operations.
-        bytes: likewise, of the bytes of parameters and buffers.
+        bytes: likewise, of the bytes of the parameters.
         latency: likewise, of the latency that `latency_table` predicts.
         latency_table: a function from the shapes of all parameters to milliseconds.
         importance: a criterion's name, or an `Importance` with reduction and normalisation.
@@ -112,9 +115,13 @@ def prune(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps={steps!r}", "it is not a number of rounds", "pass steps=1 or more")
     _record.check_order(model, PruneStep)
+    if steps > 1:  # what cannot be met as a whole must show before the first round
+        graph = analyse(model, example)
+        _choose(model, graph, _prunable(model, graph, request), request, Statistics(model, data, seed, loss),
+                _prices(graph, latency_table))  # fmt: skip
     whole: PruningPlan | None = None
     for step in range(steps):
-        part = _part(request, step, steps)
+        part = dataclasses.replace(_part(request, step, steps), strict=step == 0)
         plan = _once(model, example, part, Statistics(model, data, seed, loss), latency_table, optimizer)
         whole = plan if whole is None else whole.then(plan)
         if between is not None:
@@ -197,13 +204,7 @@ def _once(
     graph = analyse(model, example)
     while True:
         groups = _prunable(model, graph, request)
-        priced = {
-            "params": costs.parameters(graph),
-            "macs": costs.macs(graph),
-            "bytes": costs.weight_bytes(graph),
-        }
-        if table is not None:
-            priced["latency"] = table
+        priced = _prices(graph, table)
         removed, note = _choose(model, graph, groups, request, statistics, priced)
         folding = (
             constants.find(model, example, graph, removed) if request.fold_constants and removed else None
@@ -227,7 +228,7 @@ def _once(
             else _channels_left(all_groups, removed)
         )
     attributes = undo.attributes if undo is not None else {}
-    biases, errors = folding.apply(model, removed) if folding else ((), {})
+    biases, errors = folding.apply(model) if folding else ((), {})
     plan = PruningPlan(
         removed, attributes, biases, sizes[0], sizes[1], error, errors, (note,) if note else ()
     )
@@ -236,6 +237,15 @@ def _once(
         if optimizer is not None:
             follow(optimizer, before, model, removed)
     return plan
+
+
+def _prices(graph: Graph, table: Cost | None) -> dict[str, Cost]:
+    priced = {
+        "params": costs.parameters(graph),
+        "macs": costs.macs(graph),
+        "bytes": costs.weight_bytes(graph),
+    }
+    return priced if table is None else {**priced, "latency": table}
 
 
 def _channels_left(groups: Sequence[ChannelGroup], removed: Removed) -> float:
@@ -283,6 +293,8 @@ def _choose(
     """What goes, and a note about what was not reached."""
     if request.ratio == 0 and not any(request.ratios.values()):
         return {}, ""
+    if not groups and not request.strict:
+        return {}, "nothing is left to prune"
     if not groups:
         raise InputError(
             "prune",
@@ -304,7 +316,7 @@ def _choose(
         name, keep = request.target
         cost = priced[name]
         removed, note = selection.solve(
-            candidates, lambda n: cost(costs.kept_shapes(graph, groups, n)), keep, name
+            candidates, lambda n: cost(costs.kept_shapes(graph, groups, n)), keep, name, strict=request.strict
         )
     else:
         removed = selection.counts(

@@ -35,8 +35,10 @@ def parameters(graph: Graph) -> Cost:
 
 
 def weight_bytes(graph: Graph) -> Cost:
-    """Bytes of parameters and buffers at their precision."""
-    sizes = {name: value.dtype.itemsize for name, value in graph.trace.parameters.items()}
+    """Bytes of the parameters at their precision."""
+    sizes = {
+        name: value.dtype.itemsize for name, value in graph.trace.parameters.items() if value.is_parameter
+    }
     return lambda shapes: float(sum(math.prod(shapes[name]) * size for name, size in sizes.items()))
 
 

@@ -119,7 +119,12 @@ def _lowest(candidates: Candidates, inside: list[int], level: float) -> list[int
 
 
 def solve(
-    candidates: Candidates, cost: Callable[[Sequence[int]], float], target: float, name: str
+    candidates: Candidates,
+    cost: Callable[[Sequence[int]], float],
+    target: float,
+    name: str,
+    *,
+    strict: bool = True,
 ) -> tuple[list[int], str]:
     """The counts whose cost is the given share of the whole, as close below it as rounding allows.
 
@@ -132,7 +137,7 @@ def solve(
     whole = cost([0] * len(candidates.groups))
     goal = target * whole
     least = cost(counts(candidates, 1.0))
-    if least > goal * (1 + CLOSE):
+    if least > goal * (1 + CLOSE) and strict:
         raise InputError(
             f"{name}={target:g}",
             f"the most that can be pruned leaves {least / whole:.3f} of it, {least / whole - target:.3f} too much",
