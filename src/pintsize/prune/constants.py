@@ -67,7 +67,7 @@ def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Fold
         for m in group.members
         if m.produces or m.parameter.rpartition(".")[2] in {"bias", "running_mean"}
     }
-    norms = _norm_vectors(graph)
+    norms = _norm_vectors(graph) | set(graph.labels.directions)
     silent: Removed = {}
     for name, dims in removed.items():
         if name in norms:
