@@ -164,7 +164,7 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
                 values = {"embed_dim": width, "kdim": width, "vdim": width, "num_heads": heads}
         elif shape is not None:
             values = _layer(module, shape)
-        if not type(module).__module__.startswith("torch.nn"):
+        if not (type(module).__module__.startswith("torch.nn") or isinstance(module, nn.MultiheadAttention)):
             values |= _counts(module, path, graph, gone)
         values |= _padding(path, graph, gone)
         changed = {key: value for key, value in values.items() if getattr(module, key) != value}
