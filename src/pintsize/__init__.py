@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from . import models as models
     from .deploy import export as export
     from .deploy import open_runtime as open_runtime
-    from .deploy import verify as verify
+    from .deploy import verify as verify  # type: ignore[no-redef]
     from .files import load as load
     from .files import save as save
     from .graph import channel_groups as channel_groups
-    from .measure import profile as profile
+    from .measure import profile as profile  # type: ignore[no-redef]
     from .pipeline import compress as compress
     from .prune import PruningPlan as PruningPlan
     from .prune import prune as prune

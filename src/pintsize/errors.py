@@ -56,7 +56,10 @@ class MissingExtra(OperationError):
 
     def __init__(self, feature: str, extra: str) -> None:
         PintsizeError.__init__(
-            self, feature, f"the optional dependency '{extra}' is not installed", f"pip install 'pintsize[{extra}]'"
+            self,
+            feature,
+            f"the optional dependency '{extra}' is not installed",
+            f"pip install 'pintsize[{extra}]'",
         )
         self._init_args = (feature, extra)
 

@@ -47,7 +47,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise OperationError(
-            str(path), f"cannot be written ({error.strerror or error})",
+            str(path),
+            f"cannot be written ({error.strerror or error})",
             "choose a folder that is writable and has room; a file that was there before is unchanged",
         ) from error
     finally:
@@ -72,20 +73,17 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: any module; what pintsize did to it is in its record.
-        path: ends in `.safetensors`, or in `.pint` for the smallest file (see `pintsize.export`).
+        path: ends in `.safetensors`.
 
     Raises:
         InputError: another suffix.
         OperationError: the file cannot be written; an older file of that name is intact.
     """
     path = Path(path)
-    if path.suffix == ".pint":
-        from .deploy import export
-
-        export(model, path)
-        return
     if path.suffix != ".safetensors":
-        raise InputError(str(path), f"the suffix {path.suffix!r} is not one that save writes", "use .safetensors")
+        raise InputError(
+            str(path), f"the suffix {path.suffix!r} is not one that save writes", "use .safetensors"
+        )
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
@@ -103,10 +101,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:
-    """Read a network that `save` or `export(".pint")` wrote, or a plain state dict.
+    """Read a network that `save` wrote, or a plain state dict.
 
     Args:
-        path: `.safetensors` or `.pint`; `.pt`, `.pth` and `.th` only as plain state dicts.
+        path: `.safetensors`; `.pt`, `.pth` and `.th` only as plain state dicts.
         model: the plain network, changed in place; needed only if it is not from `pintsize.models`.
 
     Returns:
@@ -117,10 +115,6 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.
         InputError: the file does not exist or does not fit `model`.
     """
     path = Path(path)
-    if path.suffix == ".pint":
-        from .deploy import pint
-
-        return pint.load(path, model=model)
     tensors, document = read_tensors(path)
     if document is not None:
         steps = _record.steps_from_json(document, source=str(path))
@@ -141,25 +135,35 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         return _read_safetensors(path)
     if path.suffix in {".pt", ".pth", ".th", ".bin"}:
         return _read_state_dict(path), None
-    raise InputError(str(path), f"the suffix {path.suffix!r} is not one that load reads",
-                     "use .safetensors, .pint, or a .pt, .pth or .th state dict")
+    raise InputError(
+        str(path),
+        f"the suffix {path.suffix!r} is not one that load reads",
+        "use .safetensors, or a .pt, .pth or .th state dict",
+    )
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `tensors` into `model`; every name and shape must match, or nothing is changed."""
     own = model.state_dict()
     # files from before PyTorch 0.4.1 lack these counters; nothing but momentum=None reads them
-    counters = {name: own[name] for name in own.keys() - tensors.keys() if name.endswith("num_batches_tracked")}
+    counters = {
+        name: own[name] for name in own.keys() - tensors.keys() if name.endswith("num_batches_tracked")
+    }
     tensors = {**tensors, **counters}
-    for problem, names in (("is missing", own.keys() - tensors.keys()), ("is not in the model", tensors.keys() - own.keys())):
+    for problem, names in (
+        ("is missing", own.keys() - tensors.keys()),
+        ("is not in the model", tensors.keys() - own.keys()),
+    ):
         if names:
             some = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise InputError(source, f"tensor {some} {problem}", "pass the network this file was saved from")
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape:
             raise InputError(
-                f"{source}, tensor {name}", f"its shape is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}",
-                "create the model with the same options (num_classes, in_channels, …) as when it was saved")
+                f"{source}, tensor {name}",
+                f"its shape is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}",
+                "create the model with the same options (num_classes, in_channels, …) as when it was saved",
+            )
     model.load_state_dict(tensors)
 
 
@@ -181,7 +185,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         document = json.loads(metadata[_KEY]) if _KEY in metadata else None
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CorruptFile(str(path), f"it is not a whole safetensors file ({error})", "restore it from a copy") from error
+        raise CorruptFile(
+            str(path), f"it is not a whole safetensors file ({error})", "restore it from a copy"
+        ) from error
     if document is None:
         return tensors, None
     if not isinstance(document, dict) or not isinstance(document.get("aliases", {}), dict):
@@ -190,7 +196,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         raise CorruptFile(str(path), "its weights do not match their checksum", "restore it from a copy")
     for alias, name in document.get("aliases", {}).items():
         if name not in tensors:
-            raise CorruptFile(str(path), f"tensor {alias} stands for {name}, which is missing", "restore it from a copy")
+            raise CorruptFile(
+                str(path), f"tensor {alias} stands for {name}, which is missing", "restore it from a copy"
+            )
         tensors[alias] = tensors[name]
     return tensors, document
 
@@ -200,8 +208,11 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptFile(str(path), f"it is not a plain state dict ({reason})",
-                          "save model.state_dict(), never the module itself: pickled code is not run") from error
+        raise CorruptFile(
+            str(path),
+            f"it is not a plain state dict ({reason})",
+            "save model.state_dict(), never the module itself: pickled code is not run",
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -216,10 +227,14 @@ def _plain_model(path: Path, document: dict[str, Any] | None) -> nn.Module:
     from . import models
 
     if not isinstance(made, dict) or not isinstance(made.get("options"), dict):
-        raise CorruptFile(str(path), "its model entry is not a name with options", "write the file again with ps.save")
+        raise CorruptFile(
+            str(path), "its model entry is not a name with options", "write the file again with ps.save"
+        )
     if made.get("name") not in models.list():
         raise unknown("model", made.get("name"), models.list())
     try:
         return models.create(made["name"], **made["options"])
     except TypeError as error:
-        raise CorruptFile(str(path), f"its model options do not fit ({error})", "restore it from a copy") from error
+        raise CorruptFile(
+            str(path), f"its model options do not fit ({error})", "restore it from a copy"
+        ) from error

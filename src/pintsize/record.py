@@ -104,12 +104,17 @@ def steps_from_json(document: Any, *, source: str) -> list[Step]:
     if not isinstance(document, dict) or not isinstance(document.get("steps"), list):
         raise CorruptFile(source, "its record is not a pintsize record", "write the file again with ps.save")
     if document.get("format") != FORMAT:
-        raise InputError(source, f"its record has format {document.get('format')!r}, this version reads {FORMAT}",
-                         "load it with the pintsize version that wrote it")
+        raise InputError(
+            source,
+            f"its record has format {document.get('format')!r}, this version reads {FORMAT}",
+            "load it with the pintsize version that wrote it",
+        )
     steps = []
     for number, fields in enumerate(document["steps"]):
         if not isinstance(fields, dict) or "kind" not in fields:
-            raise CorruptFile(source, f"step {number} of its record has no kind", "write the file again with ps.save")
+            raise CorruptFile(
+                source, f"step {number} of its record has no kind", "write the file again with ps.save"
+            )
         kind = fields["kind"]
         _import_steps()
         if kind not in _KINDS:
@@ -117,21 +122,29 @@ def steps_from_json(document: Any, *, source: str) -> list[Step]:
         try:
             steps.append(_KINDS[kind].from_json({k: v for k, v in fields.items() if k != "kind"}))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise CorruptFile(source, f"step {number} ('{kind}') of its record does not parse ({error})",
-                              "write the file again with ps.save") from error
+            raise CorruptFile(
+                source,
+                f"step {number} ('{kind}') of its record does not parse ({error})",
+                "write the file again with ps.save",
+            ) from error
     return steps
 
 
 def replay(model: nn.Module, steps: list[Step], *, source: str) -> None:
     """Apply `steps` to the plain `model` in place and make them its record."""
     if record(model):
-        raise InputError(f"model for {source}", "it has already been compressed", "pass the plain, unchanged model")
+        raise InputError(
+            f"model for {source}", "it has already been compressed", "pass the plain, unchanged model"
+        )
     for number, step in enumerate(steps):
         try:
             step.apply(model)
         except (AttributeError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
-            raise InputError(source, f"step {number} ('{step.kind}') of its record does not fit the model ({error})",
-                             "pass model= the same plain network that was compressed") from error
+            raise InputError(
+                source,
+                f"step {number} ('{step.kind}') of its record does not fit the model ({error})",
+                "pass model= the same plain network that was compressed",
+            ) from error
         append(model, step)
 
 

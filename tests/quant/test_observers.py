@@ -68,6 +68,12 @@ def test_entropy_clips_a_long_tail_and_keeps_a_uniform_range():
     assert float(high) > 0.9
 
 
+def test_entropy_is_not_misled_by_the_zeros_of_a_relu():
+    x = torch.randn(50000, generator=torch.Generator().manual_seed(0)).relu()
+    _, high = activation_range("entropy", seen(x), 8)
+    assert float(high) > 0.5 * float(x.max())
+
+
 def test_minmax_weight_scales_by_hand():
     quantizer = FakeQuantize(8, signed=True, channels=3, axis=0)
     set_weight_range(quantizer, torch.tensor([[1.27, -0.5], [0.1, -2.54], [0.0, 0.0]]), "minmax")

@@ -13,7 +13,12 @@ from pintsize.train import checkpoint, rng
 
 
 def content(**more):
-    return {"configuration": {"lr": 0.1}, "epoch": 3, "model": OrderedDict(w=torch.arange(6.0).view(2, 3)), **more}
+    return {
+        "configuration": {"lr": 0.1},
+        "epoch": 3,
+        "model": OrderedDict(w=torch.arange(6.0).view(2, 3)),
+        **more,
+    }
 
 
 def test_round_trip(tmp_path):

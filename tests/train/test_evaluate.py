@@ -43,7 +43,9 @@ def test_a_split_and_a_module_agree_with_counting():
     images, labels = next(digits.val.batches(1000))
     expected = 100 * (model(images).argmax(1) == labels).float().mean().item()
     assert evaluate(model, digits.val, batch_size=7) == pytest.approx(expected)
-    assert evaluate(lambda x: model(torch.from_numpy(x)).detach().numpy(), digits.val) == pytest.approx(expected)
+    assert evaluate(lambda x: model(torch.from_numpy(x)).detach().numpy(), digits.val) == pytest.approx(
+        expected
+    )
 
 
 def test_modes_and_statistics_are_as_before():

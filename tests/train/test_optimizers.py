@@ -14,7 +14,9 @@ from pintsize.train import Options, optimizers, train
 
 def options(**changes):
     defaults = inspect.signature(train).parameters
-    return Options(**{field.name: defaults[field.name].default for field in dataclasses.fields(Options)} | changes)
+    return Options(
+        **{field.name: defaults[field.name].default for field in dataclasses.fields(Options)} | changes
+    )
 
 
 def net():
@@ -31,7 +33,9 @@ def test_norms_and_biases_are_not_decayed():
     model = net()
     found = groups(optimizers.build(model, options(weight_decay=0.5)))
     assert [id(p) for p in found[0.5]] == [id(model[0].weight), id(model[5].weight)]
-    assert len(found[0.0]) == 7  # conv bias; norm weight and bias; PReLU; layer norm's two, of 2 dims; linear bias
+    assert (
+        len(found[0.0]) == 7
+    )  # conv bias; norm weight and bias; PReLU; layer norm's two, of 2 dims; linear bias
 
 
 def test_a_tied_weight_is_stepped_once():
@@ -54,7 +58,10 @@ def test_nothing_to_train():
 @pytest.mark.parametrize(
     ("changes", "plain"),
     [
-        ({"optimizer": "sgd", "nesterov": True}, lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, foreach=False)),
+        (
+            {"optimizer": "sgd", "nesterov": True},
+            lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, foreach=False),
+        ),
         ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, 0.1, foreach=False)),
         ({"optimizer": "adamw"}, lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0, foreach=False)),
     ],

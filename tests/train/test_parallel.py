@@ -58,7 +58,11 @@ def test_two_processes_train_as_one(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("RANK", None)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, command in (("one", [sys.executable]), ("two", launch), ("two", launch)):  # the third: read back
+    for name, command in (
+        ("one", [sys.executable]),
+        ("two", launch),
+        ("two", launch),
+    ):  # the third: read back
         subprocess.run([*command, str(script), str(tmp_path / name)], check=True, env=environment)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     for name, tensor in one["model"].items():

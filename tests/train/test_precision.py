@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
         ("DEFAULT", False, False, False),
     ],
 )
-def test_auto_takes_bf16_exactly_where_the_cpu_has_the_instructions(monkeypatch, capability, avx512_bf16, amx, fast):
+def test_auto_takes_bf16_exactly_where_the_cpu_has_the_instructions(
+    monkeypatch, capability, avx512_bf16, amx, fast
+):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)

@@ -121,7 +121,9 @@ def few():
 
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 10))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(144, 10)
+    )
 
 
 def quick(model, data, path, *, step=None, **options):
@@ -159,14 +161,18 @@ def test_a_stopped_training_stays_stopped(few, tmp_path):
             state.stop = True
 
     history = train(net(), few, epochs=3, checkpoint=tmp_path / "a", callbacks=[Stop(None)], progress=False)
-    assert train(net(), few, epochs=3, checkpoint=tmp_path / "a", callbacks=[Stop(1)], progress=False) == history
+    assert (
+        train(net(), few, epochs=3, checkpoint=tmp_path / "a", callbacks=[Stop(1)], progress=False) == history
+    )
     assert len(history) == 1
 
 
 def test_the_checkpoint_of_another_training_is_refused(few, tmp_path):
     quick(net(), few, tmp_path / "a", epochs=1)
     before = (tmp_path / "a").read_bytes()
-    with pytest.raises(InputError, match=r"epochs was 1, is 2; lr was 0\.05, is 0\.1; schedule was 'cosine', is 'step'"):
+    with pytest.raises(
+        InputError, match=r"epochs was 1, is 2; lr was 0\.05, is 0\.1; schedule was 'cosine', is 'step'"
+    ):
         quick(net(), few, tmp_path / "a", epochs=2, lr=0.1, schedule="step")
     wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(InputError, match="model was 'Sequential of 6 parameters"):

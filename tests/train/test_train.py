@@ -38,7 +38,9 @@ def quick(model, data, **options):
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -135,7 +137,9 @@ def test_the_average_is_what_is_returned(few):
 
     class Look(Callback):
         def on_epoch_end(self, state):
-            seen.update(ema=copy.deepcopy(state.ema.state_dict()), own=copy.deepcopy(state.model.state_dict()))
+            seen.update(
+                ema=copy.deepcopy(state.ema.state_dict()), own=copy.deepcopy(state.model.state_dict())
+            )
 
     model = net()
     history = quick(model, few, ema=0.99, callbacks=[Look()])

@@ -231,11 +231,13 @@ def _repeat_quantizers(graph: ir.Graph) -> None:
     """Quantize again, on the same grid, behind moves of data that the runtimes do not look through."""
     import onnx_ir as ir
 
+    found: dict[ir.Value, ir.Node] = {}
     for node in list(graph):
-        if node.op_type not in _REPEAT_BEHIND:
-            continue
-        source = quantized_values(graph).get(node.outputs[0])
+        source = _grid_source(node, found)
         if source is None:
+            continue
+        found.update(dict.fromkeys(node.outputs, source))
+        if node.op_type not in _REPEAT_BEHIND:
             continue
         for output in node.outputs:
             uses, consumers = list(output.uses()), list(output.consumers())
@@ -248,6 +250,7 @@ def _repeat_quantizers(graph: ir.Graph) -> None:
             for consumer, index in uses:
                 consumer.replace_input_with(index, again.outputs[0])
             graph.insert_after(node, again)
+            found[again.outputs[0]] = source
 
 
 def _attributes(node: ir.Node) -> dict[str, int]:

@@ -8,6 +8,7 @@ nodes to standard ONNX once the whole graph can be seen.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from ..errors import OperationError
 
@@ -40,8 +41,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], *, opset: int, dynamic_batch:
         OperationError: torch.export or the ONNX exporter does not understand the network.
     """
     _register_schema()
-    batch = torch.export.Dim("batch")
-    shapes = tuple({0: batch} if isinstance(arg, Tensor) else None for arg in args) if dynamic_batch else None
+    shapes = _open_batch(model, args) if dynamic_batch else None
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -61,6 +61,16 @@ def trace(model: nn.Module, args: tuple[Any, ...], *, opset: int, dynamic_batch:
         for number, value in enumerate(values):
             value.name = kind if len(values) == 1 else f"{kind}_{number}"
     return graph_model
+
+
+def _open_batch(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What torch.export wants to hear: which dimension of which argument is open, nested like the arguments."""
+    batch = torch.export.Dim("batch")
+    bound = inspect.signature(model.forward).bind(*args).arguments
+    return {
+        name: tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, value)
+        for name, value in bound.items()
+    }
 
 
 @contextlib.contextmanager

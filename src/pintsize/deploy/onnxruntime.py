@@ -100,6 +100,8 @@ def _session(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ERRORS_ONLY
+    # an idle session must not burn the cores that another one, or the caller, is using
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not _has_vnni():  # its int8 products would saturate at 16 bits; this makes them exact, if slower
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimised is not None:

@@ -35,8 +35,8 @@ class LayerProfile:
     output_shape: tuple[int, ...]
     """Of its last output for the whole example batch; () if it did not run."""
     weight_shape: tuple[int, ...] = ()
-    bits: int = 32
-    """Width of its weights."""
+    bits: int | None = None
+    """Width of its weights; None if it has none."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Profile:
                 _shape_text(layer.output_shape),
                 count_text(layer.params),
                 count_text(layer.macs),
-                str(layer.bits) if layer.params else "",
+                "" if layer.bits is None else str(layer.bits),
                 bytes_text(layer.bytes),
                 bytes_text(layer.activation_bytes),
             )
@@ -227,7 +227,7 @@ def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProf
         activation_bytes=round(sum(prod(value.shape) * value.dtype.itemsize for value in outputs) / batch),
         output_shape=tuple(outputs[-1].shape) if outputs else (),
         weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
-        bits=quantizer.bits if quantizer is not None else counted[0].element_size() * 8 if counted else 32,
+        bits=quantizer.bits if quantizer is not None else counted[0].element_size() * 8 if counted else None,
     )
 
 

@@ -24,4 +24,4 @@ def milliseconds_text(number: float) -> str:
 
 def _three(number: float) -> str:
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
-    return f"{number:.{digits}f}" if abs(number) >= 0.995 else f"{number:.3g}"
+    return f"{number:.{digits}f}" if abs(number) >= 0.995 else f"{number:#.3g}"

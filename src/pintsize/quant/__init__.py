@@ -1,10 +1,11 @@
 """Quantization: fewer bits for weights and activations, simulated exactly as the exported file computes."""
 
-from .calibrate import QuantizationResult, QuantizedActivation, QuantizedLayer, quantize
+from .calibrate import quantize
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fold import FoldStep, fold_batchnorm
 from .quantizer import FakeQuantize
 from .record import QuantizeStep
+from .result import QuantizationResult, QuantizedActivation, QuantizedLayer
 
 __all__ = [
     "FakeQuantize",

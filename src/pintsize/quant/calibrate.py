@@ -3,69 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..data import images_of
 from ..errors import InputError, InputTypeError
 from ..graph import trace
 from ..record import append, check_order
-from . import convert, flow, observers, patterns, placement
+from . import convert, flow, observers, patterns, placement, rounding
+from . import equalize as equalization
+from .bias import correct_biases
 from .fold import FoldStep, fold_batchnorm
 from .observers import ExtentObserver, HistogramObserver
+from .progress import bar
 from .quantizer import FakeQuantize
 from .record import QuantizeStep, activation_json
-
-
-@dataclass(frozen=True)
-class QuantizedLayer:
-    """A layer after quantization."""
-
-    name: str
-    weight_bits: int | None
-    activation_bits: int | None
-    """Of what it reads."""
-
-
-@dataclass(frozen=True)
-class QuantizedActivation:
-    """A quantized activation."""
-
-    name: str
-    where: str
-    """The module and function that gives it."""
-    bits: int
-    scale: float
-    zero_point: int
-    low: float
-    """Smallest value it can stand for."""
-    high: float
-    """Largest value it can stand for."""
-
-
-@dataclass(frozen=True)
-class QuantizationResult:
-    """What `quantize` did."""
-
-    layers: tuple[QuantizedLayer, ...]
-    activations: tuple[QuantizedActivation, ...]
-    folded: tuple[str, ...]
-    """Paths of the batch norms that were folded."""
-
-    def table(self) -> str:
-        """One line for each layer, as text."""
-        width = max([5, *(len(layer.name) for layer in self.layers)])
-        lines = [f"{'layer':{width}}  weights  reads"]
-        lines += [
-            f"{layer.name:{width}}  {layer.weight_bits or 'fp32':>7}  {layer.activation_bits or 'fp32':>5}"
-            for layer in self.layers
-        ]
-        return "\n".join(lines)
+from .result import QuantizationResult, describe
 
 
 def quantize(
@@ -80,6 +38,12 @@ def quantize(
     calibration_images: int = 512,
     edges: int | None = 8,
     outputs: bool = False,
+    equalize: bool = False,
+    learn_rounding: bool = False,
+    correct_bias: bool = False,
+    iterations: int = 500,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> QuantizationResult:
     """Quantize `model` in place: batch norm folded, weights per channel, activations per tensor.
 
@@ -92,12 +56,19 @@ def quantize(
             pattern that matches a layer or a module around it counts; other layers get 8).
         activations: likewise, 2 to 8, of what each layer reads. Adds and pools compute in 8 bits.
         calibration: a split or any iterable of batches of images; needed to quantize activations.
-        method: how ranges are chosen: 'minmax', 'ema', 'percentile', 'mse' or 'entropy'.
+        method: how ranges are chosen: 'minmax', 'ema', 'percentile', 'mse' or 'entropy'; or 'best': 'mse'
+            with learned rounding and bias correction, and equalisation where it lowers the error.
         ignore: patterns of layers that stay in floating point.
         example: an input to trace the network with; by default of the first calibration batch.
         calibration_images: how many images to look at.
         edges: the first and the last layer get no fewer bits than this when one number is given for all.
         outputs: quantize the results of the network, too.
+        equalize: scale channels between layers beforehand (`quant.equalize`).
+        learn_rounding: learn for each weight below 8 bits whether to round up or down (`quant.rounding`).
+        correct_bias: make up for shifted means (`quant.bias`).
+        iterations: training steps of learned rounding, per block.
+        seed: of learned rounding.
+        progress: show a progress bar; None: on a terminal.
 
     Raises:
         InputError: bits out of range, an unknown method, a pattern that matches nothing, no calibration
@@ -109,14 +80,14 @@ def quantize(
             f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
         )
     check_order(model, QuantizeStep)
+    best = method == "best"
+    method = "mse" if best else method
     observers.check_method(method)
-    images = _images(model, calibration, calibration_images) if activations is not None else []
-    if example is None:
-        if not images:
-            raise InputError(
-                "example=None", "the network cannot be traced without an input", "pass an example input"
-            )
-        example = images[0][:2]
+    if iterations < 1:
+        raise InputError(f"iterations={iterations}", "learned rounding needs training steps", "pass 500")
+    refine = best or equalize or learn_rounding or correct_bias
+    images = _images(model, calibration, calibration_images) if activations is not None or refine else []
+    example = _example(example, images)
     work = copy.deepcopy(model).eval()
     folded = fold_batchnorm(work, example)
     step = _plan(
@@ -128,12 +99,52 @@ def quantize(
         edges=edges,
         outputs=outputs,
     )
-    step.apply(work)
-    _calibrate_weights(work, method)
-    _calibrate_activations(work, step, images, method)
+
+    def quantized(source: nn.Module) -> nn.Module:
+        made = copy.deepcopy(source)
+        step.apply(made)
+        _calibrate_weights(made, method)
+        _calibrate_activations(made, step, images, method, progress)
+        return made
+
+    reference, equalized, work = work, [], quantized(work)
+    if equalize or best:
+        other = copy.deepcopy(reference)
+        pairs = equalization.equalize(other, images)
+        trial = quantized(other)
+        if equalize or _error(trial, reference, images) < _error(work, reference, images):
+            reference, equalized, work = other, pairs, trial
+    rounded: list[str] = []
+    if learn_rounding or best:
+        with bar("learn rounding", len(rounding.blocks(work, images[0][:2])), progress) as advance:
+            rounded = rounding.learn_rounding(work, images, iterations=iterations, seed=seed, advance=advance)
+    if correct_bias or best:
+        with bar("correct biases", len(step.weights), progress) as advance:
+            correct_biases(work, reference, images, advance=advance)
     round_biases(work, step)
-    commit(model, work, [step_ for step_ in (folded, step) if step_ is not None])
-    return describe(model, step, folded)
+    commit(model, work, [each for each in (folded, step) if each is not None])
+    return describe(model, step, folded, equalized=equalized, rounded=rounded)
+
+
+@torch.no_grad()
+def _error(model: nn.Module, reference: nn.Module, images: Sequence[Tensor]) -> float:
+    """Mean squared difference of the results of two networks on `images`."""
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in images:
+        for found, wanted in zip(tree_leaves(model(batch)), tree_leaves(reference(batch)), strict=True):
+            if isinstance(found, Tensor) and found.is_floating_point():
+                total += (found - wanted).double().square().mean().cpu()
+    return float(total)
+
+
+def _example(example: Any, images: list[Tensor]) -> Any:
+    if example is not None:
+        return example
+    if not images:
+        raise InputError(
+            "example=None", "the network cannot be traced without an input", "pass an example input"
+        )
+    return images[0][:2]
 
 
 def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | QuantizeStep]) -> None:
@@ -167,35 +178,6 @@ def round_biases(model: nn.Module, step: QuantizeStep) -> None:
             weight_quantizer.scale.copy_(torch.maximum(weight_quantizer.scale.double(), least))
             unit = weight_quantizer.scale.double() * scale
             layer.bias.copy_((torch.round(rows / unit) * unit).view(-1))
-
-
-def describe(model: nn.Module, step: QuantizeStep, folded: FoldStep | None) -> QuantizationResult:
-    """The result object for a network to which `step` and `folded` were done."""
-    bits = {entry["name"]: entry["bits"] for entry in step.activations}
-    names = dict.fromkeys((*step.weights, *step.inputs))
-    layers = [
-        QuantizedLayer(
-            name, step.weights.get(name), step.input_bits.get(name, bits.get(step.inputs.get(name, "")))
-        )
-        for name in names
-    ]
-    found = []
-    quantizers = convert.activation_quantizers(model)
-    labels = {p.name: p.label for p in step.placements}
-    for name, quantizer in quantizers.items():
-        low, high = quantizer.limits()
-        found.append(
-            QuantizedActivation(
-                name,
-                labels.get(name, f"input of {name}"),
-                quantizer.bits,
-                float(quantizer.scale),
-                int(quantizer.zero_point),
-                float(low),
-                float(high),
-            )
-        )
-    return QuantizationResult(tuple(layers), tuple(found), tuple(folded.norms.values()) if folded else ())
 
 
 def _images(model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int) -> list[Tensor]:
@@ -260,7 +242,9 @@ def _calibrate_weights(model: nn.Module, method: str) -> None:
         observers.set_weight_range(quantizer, weight, method)
 
 
-def _calibrate_activations(model: nn.Module, step: QuantizeStep, images: list[Tensor], method: str) -> None:
+def _calibrate_activations(
+    model: nn.Module, step: QuantizeStep, images: list[Tensor], method: str, progress: bool | None
+) -> None:
     """Set the ranges of all activations from what the float network computes on `images`."""
     quantizers = convert.activation_quantizers(model)
     if not quantizers:
@@ -268,21 +252,27 @@ def _calibrate_activations(model: nn.Module, step: QuantizeStep, images: list[Te
     labels = {p.name: p.label for p in step.placements}
     where = {name: labels.get(name, f"input of {name}") for name in quantizers}
     extents = {name: ExtentObserver(decay=0.9 if method == "ema" else None) for name in quantizers}
-    _watch(model, quantizers, extents, images)
-    for name, extent in extents.items():
-        _check_extent(where[name], extent)
-    if method in ("minmax", "ema"):
-        for name, quantizer in quantizers.items():
-            quantizer.set_range(extents[name].low, extents[name].high)
-        return
-    histograms = {name: HistogramObserver(extent.low, extent.high) for name, extent in extents.items()}
-    _watch(model, quantizers, histograms, images)
+    passes = 1 if method in ("minmax", "ema") else 2
+    with bar("calibrate", passes * len(images), progress) as advance:
+        _watch(model, quantizers, extents, images, advance)
+        for name, extent in extents.items():
+            _check_extent(where[name], extent)
+        if passes == 1:
+            for name, quantizer in quantizers.items():
+                quantizer.set_range(extents[name].low, extents[name].high)
+            return
+        histograms = {name: HistogramObserver(extent.low, extent.high) for name, extent in extents.items()}
+        _watch(model, quantizers, histograms, images, advance)
     for name, quantizer in quantizers.items():
         quantizer.set_range(*observers.activation_range(method, histograms[name], quantizer.bits))
 
 
 def _watch(
-    model: nn.Module, quantizers: dict[str, FakeQuantize], watchers: Any, images: list[Tensor]
+    model: nn.Module,
+    quantizers: dict[str, FakeQuantize],
+    watchers: Any,
+    images: list[Tensor],
+    advance: Callable[[], None],
 ) -> None:
     with floating_point(model), torch.no_grad():
         for name, quantizer in quantizers.items():
@@ -290,6 +280,7 @@ def _watch(
         try:
             for batch in images:
                 model(batch)
+                advance()
         finally:
             for quantizer in quantizers.values():
                 quantizer.observer = None

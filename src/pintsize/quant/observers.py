@@ -181,6 +181,8 @@ def _squared_error(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, b
 def _divergence(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     """KL divergence of the quantized from the clipped distribution, per range (Migacz, GTC 2017, s7310)."""
     integers, _ = _rounded(centres, low, high, bits)
+    # zero is a level exactly, and after a ReLU far more frequent than the values around it
+    counts = counts.masked_fill(torch.arange(BINS) == centres.abs().argmin(), 0.0)
     levels = (integers - integers.amin(1, keepdim=True)).long()
     inside = (centres >= low[:, None]) & (centres <= high[:, None])
     kept = torch.where(inside, counts, 0.0)

@@ -3,6 +3,7 @@
 from .compare import compare
 from .figures import save_figures
 from .page import render, write
+from .show import Shown, show
 from .watch import serve, watch
 
-__all__ = ["compare", "render", "save_figures", "serve", "watch", "write"]
+__all__ = ["Shown", "compare", "render", "save_figures", "serve", "show", "watch", "write"]

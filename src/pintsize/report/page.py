@@ -152,6 +152,8 @@ _KNOWN_COLUMNS = {
     "params": "parameters",
     "macs": "MACs",
     "bits": "bits",
+    "channels": "channels",
+    "dense_channels": "of",
     "kept": "kept",
     "bytes": "bytes",
     "density": "density",
@@ -170,7 +172,10 @@ def layer_table(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     numeric = {key for key in keys if all(isinstance(row.get(key), int | float | None) for row in layers)}
     return {
-        "headings": [{"text": _KNOWN_COLUMNS.get(key, key), "numeric": key in numeric} for key in keys],
+        "headings": [
+            {"text": _KNOWN_COLUMNS.get(key, key.replace("_", " ")), "numeric": key in numeric}
+            for key in keys
+        ],
         "rows": [[_cell(key, row.get(key), key in numeric) for key in keys] for row in layers],
     }
 
@@ -221,24 +226,29 @@ def _words(key: str, value: Any) -> str:
     return str(value)
 
 
-_PERCENT = {"accuracy", "val_accuracy", "model_accuracy", "agreement"}
+_PERCENT = {"accuracy", "val_accuracy", "model_accuracy", "agreement", "agreement_at_least"}
 
 
 def _steps(record: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Each step of the record in one line."""
+    """Each step of the record in one line; what is long is counted."""
     steps = (record or {}).get("steps")
-    if not isinstance(steps, list):
-        return []
     return [
         {
             "kind": str(step.get("kind", "?")),
-            "options": ", ".join(
-                f"{k}={v}" for k, v in step.items() if k != "kind" and isinstance(v, int | float | str)
-            ),
+            "options": ", ".join(_option(k, v) for k, v in step.items() if k != "kind"),
         }
-        for step in steps
+        for step in (steps if isinstance(steps, list) else ())
         if isinstance(step, Mapping)
     ]
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, Mapping | list):
+        kinds = {str(item) for item in (value.values() if isinstance(value, Mapping) else value)}
+        return f"{name}: {len(value)}" + (
+            f" × {kinds.pop()}" if len(kinds) == 1 and len(max(kinds)) < 12 else ""
+        )
+    return f"{name}={value}"
 
 
 def _record_text(record: Mapping[str, Any] | None) -> str:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ..measure.units import bytes_text, count_text, milliseconds_text
 from .run import Metrics, Stage
 
+_NOISE = 0.97
+"""Medians of one run differ by this factor for no reason: a step has to do better than that to count."""
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -134,13 +137,8 @@ def _verdict(metrics: Metrics) -> tuple[str, bool | None]:
 def _warnings(metrics: Metrics) -> list[str]:
     found = []
     for before, after in zip(metrics.stages, metrics.stages[1:], strict=False):
-        if before.median_ms and after.median_ms and after.median_ms > before.median_ms:
-            factor = _times(before.median_ms / after.median_ms, "faster", "slower")
-            found.append(
-                f"{after.name} is slower than {before.name} on this machine: "
-                f"{milliseconds_text(after.median_ms)} against {milliseconds_text(before.median_ms)} ({factor}). "
-                "This step did not pay in latency."
-            )
+        if before.median_ms and after.median_ms and after.median_ms > _NOISE * before.median_ms:
+            found.append(f"{_slower(before, after)} This step did not pay in latency.")
         if before.bytes and after.bytes and after.bytes > before.bytes:
             found.append(
                 f"{after.name} is larger than {before.name}: {bytes_text(after.bytes)} against "
@@ -149,3 +147,13 @@ def _warnings(metrics: Metrics) -> list[str]:
     if metrics.budget and metrics.budget.get("met") is False:
         found.append("The budget was not met.")
     return found
+
+
+def _slower(before: Stage, after: Stage) -> str:
+    assert before.median_ms
+    assert after.median_ms
+    pair = f"{milliseconds_text(after.median_ms)} against {milliseconds_text(before.median_ms)}"
+    if after.median_ms * _NOISE <= before.median_ms:
+        return f"{after.name} is no faster than {before.name} on this machine: {pair}."
+    factor = _times(before.median_ms / after.median_ms, "faster", "slower")
+    return f"{after.name} is slower than {before.name} on this machine: {pair} ({factor})."

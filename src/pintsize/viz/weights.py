@@ -62,10 +62,10 @@ def weight_histogram(
                 histtype="step",
                 color=style.RED,
                 linewidth=1.1,
-                label="after, each channel with its own levels",
+                label="after (each channel\nhas its own levels)",
             )
     style.dress(axes, title=f"Weights of {layer}", x="weight", y="weights per bin")
-    style.legend(axes)
+    style.legend(axes, loc="upper right")
     return style.describe(figure, f"Histogram of {layer}: {told}.")
 
 
