@@ -17,7 +17,7 @@ from pintsize.measure.units import bytes_text, count_text, milliseconds_text
         (999_950, "1.00 M"),
         (1.814e9, "1.81 G"),
         (15.47e9, "15.5 G"),
-        (0.5, "0.5"),
+        (0.5, "0.500"),
         (0.0123, "0.0123"),
     ],
 )

@@ -59,6 +59,13 @@ def share(images: Tensor, labels: Tensor, index: int, of: int) -> tuple[Tensor, 
     return images[part], labels[part]
 
 
+@torch.no_grad()
+def same_start(model: nn.Module) -> None:
+    """Give every process the weights and buffers of the first."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        torch.distributed.broadcast(tensor.data, src=0)
+
+
 class _Sum(torch.autograd.Function):
     """Sum over the processes; so is its gradient, since each process's result enters each one's loss."""
 

@@ -23,7 +23,7 @@ from .ema import Ema
 from .evaluation import batches_of, score
 from .forward import forward_failure, logits_of
 from .hooks import optimizer_step_hooks
-from .parallel import share
+from .parallel import same_start, share
 from .schedules import lr_at
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Run:
         )
         for callback in callbacks:
             callback.on_train_start(self.state)
+        if accelerator.num_processes > 1:
+            same_start(model)  # before anything is copied from it
         self._ema = None if options.ema is None else Ema(model, options.ema)
         self.state.ema = None if self._ema is None else self._ema.module
         self._best: dict[str, Tensor] | None = None
