@@ -19,6 +19,7 @@ import copy
 import gc
 import importlib
 import math
+import signal
 import sys
 import time
 import warnings
@@ -117,10 +118,12 @@ def measure(network: Network) -> Outcome:
     return Outcome(groups, plan.after["params"] / plan.before["params"], error, seconds, "; ".join(faults))
 
 
-def measure_peer(network: Network, tp: Any) -> Outcome:
+def measure_peer(network: Network, tp: Any, limit: int) -> Outcome:
     """Torch-Pruning with the same request: half of every group by L2 norm, the last layer kept."""
     torch.manual_seed(0)
     dense = reference.randomise(network.make()).eval()
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(limit)
     try:
         model = copy.deepcopy(dense)
         start = time.perf_counter()
@@ -145,8 +148,14 @@ def measure_peer(network: Network, tp: Any) -> Outcome:
             return Outcome(problem="some parameters get no gradient")
     except Exception as error:  # whatever the peer raises is its result
         return Outcome(problem=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    finally:
+        signal.alarm(0)
     params = sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in dense.parameters())
     return Outcome(groups, params, worst, seconds)
+
+
+def give_up(*_: object) -> None:
+    raise TimeoutError("it did not come to an end")
 
 
 def peer_pruner(tp: Any, model: nn.Module, example: Any) -> Any:
@@ -199,6 +208,9 @@ def main() -> None:
         "--peer", action="store_true", help="Torch-Pruning on the same networks, taking turns"
     )
     parser.add_argument("--peer-path", help="folder that holds the package torch_pruning")
+    parser.add_argument(
+        "--peer-seconds", type=int, default=60, help="when the peer is given up on one network"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="the fastest of so many runs counts")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -222,7 +234,7 @@ def main() -> None:
             continue
         runs: list[tuple[Outcome, Outcome | None]] = []
         for _ in range(options.repeats):
-            runs.append((measure(network), measure_peer(network, tp) if tp else None))
+            runs.append((measure(network), measure_peer(network, tp, options.peer_seconds) if tp else None))
             gc.collect()
         mine = min((run[0] for run in runs), key=lambda o: o.seconds)
         theirs = min((run[1] for run in runs if run[1]), key=lambda o: o.seconds, default=None)

@@ -24,7 +24,9 @@ def test_histogram_counts_every_weight_and_draws_every_level():
 def test_per_channel_levels_become_a_second_histogram():
     before = torch.randn(20, 100, generator=torch.Generator().manual_seed(0))
     figure = weights.weight_histogram(before, before * 1.001)
-    assert "each channel has its own levels" in figure.axes[0].get_legend().get_texts()[1].get_text().replace("\n", " ")
+    assert "each channel has its own levels" in figure.axes[0].get_legend().get_texts()[1].get_text().replace(
+        "\n", " "
+    )
 
 
 @pytest.mark.parametrize("bad", [torch.empty(0), torch.tensor([1.0, float("nan")])])

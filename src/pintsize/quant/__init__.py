@@ -1,5 +1,6 @@
 """Quantization: fewer bits for weights and activations, simulated exactly as the exported file computes."""
 
+from .bias import reestimate_norms
 from .calibrate import quantize
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fold import FoldStep, fold_batchnorm
@@ -18,5 +19,6 @@ __all__ = [
     "fold_batchnorm",
     "is_quantized",
     "quantize",
+    "reestimate_norms",
     "weight_layers",
 ]

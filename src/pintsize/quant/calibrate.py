@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,15 +15,38 @@ from ..data import images_of
 from ..errors import InputError, InputTypeError
 from ..graph import trace
 from ..record import append, check_order
-from . import convert, flow, observers, patterns, placement, rounding
 from . import equalize as equalization
+from . import flow, observers, patterns, placement, ranges, rounding
 from .bias import correct_biases
 from .fold import FoldStep, fold_batchnorm
-from .observers import ExtentObserver, HistogramObserver
 from .progress import bar
-from .quantizer import FakeQuantize
 from .record import QuantizeStep, activation_json
 from .result import QuantizationResult, describe
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What is done beyond choosing ranges."""
+
+    equalize: bool | None = False
+    """None: if it lowers the error of the network's results."""
+    learn_rounding: bool = False
+    correct_bias: bool = False
+    iterations: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise InputError(
+                f"iterations={self.iterations}", "learned rounding needs training steps", "pass 500"
+            )
+
+
+@dataclass
+class _Done:
+    model: nn.Module
+    equalized: list[tuple[str, str]] = field(default_factory=list)
+    rounded: list[str] = field(default_factory=list)
 
 
 def quantize(
@@ -83,47 +106,61 @@ def quantize(
     best = method == "best"
     method = "mse" if best else method
     observers.check_method(method)
-    if iterations < 1:
-        raise InputError(f"iterations={iterations}", "learned rounding needs training steps", "pass 500")
-    refine = best or equalize or learn_rounding or correct_bias
-    images = _images(model, calibration, calibration_images) if activations is not None or refine else []
+    refinement = Refinement(
+        equalize=None if best and not equalize else equalize,
+        learn_rounding=learn_rounding or best,
+        correct_bias=correct_bias or best,
+        iterations=iterations,
+        seed=seed,
+    )
+    needed = activations is not None or best or equalize or learn_rounding or correct_bias
+    images = _images(model, calibration, calibration_images) if needed else []
     example = _example(example, images)
     work = copy.deepcopy(model).eval()
     folded = fold_batchnorm(work, example)
-    step = _plan(
-        work,
-        example,
-        weights=weights,
-        activations=activations,
-        ignore=ignore,
-        edges=edges,
-        outputs=outputs,
-    )
+    bits = {"weights": weights, "activations": activations}
+    step = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    done = _quantized(work, step, images, method, refinement=refinement, progress=progress)
+    commit(model, done.model, [each for each in (folded, step) if each is not None])
+    return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
 
-    def quantized(source: nn.Module) -> nn.Module:
+
+def _quantized(
+    reference: nn.Module,
+    step: QuantizeStep,
+    images: list[Tensor],
+    method: str,
+    *,
+    refinement: Refinement,
+    progress: bool | None,
+) -> _Done:
+    """A quantized copy of `reference`."""
+
+    def calibrated(source: nn.Module) -> nn.Module:
         made = copy.deepcopy(source)
         step.apply(made)
-        _calibrate_weights(made, method)
-        _calibrate_activations(made, step, images, method, progress)
+        ranges.calibrate_weights(made, method)
+        ranges.calibrate_activations(made, step, images, method, progress=progress)
         return made
 
-    reference, equalized, work = work, [], quantized(work)
-    if equalize or best:
+    done = _Done(calibrated(reference))
+    if refinement.equalize is not False:
         other = copy.deepcopy(reference)
         pairs = equalization.equalize(other, images)
-        trial = quantized(other)
-        if equalize or _error(trial, reference, images) < _error(work, reference, images):
-            reference, equalized, work = other, pairs, trial
-    rounded: list[str] = []
-    if learn_rounding or best:
-        with bar("learn rounding", len(rounding.blocks(work, images[0][:2])), progress) as advance:
-            rounded = rounding.learn_rounding(work, images, iterations=iterations, seed=seed, advance=advance)
-    if correct_bias or best:
+        trial = calibrated(other)
+        if refinement.equalize or _error(trial, reference, images) < _error(done.model, reference, images):
+            reference, done = other, _Done(trial, pairs)
+    if refinement.learn_rounding:
+        parts = rounding.blocks(done.model, images[0][:2])
+        with bar("learn rounding", len(parts), progress) as advance:
+            done.rounded = rounding.learn_rounding(
+                done.model, images, iterations=refinement.iterations, seed=refinement.seed, advance=advance
+            )
+    if refinement.correct_bias:
         with bar("correct biases", len(step.weights), progress) as advance:
-            correct_biases(work, reference, images, advance=advance)
-    round_biases(work, step)
-    commit(model, work, [each for each in (folded, step) if each is not None])
-    return describe(model, step, folded, equalized=equalized, rounded=rounded)
+            correct_biases(done.model, reference, images, advance=advance)
+    ranges.round_biases(done.model, step)
+    return done
 
 
 @torch.no_grad()
@@ -155,31 +192,6 @@ def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | Quantiz
     model.load_state_dict(work.state_dict())
 
 
-def round_biases(model: nn.Module, step: QuantizeStep) -> None:
-    """Round each bias to a multiple of `weight scale · input scale`, the unit of an int32 accumulator.
-
-    A channel whose scales are so small that its bias would not fit into int32 gets a larger weight scale
-    (its weights are next to nothing beside its bias).
-    """
-    for name, layer in convert.weight_layers(model):
-        source = layer._modules.get(convert.LAYER_INPUT)
-        if source is None and name in step.inputs:
-            source = model.get_submodule(f"{convert.ACTIVATIONS}.{step.inputs[name]}")
-        if not isinstance(source, FakeQuantize) or not isinstance(layer.bias, Tensor):
-            continue
-        weight_quantizer = layer._modules[convert.WEIGHT]
-        assert isinstance(weight_quantizer, FakeQuantize)
-        with torch.no_grad():
-            bias, scale = layer.bias.double(), source.scale.double()
-            rows = bias.view(
-                -1, len(weight_quantizer.scale)
-            )  # several groups of a transposed layer share scales
-            least = rows.abs().amax(0) / (scale * 2**30)
-            weight_quantizer.scale.copy_(torch.maximum(weight_quantizer.scale.double(), least))
-            unit = weight_quantizer.scale.double() * scale
-            layer.bias.copy_((torch.round(rows / unit) * unit).view(-1))
-
-
 def _images(model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int) -> list[Tensor]:
     if calibration is None:
         raise InputError(
@@ -203,9 +215,8 @@ def _images(model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit:
 def _plan(
     model: nn.Module,
     example: Any,
+    bits: Mapping[str, patterns.Bits],
     *,
-    weights: patterns.Bits,
-    activations: patterns.Bits,
     ignore: Sequence[str],
     edges: int | None,
     outputs: bool,
@@ -219,101 +230,10 @@ def _plan(
             "pass a network that has one",
         )
     ignored = patterns.matching("ignore", ignore, layers)
-    weight_bits = patterns.bits_of_layers("weights", weights, layers, lowest=1, edges=edges)
-    input_bits = patterns.bits_of_layers("activations", activations, layers, lowest=2, edges=edges)
+    weight_bits = patterns.bits_of_layers("weights", bits["weights"], layers, lowest=1, edges=edges)
+    input_bits = patterns.bits_of_layers("activations", bits["activations"], layers, lowest=2, edges=edges)
     plan = placement.Plan(layers=[layer for layer in layers if layer not in ignored])
-    if activations is not None:
+    if bits["activations"] is not None:
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
-    chosen = {layer: bits for layer in plan.layers if (bits := weight_bits[layer]) is not None}
+    chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
     return QuantizeStep(chosen, [activation_json(p) for p in plan.activations], plan.inputs, plan.input_bits)
-
-
-def _calibrate_weights(model: nn.Module, method: str) -> None:
-    for name, layer in convert.weight_layers(model):
-        quantizer, weight = layer._modules[convert.WEIGHT], layer.weight
-        assert isinstance(quantizer, FakeQuantize)
-        assert isinstance(weight, Tensor)
-        if not weight.isfinite().all():
-            raise InputError(
-                f"weight of layer {name}",
-                "it holds NaN or infinite values",
-                "load sound weights or train again",
-            )
-        observers.set_weight_range(quantizer, weight, method)
-
-
-def _calibrate_activations(
-    model: nn.Module, step: QuantizeStep, images: list[Tensor], method: str, progress: bool | None
-) -> None:
-    """Set the ranges of all activations from what the float network computes on `images`."""
-    quantizers = convert.activation_quantizers(model)
-    if not quantizers:
-        return
-    labels = {p.name: p.label for p in step.placements}
-    where = {name: labels.get(name, f"input of {name}") for name in quantizers}
-    extents = {name: ExtentObserver(decay=0.9 if method == "ema" else None) for name in quantizers}
-    passes = 1 if method in ("minmax", "ema") else 2
-    with bar("calibrate", passes * len(images), progress) as advance:
-        _watch(model, quantizers, extents, images, advance)
-        for name, extent in extents.items():
-            _check_extent(where[name], extent)
-        if passes == 1:
-            for name, quantizer in quantizers.items():
-                quantizer.set_range(extents[name].low, extents[name].high)
-            return
-        histograms = {name: HistogramObserver(extent.low, extent.high) for name, extent in extents.items()}
-        _watch(model, quantizers, histograms, images, advance)
-    for name, quantizer in quantizers.items():
-        quantizer.set_range(*observers.activation_range(method, histograms[name], quantizer.bits))
-
-
-def _watch(
-    model: nn.Module,
-    quantizers: dict[str, FakeQuantize],
-    watchers: Any,
-    images: list[Tensor],
-    advance: Callable[[], None],
-) -> None:
-    with floating_point(model), torch.no_grad():
-        for name, quantizer in quantizers.items():
-            quantizer.observer = watchers[name]
-        try:
-            for batch in images:
-                model(batch)
-                advance()
-        finally:
-            for quantizer in quantizers.values():
-                quantizer.observer = None
-
-
-@contextmanager
-def floating_point(model: nn.Module) -> Iterator[None]:
-    """Within it the quantized `model` computes in floating point."""
-    switched = [quantizer for quantizer in convert.quantizers(model) if quantizer.enabled]
-    for quantizer in switched:
-        quantizer.enabled = False
-    try:
-        yield
-    finally:
-        for quantizer in switched:
-            quantizer.enabled = True
-
-
-def _check_extent(where: str, extent: ExtentObserver) -> None:
-    what = f"activation of {where}"
-    if extent.count == 0:
-        raise InputError(
-            what,
-            "the forward pass on the calibration images never came by it, unlike that on the example",
-            "pass an example that takes the same way through the network as the images",
-        )
-    if not (extent.low.isfinite() and extent.high.isfinite()):
-        raise InputError(
-            what, "it holds NaN or infinite values", "check the weights and the normalisation of the images"
-        )
-    if extent.low == extent.high:
-        raise InputError(
-            what,
-            f"it is constant ({float(extent.low):g}) on all calibration images, so it has no range",
-            "calibrate on more, varied images, or leave the layer out with ignore=",
-        )

@@ -1,0 +1,133 @@
+"""The options of attention pruning, checked; the defaults are those of the report's authors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError, InputTypeError, unknown
+from .attention import NORMALISATIONS
+
+_CHOICES = {
+    "per": ("group", "convolution"),
+    "at": ("convolution", "norm"),
+    "on": ("weights", "outputs"),
+    "normalize": NORMALISATIONS,
+    "price": ("channels", "params", "macs"),
+    "weight_norm": ("l1", "l2"),
+    "ranges": ("max", "fixed"),
+}
+
+
+def _option(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """Everything that decides an attention pruning, apart from model, data and teacher."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (a recipe refuses keys it does not know)
+
+    per: str = _option("group", "One vector per channel group (all of it can be cut) or per convolution.")
+    at: str = _option("convolution", "What is scaled: the convolution, or the batch norm behind it.")
+    on: str = _option("weights", "Scale the weights, or the outputs of the layer.")
+    normalize: str = _option("max", "What a vector is divided by: its max, a percentile, or none.")
+    percentile: float = _option(75.0, "Percentile to normalise to, in percent.")
+    start: tuple[float, float] = _option((0.4, 0.9), "Ends of the uniform distribution of first values.")
+    threshold: float = _option(1e-4, "A channel is removed when its normalised attention is below this.")
+    price: str = _option("channels", "What a unit weighs in the penalty: 1, its parameters, or its MACs.")
+    attention_weight: float = _option(0.05, "Weight of the attention penalty in the loss.")
+    alpha: float = _option(0.8, "Weight of the 1-norm of the attention.")
+    beta: float = _option(0.2, "Weight of the 2-norm of the attention.")
+    weight_penalty: float = _option(1e-3, "Weight of the penalty on the weights.")
+    weight_norm: str = _option("l1", "Penalty on the weights: sum of magnitudes, or of the layers' 2-norms.")
+    lr: float = _option(1e-4, "Learning rate of the weights (Adam).")
+    attention_lr: float = _option(5e-4, "Learning rate of the attention (Adam).")
+    batch_size: int = _option(256, "Images per step.")
+    attention_epochs: int = _option(60, "Epochs in which the attention is trained.")
+    recovery_epochs: int = _option(6, "Most epochs per attention epoch, its own among them.")
+    late_recovery_epochs: int = _option(8, "The same from `late_from` on.")
+    late_from: int = _option(30, "The attention epoch from which recovery may take longer.")
+    average_over: int = _option(3, "Attention epochs whose best accuracies make the moving average.")
+    target: float | None = _option(None, "Stop when this fraction of the parameters is left.")
+    max_drop: float | None = _option(None, "Stop when validation accuracy fell by more points than this.")
+    patience: int | None = _option(None, "Stop after so many attention epochs that removed nothing.")
+    min_channels: int = _option(1, "Least units of a vector.")
+    keep_first: bool = _option(True, "The first convolution, and all that is coupled to it, keeps its channels.")
+    ignore: tuple[str, ...] = _option((), "Patterns of layers that keep all their channels.")
+    distill: bool = _option(False, "Learn from the dense network's outputs as well as from the labels.")
+    distill_weight: float = _option(0.9, "Share of the dense network's outputs in the loss.")
+    temperature: float = _option(4.0, "Softens both outputs before they are compared.")
+    weights: int | None = _option(None, "Train with weights of so many bits; null leaves them float.")
+    activations: int | None = _option(None, "Train with activations of so many bits; null leaves them float.")
+    ranges: str = _option("max", "Quantizer ranges: follow the largest value (Alg. 3), or stay as calibrated.")
+    range_decay: float = _option(0.9964, "Decay of the moving average of the activations' ranges.")
+    augment: bool = _option(True, "Crop and flip at random.")
+    precision: str = _option("auto", "Arithmetic of training: auto, fp32 or bf16.")
+    seed: int = _option(0, "Of the first attention, the order of the images and their augmentation.")
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        for name, least in (
+            ("batch_size", 1),
+            ("attention_epochs", 1),
+            ("recovery_epochs", 1),
+            ("late_recovery_epochs", 1),
+            ("late_from", 0),
+            ("average_over", 1),
+            ("min_channels", 1),
+            ("seed", 0),
+        ):
+            _require(name, getattr(self, name), least, whole=True)
+        if self.patience is not None:
+            _require("patience", self.patience, 1, whole=True)
+        for name in ("attention_weight", "alpha", "beta", "weight_penalty", "lr", "attention_lr", "threshold"):
+            _require(name, getattr(self, name), 0)
+        for name, low, high in (("percentile", 0, 100), ("distill_weight", 0, 1), ("range_decay", 0, 1)):
+            _require(name, getattr(self, name), low, high)
+        _require("temperature", self.temperature, 1e-6)
+        if self.target is not None:
+            _require("target", self.target, 0, 1)
+        if self.max_drop is not None:
+            _require("max_drop", self.max_drop, -100, 100)
+        low, high = self.start
+        if not 0 <= low <= high <= 1 or high == 0:
+            raise InputError(
+                f"start={self.start}", "attention lies in [0, 1]", "pass two rising numbers, e.g. (0.4, 0.9)"
+            )
+        if (self.weights is None) != (self.activations is None):
+            raise InputError(
+                f"weights={self.weights}, activations={self.activations}",
+                "training with quantization needs both",
+                "pass both or neither",
+            )
+        if self.weights is not None and self.at == "norm":
+            raise InputError(
+                "at='norm' with quantization",
+                "batch norms are folded into their convolutions there, so both places are one",
+                "leave out at=",
+            )
+
+    def recovery(self, attention_epoch: int) -> int:
+        """Most epochs of this attention epoch, counted from 0."""
+        return self.recovery_epochs if attention_epoch < self.late_from else self.late_recovery_epochs
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs if no recovery ends early."""
+        return sum(self.recovery(epoch) for epoch in range(self.attention_epochs))
+
+
+def _require(option: str, value: object, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    kind: type | Any = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise InputTypeError(
+            f"{option}={value!r}", f"it is no {'whole ' if whole else ''}number", "pass a number"
+        )
+    if not low <= value <= high:
+        limit = f"at least {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
+        raise InputError(f"{option}={value}", "it is out of range", f"pass a number {limit}")
