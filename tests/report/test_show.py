@@ -43,7 +43,7 @@ def onnx_file(path, *, kind=TensorProto.INT8, size=8):
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 6, 6])],
-        [helper.make_tensor_value_info("last", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("last", TensorProto.FLOAT, ["batch", "batch"])],
         stored,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
