@@ -16,7 +16,7 @@ _CHOICES = {
     "normalize": NORMALISATIONS,
     "price": ("channels", "params", "macs"),
     "weight_norm": ("l1", "l2"),
-    "ranges": ("max", "fixed"),
+    "ranges": ("max", "mse"),
 }
 
 
@@ -62,7 +62,7 @@ class AttentionOptions:
     temperature: float = _option(4.0, "Softens both outputs before they are compared.")
     weights: int | None = _option(None, "Train with weights of so many bits; null leaves them float.")
     activations: int | None = _option(None, "Train with activations of so many bits; null leaves them float.")
-    ranges: str = _option("max", "Quantizer ranges: follow the largest value (Alg. 3), or stay as calibrated.")
+    ranges: str = _option("max", "Quantizer ranges: the largest value (Alg. 3), or that of least squared error.")
     range_decay: float = _option(0.9964, "Decay of the moving average of the activations' ranges.")
     augment: bool = _option(True, "Crop and flip at random.")
     precision: str = _option("auto", "Arithmetic of training: auto, fp32 or bf16.")

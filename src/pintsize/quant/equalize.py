@@ -34,9 +34,9 @@ def equalize(model: nn.Module, images: Sequence[Tensor]) -> list[tuple[str, str]
         ReLU in between.
     """
     found = pairs(model, images[0][:2])
-    for first, second in found:  # in the order they run: each sees what the pair before it left
+    for first, second, rectified in found:  # in the order they run: each sees what the pair before it left
         a, b = model.get_submodule(first), model.get_submodule(second)
-        given = _output_range(model, a, images)
+        given = _output_range(model, a, images, rectified=rectified)
         taken = _input_range(b)
         used = (given > 0) & (taken > 0)
         # equal up to a common factor, which a per-tensor scale swallows
@@ -45,11 +45,11 @@ def equalize(model: nn.Module, images: Sequence[Tensor]) -> list[tuple[str, str]
         factor = torch.where(used, factor.clamp(1 / _LARGEST, _LARGEST), torch.ones_like(factor))
         _divide_outputs(a, factor)
         _multiply_inputs(b, factor)
-    return found
+    return [(first, second) for first, second, _ in found]
 
 
-def pairs(model: nn.Module, example: Any) -> list[tuple[str, str]]:
-    """Paths of layers that can be equalised, first and second, in the order they run."""
+def pairs(model: nn.Module, example: Any) -> list[tuple[str, str, bool]]:
+    """Paths of layers that can be equalised, in the order they run, and whether a ReLU is in between."""
     flow = build(trace.record(model, example), model)
     runs = [node.layer for node in flow.nodes if node.layer is not None]
     shared: dict[int, int] = {}
@@ -69,10 +69,11 @@ def pairs(model: nn.Module, example: Any) -> list[tuple[str, str]]:
         if node.layer is None or not free(node):
             continue
         reader = _only_reader(node.outputs[0], flow.outputs)
-        if reader is not None and reader.kind is Kind.CLIP and reader.name in ("relu", "relu_"):
+        rectified = reader is not None and reader.kind is Kind.CLIP and reader.name in ("relu", "relu_")
+        if reader is not None and rectified:
             reader = _only_reader(reader.outputs[0], flow.outputs)
         if reader is not None and reader.layer is not None and free(reader):
-            found.append((node.layer, reader.layer))
+            found.append((node.layer, reader.layer, rectified))
     return found
 
 
@@ -80,12 +81,13 @@ def _only_reader(edge: Edge, outputs: list[Edge]) -> Node | None:
     return edge.readers[0] if len(edge.readers) == 1 and edge not in outputs else None
 
 
-def _output_range(model: nn.Module, layer: nn.Module, images: Sequence[Tensor]) -> Tensor:
-    """Largest magnitude of each output channel of `layer`, [C]."""
+def _output_range(model: nn.Module, layer: nn.Module, images: Sequence[Tensor], *, rectified: bool) -> Tensor:
+    """Largest magnitude, or largest value if a ReLU follows, of each output channel of `layer`, [C]."""
     found: list[Tensor] = []
 
     def watch(_module: nn.Module, _args: Any, out: Tensor) -> None:
-        channels = out.abs() if isinstance(layer, nn.Linear) else out.abs().movedim(1, -1)
+        size = out.relu() if rectified else out.abs()
+        channels = size if isinstance(layer, nn.Linear) else size.movedim(1, -1)
         found.append(channels.flatten(0, -2).amax(0))
 
     handle = layer.register_forward_hook(watch)
@@ -102,8 +104,10 @@ def _input_range(layer: nn.Module) -> Tensor:
     weight = layer._parameters["weight"]
     assert weight is not None
     groups = int(getattr(layer, "groups", 1))
-    parts = weight.detach().abs().unflatten(0, (groups, -1)).flatten(3)  # [groups, out / g, in / g, …]
-    largest: Tensor = parts.reshape(groups, parts.shape[1], parts.shape[2], -1).amax((1, 3)).flatten()
+    parts = weight.detach().abs().unflatten(0, (groups, -1))  # [groups, out / g, in / g, …]
+    while parts.dim() > 3:
+        parts = parts.amax(-1)
+    largest: Tensor = parts.amax(1).flatten()
     return largest
 
 

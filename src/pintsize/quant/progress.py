@@ -22,6 +22,6 @@ def bar(what: str, total: int, show: bool | None) -> Iterator[Callable[[], None]
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True, force_terminal=show or None), transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)

@@ -1,0 +1,215 @@
+"""From the network with attention to the smaller network: what was removed is cut out.
+
+Steps, each of which the record keeps: channels that nobody computes any more are cut (`prune`);
+convolutions that lost channels which the stream of residuals still needs compute the kept ones alone
+(`scatter`), where that is measured to be faster; norms are folded and quantizers put in, where it was
+trained so. The values are those that were trained, attention multiplied into the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import record as _record
+from ..errors import OperationError
+from ..graph.check import attempt, distance, run
+from ..graph.groups import Removed
+from ..measure import side_by_side
+from ..quant import FoldStep, QuantizeStep
+from ..quant.calibrate import round_biases
+from .attention_layers import Attended, removed_units
+from .attention_sites import Target
+from .plan import PruningPlan
+from .scatter import ScatterStep, scatter
+
+_TOLERANCE = 1e-5
+"""Largest difference between masked and realised network over the largest output, in floating point."""
+
+
+@dataclass(frozen=True)
+class Realisation:
+    """How the network with attention was made smaller."""
+
+    plan: PruningPlan
+    """What was cut."""
+    scattered: dict[str, int] = field(default_factory=dict)
+    """Convolution → channels it still computes, where that was measured to be faster."""
+    masked: dict[str, int] = field(default_factory=dict)
+    """Convolution → channels it computes as zeros, because leaving them out was no faster."""
+    error: float = 0.0
+    """Largest difference between the outputs of the masked and the realised network, over the largest."""
+
+
+def realise(
+    model: nn.Module,
+    attended: Attended,
+    example: Any,
+    *,
+    fold: FoldStep | None = None,
+    quantized: QuantizeStep | None = None,
+    ranges: Mapping[str, Tensor] | None = None,
+) -> Realisation:
+    """Make `model`, the dense network, what `attended` has become, in place.
+
+    Args:
+        model: the network that attention was given to a copy of.
+        attended: trained; unchanged.
+        example: an input.
+        fold: how norms were folded before training.
+        quantized: how it was quantized.
+        ranges: the scales and zero points, by name.
+
+    Raises:
+        OperationError: the smaller network computes something else than the masked one; `model` is as before.
+    """
+    work = copy.deepcopy(model)
+    values = attended.values()
+    removed = removed_units(attended.graph, attended.cut())
+    if fold is None:
+        work.load_state_dict(values)
+    plan = _cut(work, example, attended, removed)
+    scattered, masked = _scattered(work, example, attended, removed)
+    steps: list[_record.Step] = [plan.step()] if removed else []
+    if scattered.layers:
+        scattered.apply(work)
+        steps.append(scattered)
+    if fold is not None:
+        places = {entry["norm"] for entry in scattered.layers}
+        fold = FoldStep({k: f"{norm}.0" if norm in places else norm for k, norm in fold.norms.items()})
+        fold.apply(work)
+        steps.append(fold)
+        _load(work, values, removed, scattered)
+    if quantized is not None:
+        quantized.apply(work)
+        steps.append(quantized)
+        _load(work, {**values, **(ranges or {})}, removed, scattered)
+        _load_activations(work, ranges or {})
+    expected, outputs = run(attended.model, example), run(work, example)
+    error = distance(expected, outputs)
+    if quantized is None and not error <= _TOLERANCE:
+        raise OperationError(
+            "attention pruning", f"the cut network differs from the masked one by {error:.2g}", "report this as a bug"
+        )
+    if quantized is not None:
+        round_biases(work, quantized)
+    for step in steps:
+        step.apply(model)
+        _record.append(model, step)
+    model.load_state_dict(work.state_dict())
+    counts = {entry["layer"]: len(entry["kept"]) for entry in scattered.layers}
+    return Realisation(plan, counts, masked, error)
+
+
+def _cut(work: nn.Module, example: Any, attended: Attended, removed: Removed) -> PruningPlan:
+    """Cut `removed` out of `work`, proven on the example."""
+    full, left = attended.costs(cut=False), attended.costs(cut=True)
+    if not removed:
+        return PruningPlan({}, before=full, after=left)
+    undo, error = attempt(work, example, attended.graph, removed)
+    return PruningPlan(removed, undo.attributes, before=full, after=left, error=error)
+
+
+def _scattered(
+    work: nn.Module, example: Any, attended: Attended, removed: Removed
+) -> tuple[ScatterStep, dict[str, int]]:
+    """The convolutions of `work`, which is cut already, that compute channels of zeros, and what to do."""
+    candidates = _candidates(attended, removed)
+    if not candidates:
+        return ScatterStep(), {}
+    inputs = _inputs_of(work, example, [target.layer for target, _, _ in candidates])
+    entries, masked = [], {}
+    for target, kept, channels in candidates:
+        if target.norm is not None and _faster(work, target.layer, target.norm, kept, channels, inputs):
+            entries.append({"layer": target.layer, "norm": target.norm, "kept": kept, "channels": channels})
+        else:
+            masked[target.layer] = channels - len(kept)
+    return ScatterStep(entries), masked
+
+
+def _candidates(attended: Attended, removed: Removed) -> list[tuple[Target, list[int], int]]:
+    """Convolutions with silent channels that were not cut: with the others, in terms of the cut network."""
+    found = []
+    for target in {t.layer: t for site in attended.sites for t in site.targets}.values():
+        silent = set(attended.removed.get(f"{target.layer}.weight", {}).get(target.axis, ()))
+        gone = set(removed.get(f"{target.layer}.weight", {}).get(target.axis, ()))
+        left = [channel for channel in range(target.channels) if channel not in gone]
+        kept = [place for place, channel in enumerate(left) if channel not in silent]
+        if len(kept) < len(left):
+            found.append((target, kept or [0], len(left)))
+    return found
+
+
+def _inputs_of(model: nn.Module, example: Any, layers: Sequence[str]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(layer).register_forward_pre_hook(
+            lambda _module, args, layer=layer: found.__setitem__(layer, args[0].detach())
+        )
+        for layer in layers
+    ]
+    try:
+        run(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _faster(
+    model: nn.Module, layer: str, norm: str, kept: list[int], channels: int, inputs: Mapping[str, Tensor]
+) -> bool:
+    """Whether the convolution with its norm is faster when it computes its kept channels alone."""
+    small = nn.Module()
+    small.layer, small.norm = (copy.deepcopy(model.get_submodule(path)) for path in (layer, norm))
+    whole = nn.Sequential(model.get_submodule(layer), model.get_submodule(norm))
+    scatter(small, "layer", "norm", kept, channels)
+    threads = torch.get_num_threads()
+    part = nn.Sequential(small.layer, small.norm)
+    times = side_by_side(
+        {"whole": whole, "part": part}, inputs[layer], warmup=3, repeats=15, threads=threads
+    )
+    return times["part"].median_ms < times["whole"].median_ms
+
+
+def _load(work: nn.Module, values: Mapping[str, Tensor], removed: Removed, step: ScatterStep) -> None:
+    """Give `work`, cut and folded, the values of the uncut network."""
+    own = work.state_dict()
+    scattered = {entry["layer"]: entry["kept"] for entry in step.layers}
+    with torch.no_grad():
+        for name, value in values.items():
+            if name not in own or name.startswith("activation_quantizers."):
+                continue
+            dims = dict(removed.get(name, {}))
+            layer, axis = _rows(name)
+            rows = removed.get(f"{layer}.weight", {}).get(axis if name == f"{layer}.weight" else 0, ())
+            if name != f"{layer}.weight" and len(rows):
+                dims.setdefault(0, list(rows))
+            for dim, gone in dims.items():
+                keep = torch.ones(value.shape[dim], dtype=torch.bool)
+                keep[list(gone)] = False
+                value = value.index_select(dim, keep.nonzero().reshape(-1).to(value.device))
+            if layer in scattered and value.dim():
+                value = value.index_select(axis, torch.tensor(scattered[layer], device=value.device))
+            own[name].copy_(value)
+
+
+def _rows(name: str) -> tuple[str, int]:
+    """The layer whose output channels a tensor of its counts, and the dimension that does."""
+    for ending in (".weight_quantizer.scale", ".weight_quantizer.zero_point", ".weight", ".bias"):
+        if name.endswith(ending):
+            return name.removesuffix(ending), 0
+    return "", 0
+
+
+def _load_activations(work: nn.Module, ranges: Mapping[str, Tensor]) -> None:
+    own = work.state_dict()
+    with torch.no_grad():
+        for name, value in ranges.items():
+            if name.startswith("activation_quantizers."):
+                own[name].copy_(value)
