@@ -147,7 +147,7 @@ def test_best_is_better_than_each_range_method(network):
         model = copy.deepcopy(network)
         quant.quantize(model, weights=4, calibration=images, method=method, iterations=40)
         errors[method] = error(model, network, smooth(64, seed=1))
-    assert errors["best"] < 0.5 * min(errors["minmax"], errors["mse"])
+    assert errors["best"] < 0.8 * min(errors["minmax"], errors["mse"])
 
 
 def test_saved_and_loaded_after_best(network, tmp_path):

@@ -4,6 +4,7 @@ from .bias import reestimate_norms
 from .calibrate import quantize
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fold import FoldStep, fold_batchnorm
+from .qat import QuantizationAware
 from .quantizer import FakeQuantize
 from .record import QuantizeStep
 from .result import QuantizationResult, QuantizedActivation, QuantizedLayer
@@ -11,6 +12,7 @@ from .result import QuantizationResult, QuantizedActivation, QuantizedLayer
 __all__ = [
     "FakeQuantize",
     "FoldStep",
+    "QuantizationAware",
     "QuantizationResult",
     "QuantizeStep",
     "QuantizedActivation",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ..record import append, check_order
 from . import equalize as equalization
 from . import flow, observers, patterns, placement, ranges, rounding
 from .bias import correct_biases
-from .fold import FoldStep, fold_batchnorm
+from .fold import FoldStep, fold_batchnorm, foldable, make_factors_positive
 from .progress import bar
 from .record import QuantizeStep, activation_json
 from .result import QuantizationResult, describe
@@ -80,7 +80,9 @@ def quantize(
         activations: likewise, 2 to 8, of what each layer reads. Adds and pools compute in 8 bits.
         calibration: a split or any iterable of batches of images; needed to quantize activations.
         method: how ranges are chosen: 'minmax', 'ema', 'percentile', 'mse' or 'entropy'; or 'best': 'mse'
-            with learned rounding and bias correction, and equalisation where it lowers the error.
+            with learned rounding and bias correction, and equalisation where it lowers the error; or 'lsq': 'mse'
+            to begin with, for training: scales are parameters, and batch norms stay until `fold_batchnorm`.
+            After 'ema' ranges go on following the values in training; after the others they stay fixed.
         ignore: patterns of layers that stay in floating point.
         example: an input to trace the network with; by default of the first calibration batch.
         calibration_images: how many images to look at.
@@ -104,7 +106,8 @@ def quantize(
         )
     check_order(model, QuantizeStep)
     best = method == "best"
-    method = "mse" if best else method
+    trained_scales, follow = method == "lsq", 0.9964 if method == "ema" else None
+    method = "mse" if best or trained_scales else method
     observers.check_method(method)
     refinement = Refinement(
         equalize=None if best and not equalize else equalize,
@@ -117,9 +120,14 @@ def quantize(
     images = _images(model, calibration, calibration_images) if needed else []
     example = _example(example, images)
     work = copy.deepcopy(model).eval()
-    folded = fold_batchnorm(work, example)
+    if trained_scales:  # norms go on training beside their layers
+        folded = None
+        make_factors_positive(work, foldable(flow.build(trace.record(work, example), work), work))
+    else:
+        folded = fold_batchnorm(work, example)
     bits = {"weights": weights, "activations": activations}
     step = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    step = replace(step, learnable=trained_scales, follow=follow)
     done = _quantized(work, step, images, method, refinement=refinement, progress=progress)
     commit(model, done.model, [each for each in (folded, step) if each is not None])
     return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)

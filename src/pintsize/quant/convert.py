@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..graph.trace import CallKey
 from .placement import INPUT, Place, Placement
 from .quantizer import FakeQuantize
 
@@ -106,6 +107,15 @@ def quantize_activations(
     model.add_module(ACTIVATIONS, nn.ModuleDict(quantizers))
     model.__dict__[_PLACES] = {p.name: tuple(p.places) for p in placements}
     model.__class__ = _network_class(type(model))
+
+
+def move_quantizer(model: nn.Module, before: CallKey, after: CallKey) -> None:
+    """Quantize the result of the call `after` in place of that of `before`, which is no longer made."""
+    places: dict[str, tuple[Place, ...]] = model.__dict__[_PLACES]
+    for name, found in places.items():
+        places[name] = tuple(
+            Place.of(after, 0, echo=place.echo) if place.call == before else place for place in found
+        )
 
 
 @contextmanager

@@ -183,7 +183,8 @@ class _Builder:
             if maker is None:
                 found |= id(self.tensors.get(edge.value.name or "")) in owned
             elif edge.computed or (
-                maker.name not in _SAME and not maker.op.module.startswith(f"{path}.parametrizations.")
+                maker.name not in _SAME
+                and not maker.op.module.startswith((f"{path}.parametrizations.", f"{path}.weight_quantizer"))
             ):
                 return None
             else:

@@ -6,16 +6,22 @@ With `γ, β, μ, σ²` of the norm, the layer's weights become `w·γ/√(σ²+
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, UnsupportedOp
 from ..graph import trace
+from ..graph.trace import CallKey
 from ..record import Step, append, check_order, register
+from . import convert
 from .flow import Flow, Kind, Node, build
+from .quantizer import FakeQuantize
+from .ranges import round_biases
+from .record import step_of
 
 
 @register
@@ -31,6 +37,8 @@ class FoldStep(Step):
 
     norms: dict[str, str] = field(default_factory=dict)
     """Path of the layer → path of the norm, which became an `nn.Identity`."""
+    calls: dict[str, list[list[Any]]] = field(default_factory=dict)
+    """In a quantized network: path of the norm → its call and that of the layer, which takes its place."""
 
     def apply(self, model: nn.Module) -> None:
         """Give each layer a bias and take each norm out; values are loaded afterwards."""
@@ -41,6 +49,8 @@ class FoldStep(Step):
                 count = weight.shape[1] * module.groups if _transposed(module) else weight.shape[0]
                 module.bias = nn.Parameter(torch.zeros(count, dtype=weight.dtype, device=weight.device))
             _replace(model, norm, nn.Identity().train(module.training))
+        for before, after in self.calls.values():
+            convert.move_quantizer(model, CallKey(*before), CallKey(*after))
 
 
 def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
@@ -60,18 +70,58 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     Raises:
         IllegalOrder: the record holds a step that folding would undo.
     """
-    norms = foldable(build(trace.record(model, example), model), model)
+    flow = build(trace.record(model, example), model)
+    norms = foldable(flow, model)
     if not norms:
         return None
     check_order(model, FoldStep)
     affine = {layer: _affine(model.get_submodule(norm), norm) for layer, norm in norms.items()}
-    step = FoldStep(norms)
+    step = FoldStep(norms, _calls(flow, norms) if convert.ACTIVATIONS in model._modules else {})
     step.apply(model)
     with torch.no_grad():
         for layer, (factor, shift) in affine.items():
             _scale(model.get_submodule(layer), factor, shift)
     append(model, step)
+    quantized = step_of(model)
+    if quantized is not None:
+        round_biases(model, quantized)
     return step
+
+
+def _calls(flow: Flow, norms: dict[str, str]) -> dict[str, list[list[Any]]]:
+    made = {node.op.module: node.op.call for node in flow.nodes if node.kind in (Kind.LAYER, Kind.NORM)}
+    found: dict[str, list[list[Any]]] = {}
+    for layer, norm in norms.items():
+        before, after = made[norm], made[layer]
+        assert before is not None
+        assert after is not None
+        found[norm] = [list(astuple(before)), list(astuple(after))]
+    return found
+
+
+def make_factors_positive(model: nn.Module, norms: Mapping[str, str]) -> None:
+    """Turn the sign of each channel whose norm has a negative factor, in layer and norm; the result is the same.
+
+    Folding then keeps the sign of quantized weights, whose most negative level has no positive counterpart.
+
+    Args:
+        model: any network; changed in place.
+        norms: layer → norm, as `foldable` finds them.
+    """
+    for layer, norm in norms.items():
+        module, bn = model.get_submodule(layer), model.get_submodule(norm)
+        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
+        if bn.weight is None or _transposed(module):
+            continue
+        assert bn.running_mean is not None
+        sign = torch.where(bn.weight.detach() < 0, -1.0, 1.0).to(bn.weight.dtype)
+        with torch.no_grad():
+            weight = _own_weight(module)
+            weight.mul_(sign.view(-1, *[1] * (weight.dim() - 1)))
+            if isinstance(module.bias, Tensor):
+                module.bias.mul_(sign)
+            bn.weight.mul_(sign)
+            bn.running_mean.mul_(sign)
 
 
 def foldable(flow: Flow, model: nn.Module) -> dict[str, str]:
@@ -133,6 +183,16 @@ def _affine(norm: nn.Module, name: str) -> tuple[Tensor, Tensor]:
 def _scale(module: nn.Module, factor: Tensor, shift: Tensor) -> None:
     weight, bias = _own_weight(module), module.bias
     assert isinstance(bias, Tensor)
+    quantizer = module._modules.get(convert.WEIGHT)
+    if quantizer is not None:
+        assert isinstance(quantizer, FakeQuantize)
+        if _transposed(module) and int(module.groups) > 1:  # type: ignore[arg-type]
+            raise UnsupportedOp(
+                "batch norm after a grouped transposed convolution that is quantized",
+                "its groups share weight scales, which the norm would part",
+                "fold batch norm before quantizing",
+            )
+        quantizer.scale.mul_(factor.abs())
     shape = [1] * weight.dim()
     if _transposed(module):  # [in, out / groups, …]: the rows of a group meet the channels of that group
         groups = int(module.groups)  # type: ignore[arg-type]

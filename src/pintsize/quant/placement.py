@@ -37,6 +37,11 @@ class Place:
         return cls(call.module, call.function, call.occurrence, index, echo)
 
     @property
+    def call(self) -> CallKey:
+        """The call that returns it."""
+        return CallKey(self.module, self.function, self.occurrence)
+
+    @property
     def label(self) -> str:
         """For messages, e.g. 'layer1.0.relu (relu 1)'."""
         if self.function == INPUT:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from . import qdq_op
+from .lsq import learned
+
+_LEAST = 1e-8
 
 
 class Observer(Protocol):
@@ -75,6 +78,11 @@ class FakeQuantize(nn.Module):
         """False: the input passes unchanged."""
         self.observer: Observer | None = None
         """Sees every input while it is set."""
+        self.follow: float | None = None
+        """In training the range is an average over the batches, with this weight of what was before."""
+        self._ends: tuple[Tensor, Tensor] | None = None  # the average, which scale and zero point round
+        self.frozen = False
+        """In training the range stays as it is, learned or followed."""
 
     @property
     def qmin(self) -> int:
@@ -102,6 +110,8 @@ class FakeQuantize(nn.Module):
             self.observer.see(x.detach())
         if not self.enabled:
             return x
+        if self.training and torch.is_grad_enabled():
+            self._prepare(x.detach())
         if self.bits == 1:
             x = self._binary(x)
         if torch.compiler.is_exporting():
@@ -112,11 +122,13 @@ class FakeQuantize(nn.Module):
             return exported
         if self.bits == 1:
             return x
+        if self.learnable and torch.is_grad_enabled():
+            return learned(x, self.scale, self.zero_point, qmin=self.qmin, qmax=self.qmax, axis=self.axis)
         return qdq_op.kernel(x, self.scale, self.zero_point, qmin=self.qmin, qmax=self.qmax, axis=self.axis)
 
     def to_int(self, x: Tensor) -> Tensor:
         """The integers that stand for `x`: int8 if signed, else uint8; same shape as `x`."""
-        scale, zero_point = self._along(x, self.scale.detach()), self._along(x, self.zero_point)
+        scale, zero_point = self.along(x, self.scale.detach()), self.along(x, self.zero_point)
         x = x.detach()
         if self.bits == 1:
             return torch.where(x < 0, -1, 1).to(torch.int8)
@@ -126,7 +138,7 @@ class FakeQuantize(nn.Module):
 
     def to_float(self, integers: Tensor) -> Tensor:
         """The values that `integers` stand for."""
-        scale, zero_point = self._along(integers, self.scale.detach()), self._along(integers, self.zero_point)
+        scale, zero_point = self.along(integers, self.scale.detach()), self.along(integers, self.zero_point)
         return (integers.to(torch.int32) - zero_point).float() * scale
 
     @torch.no_grad()
@@ -141,24 +153,46 @@ class FakeQuantize(nn.Module):
         """
         low, high = low.double().clamp(max=0), high.double().clamp(min=0)
         if self.signed:
-            scale = torch.maximum(low / self.qmin, high / self.qmax)
+            scale = torch.maximum(low / self.qmin, high / self.qmax).clamp(min=_LEAST)
             zero_point = torch.zeros_like(scale)
         else:
-            scale = (high - low) / (self.qmax - self.qmin)
+            scale = ((high - low) / (self.qmax - self.qmin)).clamp(min=_LEAST)
             zero_point = torch.round(self.qmin - low / scale).clamp(self.qmin, self.qmax)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
+        self._ends = None
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """The smallest and largest value it can give, shaped as `scale`."""
         scale = self.scale.detach()
         return (self.qmin - self.zero_point) * scale, (self.qmax - self.zero_point) * scale
 
+    @torch.no_grad()
+    def _prepare(self, x: Tensor) -> None:
+        """In training: let the range follow `x`, or keep a learned scale positive."""
+        if self.follow is not None and not self.frozen:
+            dims = (
+                [dim for dim in range(x.dim()) if dim != self.axis]
+                if self.axis >= 0
+                else list(range(x.dim()))
+            )
+            low, high = x.amin(dims).float(), x.amax(dims).float()
+            before = self._ends or self.limits()
+            ends = torch.lerp(low, before[0], self.follow), torch.lerp(high, before[1], self.follow)
+            self.set_range(*ends)
+            self._ends = ends
+        elif self.learnable:
+            self.scale.data.clamp_(
+                min=_LEAST
+            )  # .data: a second call in one forward must not invalidate the first
+            self.scale.requires_grad_(not self.frozen)
+
     def _binary(self, x: Tensor) -> Tensor:
         sign = torch.where(x.detach() < 0, -1.0, 1.0)
-        return self._along(x, self.scale) * sign + (x - x.detach())  # straight-through: d/dx is 1
+        return self.along(x, self.scale) * sign + (x - x.detach())  # straight-through: d/dx is 1
 
-    def _along(self, x: Tensor, vector: Tensor) -> Tensor:
+    def along(self, x: Tensor, vector: Tensor) -> Tensor:
+        """`vector`, shaped as `scale`, so that it broadcasts with `x`."""
         if self.axis < 0:
             return vector
         return vector.view([-1 if dim == self.axis else 1 for dim in range(x.dim())])

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..record import Step, record, register
-from .convert import quantize_activations, quantize_layer
+from .convert import quantize_activations, quantize_layer, quantizers
 from .placement import Place, Placement
 
 
@@ -31,6 +31,8 @@ class QuantizeStep(Step):
     """Layers that round what they read further, to so many bits."""
     learnable: bool = False
     """Whether scales are parameters."""
+    follow: float | None = None
+    """In training ranges follow the values, those of activations with this weight of what was before."""
 
     def apply(self, model: nn.Module) -> None:
         """Put in the quantizers, uncalibrated."""
@@ -42,6 +44,9 @@ class QuantizeStep(Step):
                 learnable=self.learnable,
             )
         quantize_activations(model, self.placements, learnable=self.learnable)
+        if self.follow is not None:
+            for quantizer in quantizers(model):
+                quantizer.follow = 0.0 if quantizer.axis >= 0 else self.follow
 
     @property
     def placements(self) -> list[Placement]:

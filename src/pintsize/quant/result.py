@@ -83,7 +83,13 @@ def describe(
         where = labels.get(name, f"input of {name}")
         activations.append(
             QuantizedActivation(
-                name, where, quantizer.bits, float(quantizer.scale), int(quantizer.zero_point), low, high
+                name,
+                where,
+                quantizer.bits,
+                float(quantizer.scale.detach()),
+                int(quantizer.zero_point),
+                low,
+                high,
             )
         )
     norms = tuple(folded.norms.values()) if folded else ()

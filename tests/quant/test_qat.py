@@ -1,0 +1,292 @@
+"""Training with quantizers: gradients, following and learned ranges, late freezing, damping, folding afterwards."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pintsize as ps
+from pintsize import quant
+from pintsize.errors import InputError
+from pintsize.quant import FakeQuantize, QuantizationAware, convert, qat
+from pintsize.record import record
+from pintsize.train.callbacks import TrainState
+
+
+def reference(x, scale, zero_point, qmin, qmax, factor):
+    """LSQ written out with autograd: the straight-through estimator is a detached rounding."""
+    scale = scale * factor + (scale - scale * factor).detach()
+    q = x / scale + zero_point
+    q = q + (torch.round(q) - q).detach()
+    return (q.clamp(qmin, qmax) - zero_point) * scale
+
+
+@pytest.mark.parametrize("zero_point", [0, 5])
+def test_gradients_per_tensor_against_autograd(zero_point):
+    x = torch.randn(6, 3, 4, 4, dtype=torch.float32).mul(3)
+    quantizer = FakeQuantize(4, learnable=True)
+    quantizer.scale.data.fill_(0.37)
+    quantizer.zero_point.fill_(zero_point)
+    given, scale = x.clone().requires_grad_(), torch.tensor(0.37, requires_grad=True)
+    factor = (3 * 4 * 4 * 15) ** -0.5
+    expected = reference(given, scale, zero_point, 0, 15, factor)
+    upstream = torch.randn_like(x)
+    expected.backward(upstream)
+    own = x.clone().requires_grad_()
+    found = quantizer(own)
+    found.backward(upstream)
+    assert torch.allclose(found, expected)
+    assert torch.allclose(own.grad, given.grad)
+    assert torch.allclose(quantizer.scale.grad, scale.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_per_channel_by_hand():
+    quantizer = FakeQuantize(2, signed=True, channels=2, axis=0, learnable=True)
+    quantizer.scale.data.copy_(torch.tensor([1.0, 2.0]))
+    weight = torch.tensor([[0.25, 5.0], [-9.0, -1.5]], requires_grad=True)
+    quantizer(weight).sum().backward()
+    # inside: round(x/s) − x/s; outside: the level; times 1/√(2 weights · qmax 1)
+    expected = torch.tensor([(0 - 0.25) + 1, -2 + (-1 - -0.75)]) / 2**0.5
+    assert torch.allclose(quantizer.scale.grad, expected)
+    assert weight.grad.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(("signed", "bits"), [(True, 3), (False, 4)])
+def test_scale_gradient_is_the_slope_of_the_output_where_the_levels_stay(signed, bits):
+    """With the integers held, the output is linear in the scale outside of the range: a finite difference."""
+    quantizer = FakeQuantize(bits, signed=signed, learnable=True)
+    quantizer.scale.data.fill_(0.1)
+    x = torch.full((1, 8), 9.0)  # clipped: y = qmax · s
+    quantizer(x).sum().backward()
+    factor = (8 * quantizer.qmax) ** -0.5
+    with torch.no_grad():
+        before = quantizer(x).sum()
+        quantizer.scale.add_(1e-3)
+        slope = (quantizer(x).sum() - before) / 1e-3
+    assert quantizer.scale.grad.item() == pytest.approx(slope.item() * factor, rel=1e-3)
+
+
+def test_a_learned_scale_finds_the_best_range():
+    torch.manual_seed(0)
+    x = torch.randn(64, 256)
+    quantizer = FakeQuantize(3, signed=True, learnable=True)
+    quantizer.set_range(x.min(), x.max())
+    start = (quantizer(x) - x).square().mean().item()
+    optimizer = torch.optim.Adam(quantizer.parameters(), 0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (quantizer(x) - x).square().mean().backward()
+        optimizer.step()
+    best = min(
+        (torch.fake_quantize_per_tensor_affine(x, s, 0, -4, 3) - x).square().mean().item()
+        for s in torch.linspace(0.2, 1.2, 200).tolist()
+    )
+    assert start > 1.5 * best
+    assert (quantizer(x) - x).square().mean().item() < 1.03 * best
+
+
+def test_a_learned_scale_stays_positive():
+    quantizer = FakeQuantize(4, learnable=True)
+    quantizer.scale.data.fill_(-0.5)
+    assert quantizer(torch.ones(1, 2)).isfinite().all()
+    assert quantizer.scale.item() > 0
+
+
+def test_followed_range_by_hand():
+    quantizer = FakeQuantize(8)
+    quantizer.set_range(torch.tensor(0.0), torch.tensor(2.0))
+    quantizer.follow = 0.75
+    quantizer(torch.tensor([0.0, 4.0]))  # 0.75 · 2 + 0.25 · 4
+    assert quantizer.limits()[1].item() == pytest.approx(2.5)
+    quantizer.eval()
+    quantizer(torch.tensor([0.0, 400.0]))
+    quantizer.train()
+    quantizer.frozen = True
+    quantizer(torch.tensor([0.0, 400.0]))
+    assert quantizer.limits()[1].item() == pytest.approx(2.5)
+
+
+def test_a_followed_low_end_is_not_held_up_by_the_rounded_zero_point():
+    quantizer = FakeQuantize(8)
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(1.0))
+    quantizer.follow = 0.99
+    x = torch.tensor([-0.5, 1.0])
+    for _ in range(600):
+        quantizer(x)
+    assert quantizer.limits()[0].item() == pytest.approx(-0.5, abs=0.02)
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+def stripes(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(3, (count,), generator=generator)
+    x = torch.randn(count, 1, 8, 8, generator=generator) * 0.7
+    wave = torch.tensor([1.0, -1.0]).repeat(4)
+    x[y == 1] += wave
+    x[y == 2] += wave[:, None]
+    return x, y
+
+
+def fit(model, x, y, steps, lr=0.01):
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    for step in range(steps):
+        part = slice(step * 64 % len(x), step * 64 % len(x) + 64)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[part]), y[part]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def correct(model, x, y):
+    return 100 * float((model(x).argmax(1) == y).float().mean())
+
+
+@pytest.fixture(scope="module")
+def trained():
+    x, y = stripes(512)
+    return fit(small(), x, y, 60)
+
+
+def test_training_recovers_two_bits_and_folds_exactly(trained, tmp_path):
+    x, y = stripes(512)
+    unseen = stripes(512, seed=1)
+    model = copy.deepcopy(trained)
+    quant.quantize(model, weights=2, activations=3, edges=None, method="lsq", calibration=x)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert all(isinstance(q.scale, nn.Parameter) for q in convert.quantizers(model))
+    before = F.cross_entropy(model.eval()(unseen[0]), unseen[1]).item()
+    fit(model, x, y, 60)
+    assert correct(model, *unseen) > 95
+    assert F.cross_entropy(model(unseen[0]), unseen[1]).item() < 0.8 * before
+    with torch.no_grad():
+        expected = model(unseen[0])
+    quant.fold_batchnorm(model, x[:2])
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert [step.kind for step in record(model)] == ["quantize", "fold"]
+    with torch.no_grad():
+        folded = model(unseen[0])
+    # biases are rounded to the accumulator's unit, which is coarse at so few bits
+    assert (folded - expected).abs().max() < 0.15 * expected.abs().max()
+    assert (folded.argmax(1) == expected.argmax(1)).float().mean() > 0.99
+    ps.save(model, tmp_path / "net.safetensors")
+    again = ps.load(tmp_path / "net.safetensors", model=small())
+    assert torch.equal(again(unseen[0]), model(unseen[0]))
+
+
+def test_negative_norm_factors_do_not_lose_the_lowest_level(trained):
+    model = copy.deepcopy(trained)
+    with torch.no_grad():
+        model[1].weight[::2] *= -1
+        model[0].weight[::2] *= -1
+        model[1].running_mean[::2] *= -1
+    x, _ = stripes(64)
+    assert torch.allclose(model(x), trained(x), atol=1e-5)
+    quant.quantize(model, weights=2, edges=None, method="lsq", calibration=x)
+    assert (model[1].weight >= 0).all()
+    expected = model(x)
+    quant.fold_batchnorm(model, x[:2])
+    integers = model[0].weight_quantizer.to_int(model[0].weight)
+    assert integers.min() == -2
+    assert ((model(x) - expected).abs() > 0.02 * expected.abs().max()).float().mean() < 0.02
+
+
+def test_ema_ranges_follow_in_training(trained):
+    x, y = stripes(512)
+    model = copy.deepcopy(trained)
+    quant.quantize(model, method="ema", calibration=x)
+    before = model.activation_quantizers["input_0"].scale.clone()
+    fit(model, x * 3, y, 30)
+    assert model.activation_quantizers["input_0"].scale > before
+    layer = model[0]
+    assert torch.allclose(
+        layer.weight_quantizer.scale, layer.weight.detach().abs().amax((1, 2, 3)) / 127, rtol=0.2
+    )
+
+
+def state(model, epoch, epochs=4, step=0):
+    return TrainState(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device=torch.device("cpu"),
+        epochs=epochs,
+        steps_per_epoch=10,
+        epoch=epoch,
+        step=step,
+    )
+
+
+def test_freezing_comes_late(trained):
+    x, _ = stripes(64)
+    model = copy.deepcopy(trained)
+    quant.quantize(model, weights=4, method="lsq", calibration=x)
+    callback = QuantizationAware(freeze_at=0.5)
+    for epoch, frozen in enumerate([False, False, True, True]):
+        model.train()
+        callback.on_epoch_start(state(model, epoch))
+        mean = model[1].running_mean.clone()
+        loss = model(x * 2 + 1).sum()
+        assert torch.equal(model[1].running_mean, mean) is frozen
+        model.zero_grad()
+        loss.backward()
+        assert (model[0].weight_quantizer.scale.grad is None) is frozen
+        callback.on_epoch_end(state(model, epoch))
+    assert not any(q.frozen for q in convert.quantizers(model))
+
+
+def test_oscillation_penalty_by_hand():
+    model = nn.Sequential(nn.Linear(2, 1))
+    convert.quantize_layer(model[0], weight_bits=2)
+    model[0].weight_quantizer.scale.fill_(0.5)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0.4, 7.0]]))  # 0.1 off its level, or 0.2 steps; and clipped
+    penalty = qat.oscillation(model)
+    assert penalty.item() == pytest.approx(0.04)
+    penalty.backward()
+    assert model[0].weight.grad[0, 0].item() < 0  # towards 0.5
+    assert model[0].weight.grad[0, 1].item() == 0
+    assert QuantizationAware(damping=0.0).penalty(state(model, 1)) is None
+    assert QuantizationAware(damping=2.0).penalty(state(model, 1, step=20)).item() == pytest.approx(0.04)
+
+
+def test_with_the_training_loop():
+    data = ps.data.load("digits", limit=200)
+    model = ps.models.create("resnet-demo", num_classes=10, in_channels=1)
+    quant.quantize(model, weights=3, method="lsq", calibration=data.train)
+    ps.train(model, data, epochs=2, lr=0.01, progress=False, augment=False, callbacks=[QuantizationAware()])
+    quant.fold_batchnorm(model, torch.zeros(2, *data.image_shape))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_bfloat16_autocast(trained):
+    x, y = stripes(64)
+    model = copy.deepcopy(trained)
+    quant.quantize(model, weights=4, activations=4, method="lsq", calibration=x)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{"freeze_at": 1.5}, {"damping": -1.0}])
+def test_options_out_of_range(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        QuantizationAware(**options)
