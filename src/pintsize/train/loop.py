@@ -21,7 +21,7 @@ from .distill import check_teacher
 from .history import History
 from .logbook import Logbook
 from .options import Options
-from .placement import channels_last_on, keeping_modes
+from .placement import keeping_modes, laid_out_on, layout_for
 from .precision import autocast_dtype
 from .progress import reporter
 from .run import Run
@@ -134,8 +134,9 @@ def train(
         if path is not None and accelerator.is_main_process:
             checkpoints.prepare(path)
         stack.enter_context(rng.seeded(seed + accelerator.process_index, accelerator.device))
+        layout = layout_for(model, accelerator.device)
         for network in (model, teacher) if teacher is not None else (model,):
-            stack.enter_context(channels_last_on(network, accelerator.device))
+            stack.enter_context(laid_out_on(network, accelerator.device, layout))
         if teacher is not None:
             stack.enter_context(keeping_modes(teacher))
             teacher.eval()
@@ -147,6 +148,7 @@ def train(
             options,
             accelerator=accelerator,
             autocast=autocast_dtype(precision, accelerator.device),
+            layout=layout,
             teacher=teacher,
             callbacks=callbacks,
         )

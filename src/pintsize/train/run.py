@@ -44,6 +44,7 @@ class Run:
         options: checked.
         accelerator: of this process.
         autocast: dtype to compute in, None for fp32.
+        layout: of the images.
         teacher: in eval mode on the same device, or None.
         callbacks: called in this order.
     """
@@ -56,6 +57,7 @@ class Run:
         *,
         accelerator: Any,
         autocast: torch.dtype | None,
+        layout: torch.memory_format,
         teacher: nn.Module | None,
         callbacks: Sequence[Callback],
     ) -> None:
@@ -65,7 +67,7 @@ class Run:
             autocast,
             callbacks,
         )
-        self._data, self._teacher = data, teacher
+        self._data, self._teacher, self._layout = data, teacher, layout
         full, rest = divmod(len(data.train), options.batch_size)
         # batch norm cannot normalise one image alone; the order changes, so none is left out for good
         self._drop_last = rest == 1 and full > 0
@@ -156,7 +158,7 @@ class Run:
             images, labels = share(images, labels, self.accelerator.process_index, world)
         # the mean of the processes' losses is the loss of the whole batch, also when shares differ in size
         scale = world / n if n >= world else 1 / n
-        images = images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
+        images = images.to(memory_format=self._layout) if images.ndim == 4 else images
         state.model.zero_grad(set_to_none=True)
         with self._autocast():
             logits = logits_of(self._network, images, len(self._data.classes))
