@@ -24,6 +24,7 @@ _PUBLIC = {
     "channel_groups": (".graph", "channel_groups"),
     "prune": (".prune", "prune"),
     "PruningPlan": (".prune", "PruningPlan"),
+    "sparsify": (".prune", "sparsify"),
     "quantize": (".quant", "quantize"),
     "save": (".files", "save"),
     "load": (".files", "load"),
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .pipeline import compress as compress
     from .prune import PruningPlan as PruningPlan
     from .prune import prune as prune
+    from .prune import sparsify as sparsify
     from .quant import quantize as quantize
     from .train import evaluate as evaluate
     from .train import train as train

