@@ -2,6 +2,7 @@
 
 from .bias import reestimate_norms
 from .calibrate import quantize
+from .clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fold import FoldStep, fold_batchnorm
 from .qat import QuantizationAware
@@ -10,6 +11,9 @@ from .record import QuantizeStep
 from .result import QuantizationResult, QuantizedActivation, QuantizedLayer
 
 __all__ = [
+    "ClusterResult",
+    "ClusterStep",
+    "ClusteredLayer",
     "FakeQuantize",
     "FoldStep",
     "QuantizationAware",
@@ -18,6 +22,7 @@ __all__ = [
     "QuantizedActivation",
     "QuantizedLayer",
     "activation_quantizers",
+    "cluster",
     "fold_batchnorm",
     "is_quantized",
     "quantize",

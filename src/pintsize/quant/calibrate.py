@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ..data import images_of
 from ..errors import InputError, InputTypeError
 from ..graph import trace
-from ..record import append, check_order
+from ..record import append, check_order, record
 from . import equalize as equalization
 from . import flow, observers, patterns, placement, ranges, rounding
 from .bias import correct_biases
@@ -34,6 +34,11 @@ class Refinement:
     correct_bias: bool = False
     iterations: int = 500
     seed: int = 0
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether weights change beyond what folding does."""
+        return self.equalize is not False or self.learn_rounding
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -116,6 +121,12 @@ def quantize(
         iterations=iterations,
         seed=seed,
     )
+    if refinement.moves_weights and any(done.kind == "cluster" for done in record(model)):
+        raise InputError(
+            "learned rounding or equalisation of clustered weights",
+            "it would part weights that share values",
+            "choose another method, or quantize the model as it was before clustering",
+        )
     needed = activations is not None or best or equalize or learn_rounding or correct_bias
     images = _images(model, calibration, calibration_images) if needed else []
     example = _example(example, images)
