@@ -1,9 +1,15 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
+from pintsize import data, models
 from pintsize.errors import InputError, InputTypeError
 from pintsize.options import OPTIONS, CompressOptions, changes, with_options
+from pintsize.prune import importance
 from pintsize.recipe import SECTIONS, Recipe, merge, read_yaml
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def refused(document, match):
@@ -146,3 +152,13 @@ def test_an_amount_that_is_given_replaces_the_recipes_other_one():
 def test_two_amounts_at_once_stay_a_mistake():
     with pytest.raises(InputError, match="ratio and macs are given"):
         Recipe.parse(with_options({}, {"ratio": 0.25, "macs": 0.5}))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_project_are_valid(path):
+    recipe = Recipe.load(path)
+    assert recipe.model is not None
+    assert recipe.data is not None
+    assert recipe.model.name in models.list()
+    assert recipe.data.name in data.list()
+    assert recipe.prune is None or recipe.prune.importance in importance.names()

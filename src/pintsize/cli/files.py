@@ -9,7 +9,7 @@ import typer
 
 from . import options as o
 from .loading import example_for, load_data, load_model
-from .output import emit
+from .output import emit, jsonable
 
 
 def export(
@@ -117,7 +117,7 @@ def verify(
     ]
     if found.speedup is not None:
         lines.append(f"{found.speedup:.2f}× as fast as {found.against}")
-    emit({"verification": found}, "\n".join(lines), as_json=as_json)
+    emit(jsonable(found), "\n".join(lines), as_json=as_json)
 
 
 def bench(

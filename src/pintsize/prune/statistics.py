@@ -82,7 +82,8 @@ class Statistics:
                     f"importance by {what}", "its data has no labels", "pass batches of (images, labels)"
                 )
             seen = True
-            yield batch[0].to(device), batch[1].to(device)
+            # contiguous: the channels-last gradients of some convolutions are wrong, see train.placement
+            yield batch[0].to(device).contiguous(), batch[1].to(device)
         if not seen:
             raise InputError(f"importance by {what}", "its data is empty", "pass at least one batch")
 
