@@ -11,6 +11,7 @@ from .importance import Importance, criterion
 from .masks import MaskStep, masks_of, remove_masks, set_masks
 from .plan import PruneStep, PruningPlan
 from .scatter import ScatterStep
+from .schedules import Polynomial, Rewind, Sparsify, Staged, one_shot
 from .statistics import Statistics
 from .weights import SparsityResult, sparsify
 
@@ -19,14 +20,19 @@ __all__ = [
     "AttentionResult",
     "Importance",
     "MaskStep",
+    "Polynomial",
     "PruneStep",
     "PruningPlan",
+    "Rewind",
     "ScatterStep",
+    "Sparsify",
     "SparsityResult",
+    "Staged",
     "Statistics",
     "criterion",
     "element_criterion",
     "masks_of",
+    "one_shot",
     "prune",
     "prune_by_attention",
     "remove_masks",

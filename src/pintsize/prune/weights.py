@@ -116,7 +116,7 @@ def sparsify(
     element_selection.check_scope(scope)
     criterion = element_criteria.find(importance)
     _record.check_order(model, MaskStep)
-    names = _chosen(model, ignore)
+    names = chosen_weights(model, ignore)
     source = batches_for(data, batches or criterion.batches, batch_size, seed, example)
     rounds = criterion.steps if steps is None else steps
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
@@ -197,7 +197,7 @@ def weight_name(path: str) -> str:
     return f"{path}.weight" if path else "weight"
 
 
-def _chosen(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
+def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
     """Weights that may be pruned, tied ones once."""
     layers = maskable(model)
     ignored: set[str] = set()
