@@ -15,6 +15,7 @@ def main() -> None:
         "resnet-demo",
         "digits",
         macs=0.5,
+        round_to="auto",
         epochs=15,
         lr=0.1,
         batch_size=64,

@@ -110,7 +110,7 @@ class PruneSection(_Section):
     scope: str = "global"
     """`global` ranks the channels of all layers together, `isomorphic` those of layers that are connected
     alike, `local` removes the same share of each layer."""
-    round_to: int | Literal["auto"] = 1
+    round_to: int | Literal["auto"] = "auto"
     """Keep a multiple of so many channels in each layer; `auto` takes what the runtimes like."""
     min_channels: int = Field(default=1, ge=1)
     """Least channels of a layer."""
