@@ -47,7 +47,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self) -> Tensor:
         """`Â`, [U]; with `percentile` the largest values are above 1."""
-        values = self.attention * self.kept
+        values: Tensor = self.attention * self.kept
         if self.normalize == "none":
             return values
         top = values.amax() if self.normalize == "max" else torch.quantile(values, self.percentile / 100)
@@ -61,7 +61,8 @@ class ChannelAttention(nn.Module):
     @torch.no_grad()
     def vanished(self, threshold: float) -> Tensor:
         """The units that are not removed yet and whose `Â` is below `threshold`, as indices."""
-        return ((self().abs() < threshold) & self.kept).nonzero().reshape(-1)
+        values: Tensor = self()
+        return ((values.abs() < threshold) & self.kept).nonzero().reshape(-1)
 
     @torch.no_grad()
     def remove(self, units: Tensor) -> None:

@@ -40,7 +40,7 @@ class _Scaled(nn.Module):
         if self.whole:
             found: Tensor = self.vectors[0]()
             return found
-        whole = self.vectors[0].attention.new_ones(self.channels)  # type: ignore[operator, union-attr]
+        whole = self.vectors[0].attention.new_ones(self.channels)  # type: ignore[operator]
         for number, vector in enumerate(self.vectors):
             indices = self.get_buffer(f"indices_{number}")
             values = vector()[:, None].expand(indices.shape).reshape(-1)
@@ -138,7 +138,7 @@ class Attended:
     @property
     def kept(self) -> list[Tensor]:
         """For each vector the units that are left, bool [U] on the CPU."""
-        return [vector.kept.cpu() for vector in self.vectors]
+        return [vector.kept.cpu().clone() for vector in self.vectors]
 
     def refresh(self, *, fold: bool = False) -> None:
         """Take note of what the vectors have removed, after a removal or a load.
@@ -147,9 +147,7 @@ class Attended:
             fold: first give the constants that silenced channels emitted so far, through the bias of their
                 norm, to the layers that read them.
         """
-        self.removed, self.physical = attention_sites.silent(
-            self._plain, self.graph, self.sites, self.kept
-        )
+        self.removed, self.physical = attention_sites.silent(self._plain, self.graph, self.sites, self.kept)
         if fold and self._example is not None:
             self._fold_constants()
         self._held = []
@@ -172,12 +170,14 @@ class Attended:
             gone = set(cut.get(f"{path}.weight", {}).get(axis, ()))
             size = len(shift) + len(gone)
             keep = torch.tensor([c for c in range(size) if c not in gone], device=shift.device)
-            if path in folding.norms:
-                target, sign = self.model.get_buffer(folding.norms[path]), -1
-            else:
-                target, sign = self._original(f"{path}.bias"), 1
-            if target is not None:  # a layer without bias and norm has no place for it: recovery makes up
-                target.index_add_(0, keep.to(target.device), sign * shift.to(target.device))
+            sign = -1.0 if path in folding.norms else 1.0
+            place = (
+                self.model.get_buffer(folding.norms[path])
+                if path in folding.norms
+                else self._original(f"{path}.bias")
+            )
+            if place is not None:  # a layer without bias and norm has no place for it: recovery makes up
+                place.index_add_(0, keep.to(place.device), sign * shift.to(place.device))
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -215,11 +215,18 @@ class Attended:
             axis = 1
         return value * self._outputs[path].along(value, axis)
 
+    def costs(self, physical: Sequence[Sequence[int]]) -> dict[str, float]:
+        """Parameters, MACs and channels of the network once `physical`, units for each group, are cut."""
+        counts = [len(units) for units in physical]
+        shapes = costs.kept_shapes(self.graph, self.graph.groups, counts)
+        groups = zip(self.graph.groups, counts, strict=True)
+        channels = sum((group.size - count) * group.channels for group, count in groups)
+        return {name: cost(shapes) for name, cost in self._cost.items()} | {"channels": float(channels)}
+
     def fractions(self, physical: Sequence[Sequence[int]] | None = None) -> dict[str, float]:
         """What is left once what can be cut is cut: parameters and MACs as fractions of the dense network's."""
-        counts = [len(units) for units in (self.physical if physical is None else physical)]
-        shapes = costs.kept_shapes(self.graph, self.graph.groups, counts)
-        return {name: cost(shapes) / cost(self._full) for name, cost in self._cost.items()}
+        left = self.costs(self.physical if physical is None else physical)
+        return {name: left[name] / cost(self._full) for name, cost in self._cost.items()}
 
     def fractions_without(self, candidates: Sequence[Tensor]) -> dict[str, float]:
         """The fractions that would be left if `candidates`, units for each vector, were removed, too."""

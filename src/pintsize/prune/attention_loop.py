@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from typing import Any
 
 import torch
@@ -67,8 +68,6 @@ class AttentionLoop(Callback):
         self._adam = torch.optim.Adam(self.own_parameters(state.model), lr=self.options.attention_lr)
         self._weights = self.attended.weights()
         self.attended.refresh()
-        if self.options.max_drop is not None:
-            self._keep_good(state)
 
     def on_epoch_start(self, state: TrainState) -> None:  # noqa: ARG002
         """Attention is trained in the first epoch of an attention epoch alone, and not once the target is met."""
@@ -171,20 +170,24 @@ class AttentionLoop(Callback):
         return count
 
     def _until_target(self, chosen: list[Tensor], target: float) -> list[Tensor]:
-        """The largest share of `chosen`, the same of every vector, that does not pass the target."""
-
-        def part(share: float) -> list[Tensor]:
-            return [units[: round(share * len(units))] for units in chosen]
-
+        """As many of `chosen` as the target asks for, equal shares of all vectors."""
         if self.attended.fractions_without(chosen)["params"] > target:
             return chosen
         self._at_target = True
-        low, high = 0.0, 1.0
-        for _ in range(12):
-            middle = (low + high) / 2
-            reached = self.attended.fractions_without(part(middle))["params"] <= target
-            low, high = (low, middle) if reached else (middle, high)
-        return part(high)
+        order = sorted((k / len(units), site) for site, units in enumerate(chosen) for k in range(len(units)))
+
+        def first(count: int) -> list[Tensor]:
+            taken = Counter(site for _, site in order[:count])
+            return [units[: taken[site]] for site, units in enumerate(chosen)]
+
+        low, high = 0, len(order)
+        while low < high:
+            middle = (low + high) // 2
+            if self.attended.fractions_without(first(middle))["params"] <= target:
+                high = middle
+            else:
+                low = middle + 1
+        return first(high)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loop is."""
@@ -209,11 +212,18 @@ class AttentionLoop(Callback):
         self._at_target, self.reason, self._good = state["at_target"], state["reason"], state["good"]
         self.attended.refresh()
 
-    def finish(self) -> None:
-        """Give the model the values to end with: the last whose drop was allowed, where that is limited."""
-        if self.options.max_drop is not None and self._good is not None:
+    def finish(self) -> bool:
+        """Give the model the values to end with; whether there are any.
+
+        Where the drop is limited, they are the last that kept within it, if any did.
+        """
+        if self.options.max_drop is not None:
+            if self._good is None:
+                self.reason += ", from the first attention epoch on: the network is as it was"
+                return False
             self.attended.model.load_state_dict(self._good)
         self.attended.refresh()
+        return True
 
 
 def to_csv(epochs: list[dict[str, Any]]) -> str:

@@ -55,14 +55,18 @@ class AttentionOptions:
     max_drop: float | None = _option(None, "Stop when validation accuracy fell by more points than this.")
     patience: int | None = _option(None, "Stop after so many attention epochs that removed nothing.")
     min_channels: int = _option(1, "Least units of a vector.")
-    keep_first: bool = _option(True, "The first convolution, and all that is coupled to it, keeps its channels.")
+    keep_first: bool = _option(
+        True, "The first convolution, and all that is coupled to it, keeps its channels."
+    )
     ignore: tuple[str, ...] = _option((), "Patterns of layers that keep all their channels.")
     distill: bool = _option(False, "Learn from the dense network's outputs as well as from the labels.")
     distill_weight: float = _option(0.9, "Share of the dense network's outputs in the loss.")
     temperature: float = _option(4.0, "Softens both outputs before they are compared.")
     weights: int | None = _option(None, "Train with weights of so many bits; null leaves them float.")
     activations: int | None = _option(None, "Train with activations of so many bits; null leaves them float.")
-    ranges: str = _option("max", "Quantizer ranges: the largest value (Alg. 3), or that of least squared error.")
+    ranges: str = _option(
+        "max", "Quantizer ranges: the largest value (Alg. 3), or that of least squared error."
+    )
     range_decay: float = _option(0.9964, "Decay of the moving average of the activations' ranges.")
     augment: bool = _option(True, "Crop and flip at random.")
     precision: str = _option("auto", "Arithmetic of training: auto, fp32 or bf16.")
@@ -85,7 +89,15 @@ class AttentionOptions:
             _require(name, getattr(self, name), least, whole=True)
         if self.patience is not None:
             _require("patience", self.patience, 1, whole=True)
-        for name in ("attention_weight", "alpha", "beta", "weight_penalty", "lr", "attention_lr", "threshold"):
+        for name in (
+            "attention_weight",
+            "alpha",
+            "beta",
+            "weight_penalty",
+            "lr",
+            "attention_lr",
+            "threshold",
+        ):
             _require(name, getattr(self, name), 0)
         for name, low, high in (("percentile", 0, 100), ("distill_weight", 0, 1), ("range_decay", 0, 1)):
             _require(name, getattr(self, name), low, high)
@@ -94,8 +106,8 @@ class AttentionOptions:
             _require("target", self.target, 0, 1)
         if self.max_drop is not None:
             _require("max_drop", self.max_drop, -100, 100)
-        low, high = self.start
-        if not 0 <= low <= high <= 1 or high == 0:
+        start, end = self.start
+        if not 0 <= start <= end <= 1 or end == 0:
             raise InputError(
                 f"start={self.start}", "attention lies in [0, 1]", "pass two rising numbers, e.g. (0.4, 0.9)"
             )
@@ -122,9 +134,8 @@ class AttentionOptions:
         return sum(self.recovery(epoch) for epoch in range(self.attention_epochs))
 
 
-def _require(option: str, value: object, low: float, high: float = math.inf, *, whole: bool = False) -> None:
-    kind: type | Any = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kind):
+def _require(option: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise InputTypeError(
             f"{option}={value!r}", f"it is no {'whole ' if whole else ''}number", "pass a number"
         )

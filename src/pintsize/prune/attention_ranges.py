@@ -8,7 +8,7 @@ passes through, begun on calibration images. Gradients go straight through.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -142,3 +142,11 @@ def _largest(quantizer: FakeQuantize, weight: Tensor) -> Tensor:
     if quantizer.axis < 0:
         return weight.detach().abs().amax()
     return weight.detach().movedim(quantizer.axis, 0).flatten(1).abs().amax(1)
+
+
+@torch.no_grad()
+def set_ranges(model: nn.Module, ranges: Mapping[str, Tensor]) -> None:
+    """Give the quantizers of `model` the scales and zero points that `ranges_of` took from another."""
+    own = model.state_dict()
+    for name, value in ranges.items():
+        own[name].copy_(value)

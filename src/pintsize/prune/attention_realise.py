@@ -20,9 +20,10 @@ from .. import record as _record
 from ..errors import OperationError
 from ..graph.check import attempt, distance, run
 from ..graph.groups import Removed
+from ..graph.surgery import _without
 from ..measure import side_by_side
 from ..quant import FoldStep, QuantizeStep
-from ..quant.calibrate import round_biases
+from ..quant.ranges import round_biases
 from .attention_layers import Attended, removed_units
 from .attention_sites import Target
 from .plan import PruningPlan
@@ -94,7 +95,9 @@ def realise(
     error = distance(expected, outputs)
     if quantized is None and not error <= _TOLERANCE:
         raise OperationError(
-            "attention pruning", f"the cut network differs from the masked one by {error:.2g}", "report this as a bug"
+            "attention pruning",
+            f"the cut network differs from the masked one by {error:.2g}",
+            "report this as a bug",
         )
     if quantized is not None:
         round_biases(work, quantized)
@@ -108,7 +111,7 @@ def realise(
 
 def _cut(work: nn.Module, example: Any, attended: Attended, removed: Removed) -> PruningPlan:
     """Cut `removed` out of `work`, proven on the example."""
-    full, left = attended.costs(cut=False), attended.costs(cut=True)
+    full, left = attended.costs([[]] * len(attended.physical)), attended.costs(attended.physical)
     if not removed:
         return PruningPlan({}, before=full, after=left)
     undo, error = attempt(work, example, attended.graph, removed)
@@ -140,8 +143,9 @@ def _candidates(attended: Attended, removed: Removed) -> list[tuple[Target, list
         gone = set(removed.get(f"{target.layer}.weight", {}).get(target.axis, ()))
         left = [channel for channel in range(target.channels) if channel not in gone]
         kept = [place for place, channel in enumerate(left) if channel not in silent]
+        kept = kept or [0]  # a convolution computes something, be it zeros
         if len(kept) < len(left):
-            found.append((target, kept or [0], len(left)))
+            found.append((target, kept, len(left)))
     return found
 
 
@@ -171,9 +175,7 @@ def _faster(
     scatter(small, "layer", "norm", kept, channels)
     threads = torch.get_num_threads()
     part = nn.Sequential(small.layer, small.norm)
-    times = side_by_side(
-        {"whole": whole, "part": part}, inputs[layer], warmup=3, repeats=15, threads=threads
-    )
+    times = side_by_side({"whole": whole, "part": part}, inputs[layer], warmup=3, repeats=15, threads=threads)
     return times["part"].median_ms < times["whole"].median_ms
 
 
@@ -185,26 +187,25 @@ def _load(work: nn.Module, values: Mapping[str, Tensor], removed: Removed, step:
         for name, value in values.items():
             if name not in own or name.startswith("activation_quantizers."):
                 continue
-            dims = dict(removed.get(name, {}))
-            layer, axis = _rows(name)
-            rows = removed.get(f"{layer}.weight", {}).get(axis if name == f"{layer}.weight" else 0, ())
-            if name != f"{layer}.weight" and len(rows):
-                dims.setdefault(0, list(rows))
-            for dim, gone in dims.items():
-                keep = torch.ones(value.shape[dim], dtype=torch.bool)
-                keep[list(gone)] = False
-                value = value.index_select(dim, keep.nonzero().reshape(-1).to(value.device))
-            if layer in scattered and value.dim():
-                value = value.index_select(axis, torch.tensor(scattered[layer], device=value.device))
-            own[name].copy_(value)
+            layer = _layer_of(name)
+            axis = 1 if layer and getattr(work.get_submodule(layer), "transposed", False) else 0
+            dims: dict[int, list[int]] = dict(removed.get(name, {}))
+            if name != f"{layer}.weight":
+                rows = removed.get(f"{layer}.weight", {}).get(axis)
+                axis = 0  # a folded bias, the scales: vectors over the same channels
+                dims |= {0: rows} if rows else {}
+            kept = _without(value, dims)
+            if layer in scattered:
+                kept = kept.index_select(axis, torch.tensor(scattered[layer], device=kept.device))
+            own[name].copy_(kept)
 
 
-def _rows(name: str) -> tuple[str, int]:
-    """The layer whose output channels a tensor of its counts, and the dimension that does."""
+def _layer_of(name: str) -> str:
+    """The layer whose output channels a tensor counts, '' if it is another kind of tensor."""
     for ending in (".weight_quantizer.scale", ".weight_quantizer.zero_point", ".weight", ".bias"):
         if name.endswith(ending):
-            return name.removesuffix(ending), 0
-    return "", 0
+            return name.removesuffix(ending)
+    return ""
 
 
 def _load_activations(work: nn.Module, ranges: Mapping[str, Tensor]) -> None:

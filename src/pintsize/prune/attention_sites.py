@@ -87,7 +87,9 @@ def find(model: nn.Module, graph: Graph, options: AttentionOptions) -> list[Site
             "it has no convolution whose channels may be removed",
             "ignore less, or pass keep_first=False",
         )
-    return _priced(list(found.values()), graph, options)
+    place = {path: number for number, path in enumerate(paths)}
+    ordered = sorted(found.values(), key=lambda site: place[site.targets[0].layer])
+    return _priced(ordered, graph, options)
 
 
 def owners(model: nn.Module, group: ChannelGroup) -> list[Member]:
@@ -188,10 +190,12 @@ def silent(
         if units:
             parts.append(group.removed(units))
         physical.append(units[1:] if len(units) == group.size else units)
-    for site in sites:
-        for target in site.targets:
-            if gone[target.layer].any():
-                parts.append(own_rows(model, target, gone[target.layer].nonzero().reshape(-1).tolist()))
+    parts += [
+        own_rows(model, target, gone[target.layer].nonzero().reshape(-1).tolist())
+        for site in sites
+        for target in site.targets
+        if gone[target.layer].any()
+    ]
     return union(parts), physical
 
 

@@ -71,7 +71,10 @@ def scatter(model: nn.Module, layer: str, norm: str, kept: Sequence[int], channe
     axis = 1 if getattr(convolution, "transposed", False) else 0
     gone = sorted(set(range(channels)) - set(kept))
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    vectors = [f"{layer}.bias", *(f"{norm}.{key}" for key in ("weight", "bias", "running_mean", "running_var"))]
+    vectors = [
+        f"{layer}.bias",
+        *(f"{norm}.{key}" for key in ("weight", "bias", "running_mean", "running_var")),
+    ]
     removed = {f"{layer}.weight": {axis: gone}} | {name: {0: gone} for name in vectors if name in own}
     cut(model, removed, {layer: {"out_channels": len(kept)}, norm: {"num_features": len(kept)}})
     parent, _, name = norm.rpartition(".")

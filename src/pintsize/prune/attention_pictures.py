@@ -1,0 +1,68 @@
+"""The report's pictures of one attention pruning (its Figures 1 to 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .attention_run import AttentionResult
+
+
+def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str, Figure]:
+    """Accuracy and loss over epochs, compression over epochs, layer × epoch, accuracy against compression.
+
+    Args:
+        result: of `prune_by_attention`.
+        model: the pruned network, for the box plot of the weights of its most pruned layer.
+    """
+    from ..viz import accuracy_compression, channel_box, layer_epoch_heatmap, training_curves
+
+    history = result.history
+    ends = result.recovery_ends
+    points = [
+        {"name": f"epoch {row['epoch']}", "params": row["params"] * result.plan.before["params"],
+         "accuracy": row["val_accuracy"]}
+        for row in history
+        if row["ends"]
+    ]  # fmt: skip
+    found = {
+        "training": training_curves(history, recovery_ends=ends, title="Attention pruning"),
+        "compression": _compression(result),
+        "layers": layer_epoch_heatmap([row["kept"] for row in history], title="Channels kept"),
+        "frontier": accuracy_compression(
+            points, cost="params", title="Validation accuracy against parameters left"
+        ),
+    }
+    if model is not None:
+        name = min(history[-1]["kept"], key=lambda layer: history[-1]["kept"][layer])
+        layer = name.partition("#")[0]
+        found["channels"] = channel_box(model.get_submodule(layer).weight.detach(), layer=layer)  # type: ignore[operator]
+    return found
+
+
+def _compression(result: AttentionResult) -> Figure:
+    """Fractions of channels, parameters and MACs that are left, over the epochs."""
+    from ..viz import style
+
+    figure, (axes,) = style.figure(height=3.0)
+    epochs = [row["epoch"] for row in result.history]
+    for number, (key, label) in enumerate(
+        (("channels", "channels attended to"), ("params", "parameters"), ("macs", "MACs"))
+    ):
+        values = [100 * row[key] for row in result.history]
+        axes.plot(epochs, values, color=style.COLORS[number], label=label, linewidth=1.6)
+    for end in result.recovery_ends:
+        axes.axvline(end + 0.5, color=style.INK, linewidth=0.4, linestyle=":")
+    style.dress(axes, title="What is left over the epochs", x="epoch", y="left (%)")
+    style.whole_numbers(axes)
+    style.legend(axes, loc="lower left")
+    last = result.history[-1]
+    return style.describe(
+        figure,
+        f"After {len(epochs)} epochs {last['params']:.0%} of the parameters and {last['macs']:.0%} of the "
+        "MACs are left.",
+    )

@@ -1,0 +1,197 @@
+"""`prune_by_attention`: learn which channels matter while training, remove the others, cut them out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .. import files
+from ..errors import InputError, unknown
+from ..graph import analyse
+from ..quant import fold_batchnorm
+from ..record import check_order
+from ..train import Callback, History, evaluate, train
+from . import attention_ranges, attention_sites
+from .attention_layers import Attended
+from .attention_loop import AttentionLoop, to_csv
+from .attention_options import AttentionOptions
+from .attention_realise import Realisation, realise
+from .plan import PruneStep, PruningPlan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..data import Data
+
+_CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class AttentionResult:
+    """What attention pruning did."""
+
+    history: History
+    """One entry an epoch: those of `pintsize.train`, and `attention_epoch`, `recovery_epoch`, `removed`,
+    `channels`, `params`, `macs` (fractions that are left), `kept` (of each vector), `ends` (of a recovery)."""
+    baseline: float
+    """Validation accuracy of the dense network in percent."""
+    realisation: Realisation
+    reason: str
+    """Why the training ended."""
+    options: AttentionOptions = field(repr=False)
+
+    @property
+    def plan(self) -> PruningPlan:
+        """What was cut, in terms of the dense network."""
+        return self.realisation.plan
+
+    @property
+    def recovery_ends(self) -> list[int]:
+        """The epochs, from 1, after which an attention epoch with its recovery ended."""
+        return [int(row["epoch"]) for row in self.history if row["ends"]]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write all epochs as a table."""
+        files.write_text(path, to_csv(self.history))
+
+    def figures(self, model: nn.Module | None = None) -> dict[str, Figure]:
+        """The report's pictures; with the pruned `model` also the weights of its most pruned layer."""
+        from .attention_pictures import figures
+
+        return figures(self, model)
+
+    def __str__(self) -> str:
+        last, error = self.history[-1], self.realisation.error
+        scattered, masked = self.realisation.scattered, self.realisation.masked
+        lines = [
+            f"{last['epoch']} epochs, {last['attention_epoch'] + 1} of them with attention: {self.reason}",
+            f"parameters {last['params']:.1%}, MACs {last['macs']:.1%} left; validation accuracy "
+            f"{self.baseline:.2f} % → {last['val_accuracy']:.2f} %",
+            f"masked and realised network differ by {error:.1g} of the largest output",
+        ]
+        if scattered:
+            lines.append(f"{len(scattered)} convolutions compute their kept channels alone")
+        if masked:
+            lines.append(
+                f"{len(masked)} convolutions compute zeros, which was no slower; nothing is claimed for these"
+            )
+        return "\n".join(lines)
+
+
+def prune_by_attention(
+    model: nn.Module,
+    data: Data,
+    *,
+    example: Any = None,
+    teacher: nn.Module | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    csv: str | os.PathLike[str] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    **options: Any,
+) -> AttentionResult:
+    """Prune the channels of a trained `model` by attention, in place (Novshadian and Abdelefatah, 2024).
+
+    Trains on `data.train`, steered by `data.val`. The network ends smaller: what was removed is cut out, and
+    its record says so. On an error `model` is as it was.
+
+    Args:
+        model: a trained network.
+        data: from `pintsize.data.load`, with a validation split.
+        example: an input to trace the network with; by default two validation images.
+        teacher: whose outputs are learned, too; by default the dense network, where `distill` is on.
+        checkpoint: file to write after each epoch and to resume from, to the bit on a CPU.
+        csv: table of all epochs, written anew after each.
+        log_dir: folder for TensorBoard events.
+        progress: as for `pintsize.train`.
+        callbacks: further ones.
+        options: the fields of `pintsize.prune.AttentionOptions`, whose help says what each does.
+
+    Returns:
+        The history of all epochs, the plan, how it was realised; `figures` and `to_csv`.
+
+    Raises:
+        InputError: an unknown option, one out of range, no validation images, or nothing to attend to.
+        UnsupportedOp, OperationError, TrainingDiverged: as `pintsize.prune` and `pintsize.train`.
+    """
+    chosen = options_from(options)
+    check_order(model, PruneStep)
+    if not len(data.val):
+        raise InputError(
+            "attention pruning without validation images",
+            "validation accuracy decides when a recovery ends",
+            "load the data with val_fraction above 0",
+        )
+    if example is None:
+        example = next(iter(data.val.batches(2)))[0]
+    device = next(model.parameters()).device
+    example = example.to(device) if isinstance(example, torch.Tensor) else example
+    baseline = evaluate(model, data.val)
+    graph = analyse(model, example)
+    sites = attention_sites.find(model, graph, chosen)
+    work, quantization = copy.deepcopy(model), None
+    if chosen.weights is not None:
+        images = data.train.subset(min(_CALIBRATION_IMAGES, len(data.train)), chosen.seed)
+        quantization = attention_ranges.plan_quantization(model, example, chosen, images)
+        fold_batchnorm(work, example)
+    attended = Attended(work, graph, sites, chosen, example=None if quantization else example)
+    loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv)
+    followers: tuple[Callback, ...] = ()
+    if quantization is not None:
+        quantization[1].apply(work)
+        attention_ranges.set_ranges(work, quantization[2])
+        followers = (attention_ranges.FollowRanges(work, chosen),)
+    if chosen.distill and teacher is None:
+        teacher = copy.deepcopy(model)
+    history = train(
+        work,
+        data,
+        epochs=chosen.most_epochs,
+        lr=chosen.lr,
+        optimizer="adam",
+        weight_decay=0.0,
+        batch_size=chosen.batch_size,
+        schedule="constant",
+        augment=chosen.augment,
+        precision=chosen.precision,
+        seed=chosen.seed,
+        teacher=teacher,
+        distill_weight=chosen.distill_weight,
+        temperature=chosen.temperature,
+        checkpoint=checkpoint,
+        log_dir=log_dir,
+        progress=progress,
+        callbacks=(loop, *followers, *callbacks),
+    )
+    if not loop.finish():
+        full = attended.costs([[]] * len(graph.groups))
+        found = Realisation(PruningPlan({}, before=full, after=full))
+    elif quantization is None:
+        found = realise(model, attended, example)
+    else:
+        fold, step, _ = quantization
+        ranges = attention_ranges.ranges_of(work)
+        found = realise(model, attended, example, fold=fold, quantized=step, ranges=ranges)
+    return AttentionResult(history, baseline, found, loop.reason, chosen)
+
+
+def options_from(given: dict[str, Any]) -> AttentionOptions:
+    """The options of keyword arguments or a recipe.
+
+    Raises:
+        InputError: there is no such option, or a value is out of range.
+    """
+    names = [f.name for f in fields(AttentionOptions)]
+    for name in given:
+        if name not in names:
+            raise unknown("option of attention pruning", name, names)
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return AttentionOptions(**values)
