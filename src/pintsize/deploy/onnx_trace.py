@@ -142,7 +142,8 @@ def _register_schema() -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what torch's exporter tells its own developers (log lines, deprecations of its internals)."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    names = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -1,0 +1,238 @@
+"""The `.pint` file: the exact network back, small, and safe to open whatever is in it."""
+
+import hashlib
+import json
+import random
+import struct
+import zlib
+
+import pytest
+import torch
+from torch import nn
+
+import pintsize as ps
+from pintsize import errors
+from pintsize.deploy import export, pint
+from pintsize.record import record
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def quantized(images) -> nn.Module:
+    model = network()
+    ps.quantize(model, weights=4, activations=8, calibration=[images])
+    return model
+
+
+def resealed(content: bytes) -> bytes:
+    return content[:-32] + hashlib.sha256(content[:-32]).digest()
+
+
+def with_header(content: bytes, change) -> bytes:
+    """The same file with another header and a right checksum."""
+    size = struct.unpack_from("<I", content, 12)[0]
+    header = json.loads(zlib.decompress(content[16 : 16 + size]))
+    change(header)
+    packed = zlib.compress(json.dumps(header).encode())
+    return resealed(content[:12] + struct.pack("<I", len(packed)) + packed + content[16 + size :])
+
+
+def same_state(ours: nn.Module, theirs: nn.Module) -> bool:
+    a, b = ours.state_dict(), theirs.state_dict()
+    return a.keys() == b.keys() and all(
+        torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
+    )
+
+
+def test_quantized_network_comes_back_exactly(quantized, images, tmp_path):
+    info = export(quantized, tmp_path / "net.pint", licence="MIT")
+    again = pint.load(tmp_path / "net.pint", model=network())
+    with torch.no_grad():
+        assert torch.equal(again(images), quantized(images))
+    assert [step.kind for step in record(again)] == [step.kind for step in record(quantized)]
+    assert info.bytes == (tmp_path / "net.pint").stat().st_size
+    export(again, tmp_path / "again.pint", licence="MIT")
+    assert (tmp_path / "again.pint").read_bytes() == (tmp_path / "net.pint").read_bytes()
+
+
+@pytest.mark.parametrize("weights", [8, 3, 2, 1])
+def test_every_width(images, tmp_path, weights):
+    model = network()
+    ps.quantize(model, weights=weights, activations=8, calibration=[images])
+    export(model, tmp_path / "net.pint")
+    with torch.no_grad():
+        assert torch.equal(pint.load(tmp_path / "net.pint", model=network())(images), model(images))
+
+
+def test_float_network_comes_back_bit_for_bit(tmp_path):
+    model = network()
+    model[0].bias.data[0] = -0.0
+    model[0].bias.data[1] = float("nan")
+    export(model, tmp_path / "net.pint")
+    found = pint.load(tmp_path / "net.pint", model=network())
+    for name, value in model.state_dict().items():
+        assert found.state_dict()[name].numpy().tobytes() == value.numpy().tobytes(), name
+
+
+def test_network_of_ours_needs_no_model(tmp_path):
+    model = ps.models.create("resnet20", num_classes=10).eval()
+    export(model, tmp_path / "net.pint")
+    assert same_state(pint.load(tmp_path / "net.pint"), model)
+
+
+def test_clustered_and_sparse_weights_are_small(tmp_path):
+    dense, clustered, sparse = network(), network(), network()
+    with torch.no_grad():
+        w = clustered[3].weight
+        w.copy_(torch.tensor([-0.31, -0.1, 0.0, 0.1, 0.27])[torch.randint(0, 5, w.shape)])
+        sparse[3].weight.mul_(torch.rand_like(sparse[3].weight) < 0.05)
+    sizes = {}
+    for name, model in {"dense": dense, "clustered": clustered, "sparse": sparse}.items():
+        sizes[name] = export(model, tmp_path / "net.pint").bytes
+        assert same_state(pint.load(tmp_path / "net.pint", model=network()), model)
+    numbers = 16 * 16 * 9
+    assert sizes["dense"] - sizes["clustered"] > numbers * 3.2 - numbers * 2.4 / 8 - 200  # log2 5 bits each
+    assert sizes["dense"] - sizes["sparse"] > numbers * 2.9
+
+
+def test_weights_of_other_types_and_tied_ones(tmp_path):
+    model = nn.Module()
+    model.register_buffer("sixteen", torch.randn(100).half())
+    model.register_buffer("brain", torch.randn(7).bfloat16())
+    model.register_buffer("flag", torch.tensor(True))
+    model.register_buffer("count", torch.tensor(2**40))
+    model.register_buffer("empty", torch.zeros(0, 3))
+    model.first, model.second = nn.Linear(3, 3), nn.Linear(3, 3)
+    model.second.weight = model.first.weight
+    export(model, tmp_path / "net.pint")
+    found, _ = pint.read_tensors(tmp_path / "net.pint")
+    expected = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(
+        torch.equal(found[name], expected[name]) and found[name].dtype == expected[name].dtype
+        for name in found
+    )
+
+
+def test_nothing_but_zeros_is_padded_so_that_it_may_be_read(tmp_path):
+    model = nn.Linear(2048, 1024, bias=False)
+    nn.init.zeros_(model.weight)
+    model.weight.data[5, 7] = 1
+    info = export(model, tmp_path / "net.pint")
+    assert info.bytes == (2048 * 1024 - 2**16) // 256
+    assert same_state(pint.load(tmp_path / "net.pint", model=nn.Linear(2048, 1024, bias=False)), model)
+
+
+def test_unpack(quantized, images, tmp_path):
+    export(quantized, tmp_path / "net.pint")
+    pint.unpack(tmp_path / "net.pint", tmp_path / "net.safetensors", model=network())
+    pint.unpack(tmp_path / "net.pint", tmp_path / "net.onnx", model=network(), example=images[:1])
+    export(quantized, tmp_path / "direct.onnx", example=images[:1])
+    with torch.no_grad():
+        assert torch.equal(ps.load(tmp_path / "net.safetensors", model=network())(images), quantized(images))
+    assert ps.open_runtime(tmp_path / "net.onnx")(images).equal(
+        ps.open_runtime(tmp_path / "direct.onnx")(images)
+    )
+
+
+def test_options_of_graphs_are_refused(tmp_path):
+    with pytest.raises(errors.InputError, match="holds weights, no graph"):
+        export(network(), tmp_path / "net.pint", include_softmax=True)
+
+
+def test_missing_file_and_newer_format(quantized, tmp_path):
+    with pytest.raises(errors.InputError, match="no such file"):
+        pint.load(tmp_path / "net.pint")
+    export(quantized, tmp_path / "net.pint")
+    content = (tmp_path / "net.pint").read_bytes()
+    (tmp_path / "net.pint").write_bytes(resealed(content[:8] + struct.pack("<I", 2) + content[12:]))
+    with pytest.raises(errors.InputError, match="it has format 2"):
+        pint.load(tmp_path / "net.pint", model=network())
+
+
+def test_damaged_files_are_refused(quantized, tmp_path):
+    export(quantized, tmp_path / "net.pint")
+    whole = (tmp_path / "net.pint").read_bytes()
+    generator = random.Random(0)
+    for _ in range(200):
+        content = bytearray(whole)
+        kind = generator.randrange(3)
+        if kind == 0:
+            content = content[: generator.randrange(len(whole))]
+        elif kind == 1:
+            content[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        else:
+            content += generator.randbytes(generator.randrange(1, 100))
+        (tmp_path / "net.pint").write_bytes(content)
+        with pytest.raises(errors.CorruptFile):
+            pint.read_tensors(tmp_path / "net.pint")
+
+
+def test_hostile_files_with_a_right_checksum(quantized, tmp_path):
+    export(quantized, tmp_path / "net.pint")
+    whole = (tmp_path / "net.pint").read_bytes()
+    generator = random.Random(1)
+    for _ in range(200):
+        content = bytearray(whole)
+        for _ in range(generator.randrange(1, 4)):
+            content[generator.randrange(8, len(whole) - 32)] = generator.randrange(256)
+        (tmp_path / "net.pint").write_bytes(resealed(bytes(content)))
+        try:
+            tensors, _ = pint.read_tensors(tmp_path / "net.pint")
+        except errors.InputError:  # CorruptFile is one
+            continue
+        assert all(isinstance(value, torch.Tensor) for value in tensors.values())
+
+
+def _set(path, value):
+    def change(header):
+        *inner, last = path
+        for key in inner:
+            header = header[key]
+        header[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set(["tensors", 0, 2], [2**30, 2**9]),
+        _set(["tensors", 0, 2], [2**39, 0]),
+        _set(["tensors", 0, 2], [-1, -864]),
+        _set(["tensors", 0, 2], [True]),
+        _set(["tensors", 0, 2], "abc"),
+        _set(["tensors", 0, 1], "object"),
+        _set(["tensors", 0, 3], "code"),
+        _set(["tensors", 0, 4], {"scale": "none", "axis": 0}),
+        _set(["tensors", 0, 4], {"scale": "0.weight", "axis": 0}),
+        _set(["tensors", 0, 4], {}),
+        _set(["tensors"], [["x", "float32", [1], "plain", {}]] * 70000),
+        _set(["blocks", 0, "largest"], 10**6),
+        _set(["blocks", 0, "largest"], 3),
+        _set(["blocks", 0, "bytes"], 10**9),
+        _set(["blocks", 0, "bytes"], -5),
+        _set(["blocks", 0, "bytes"], 7),
+        _set(["blocks", 0, "kind"], "exec"),
+        _set(["blocks", 0, "tensors"], [0, 0]),
+        _set(["blocks", 0, "tensors"], [-1]),
+        _set(["blocks", 0, "tensors"], [10**9]),
+        _set(["blocks", -1, "size"], 3),
+        _set(["blocks"], []),
+        _set(["document", "aliases"], {"a": "b"}),
+        _set(["document", "aliases"], []),
+        _set(["document"], None),
+    ],
+)
+def test_headers_that_lie_are_refused(quantized, tmp_path, change):
+    export(quantized, tmp_path / "net.pint")
+    (tmp_path / "net.pint").write_bytes(with_header((tmp_path / "net.pint").read_bytes(), change))
+    with pytest.raises(errors.CorruptFile):
+        pint.load(tmp_path / "net.pint", model=network())
