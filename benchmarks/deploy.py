@@ -100,7 +100,9 @@ def main() -> None:
                 "integer_nodes": sum(nodes["integer"].values()), "float_nodes": sum(nodes["float"].values()),
             })  # fmt: skip
     about = machine()
-    print(f"{options.model}, {options.size}×{options.size}, batch 1, {options.threads} threads, {options.repeats} turns")
+    print(
+        f"{options.model}, {options.size}×{options.size}, batch 1, {options.threads} threads, {options.repeats} turns"
+    )
     print(about)
     print(f"{'':30}{'median ms':>10}{'p95 ms':>9}{'× eager':>9}{'× fp32':>8}{'MB':>8}{'int':>5}{'float':>6}")
     for row in rows:
