@@ -25,7 +25,9 @@ _PUBLIC = {
     "prune": (".prune", "prune"),
     "PruningPlan": (".prune", "PruningPlan"),
     "sparsify": (".prune", "sparsify"),
+    "sensitivity": (".prune.sensitivity", "sensitivity"),
     "quantize": (".quant", "quantize"),
+    "cluster": (".quant", "cluster"),
     "save": (".files", "save"),
     "load": (".files", "load"),
     "export": (".deploy", "export"),
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from .prune import PruningPlan as PruningPlan
     from .prune import prune as prune
     from .prune import sparsify as sparsify
+    from .prune.sensitivity import sensitivity as sensitivity
+    from .quant import cluster as cluster
     from .quant import quantize as quantize
     from .train import evaluate as evaluate
     from .train import train as train

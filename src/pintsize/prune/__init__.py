@@ -8,8 +8,11 @@ from .attention_run import AttentionResult, prune_by_attention
 from .channels import prune
 from .element_criteria import element_criterion
 from .importance import Importance, criterion
+from .layer_attention import LayerAttentionResult, prune_by_layer_attention
 from .masks import MaskStep, masks_of, remove_masks, set_masks
 from .plan import PruneStep, PruningPlan
+from .rule_stages import RuleStages
+from .rules import Rules
 from .scatter import ScatterStep
 from .schedules import Polynomial, Rewind, Sparsify, Staged, one_shot
 from .statistics import Statistics
@@ -19,11 +22,14 @@ __all__ = [
     "AttentionOptions",
     "AttentionResult",
     "Importance",
+    "LayerAttentionResult",
     "MaskStep",
     "Polynomial",
     "PruneStep",
     "PruningPlan",
     "Rewind",
+    "RuleStages",
+    "Rules",
     "ScatterStep",
     "Sparsify",
     "SparsityResult",
@@ -35,6 +41,7 @@ __all__ = [
     "one_shot",
     "prune",
     "prune_by_attention",
+    "prune_by_layer_attention",
     "remove_masks",
     "set_masks",
     "sparsify",
