@@ -56,8 +56,10 @@ def test_the_verbs_make_a_chain(chain):
     )
     assert out["ok"]
     assert out["agreement"] >= 99
-    dense, pruned = (json.loads(pintsize("profile", "--model", f"{name}.safetensors", "--data", "digits", "--json", folder=chain))
-                     for name in ("dense", "pruned"))  # fmt: skip
+    dense, pruned = (
+        json.loads(pintsize("profile", "--model", name, "--data", "digits", "--json", folder=chain))
+        for name in ("dense.safetensors", "pruned.safetensors")
+    )
     assert pruned["macs"] <= 0.505 * dense["macs"]
 
 
