@@ -178,7 +178,9 @@ def _network(given: nn.Module | str | None, recipe: Recipe, images: Data) -> nn.
 
 def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -> dict[str, Any]:
     results = stages.results
-    histories = {name: results[name]["history"] for name in ("train", "recover") if name in results}
+    histories = {
+        name: results[name]["history"] for name in ("train", "attention", "recover") if name in results
+    }
     return {
         "format": 1,
         "pintsize": __version__,

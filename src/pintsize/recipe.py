@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .attention_options import AttentionOptions
 from .errors import InputError, InputTypeError
 
 FORMAT: Final = 1
@@ -180,6 +182,8 @@ class Recipe(_Section):
     """Training of the dense network."""
     prune: PruneSection | None = None
     """Channel pruning; left out, all channels stay."""
+    attention: AttentionOptions | None = None
+    """Pruning by attention, instead of `prune`; with bits of its own also instead of `quantize`."""
     recover: RecoverSection | None = None
     """Training after pruning; left out, its defaults apply."""
     quantize: QuantizeSection | None = QuantizeSection()
@@ -197,8 +201,20 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _recover_needs_prune(self) -> Recipe:
-        if self.recover is not None and self.prune is None:
+        if self.recover is not None and self.prune is None and self.attention is None:
             raise ValueError("recover follows prune, and nothing is pruned")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_prune(self) -> Recipe:
+        if self.attention is None:
+            return self
+        if self.prune is not None:
+            raise ValueError("attention and prune are two ways to remove channels: write one of them")
+        if self.attention.weights is not None and (self.quantize is not None or self.recover is not None):
+            raise ValueError(
+                "attention with weights and activations trains a quantized network: write quantize: null, and no recover"
+            )
         return self
 
     @classmethod
@@ -280,7 +296,7 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     where = ".".join(place)
-    if first["type"] == "extra_forbidden":
+    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         choices = _keys_beside(place)
         near = difflib.get_close_matches(place[-1], choices, n=2, cutoff=0.5)
         remedy = f"did you mean {' or '.join(near)}?" if near else f"the keys here are {', '.join(choices)}"
@@ -300,6 +316,8 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
 
 def _keys_beside(place: list[str]) -> list[str]:
     """Valid keys of the section that holds `place`."""
+    if len(place) > 1 and place[0] == "attention":
+        return [field.name for field in fields(AttentionOptions)]
     section = _section_class(place[0]) if len(place) > 1 else Recipe
     return list((section or Recipe).model_fields)
 

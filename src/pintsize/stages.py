@@ -16,12 +16,13 @@ from .deploy import export, open_runtime, verify
 from .errors import OperationError, UnsupportedOp
 from .files import load_tensors, read_tensors, save
 from .measure import Profile, profile, side_by_side
-from .prune import PruningPlan, prune
+from .prune import PruningPlan, prune, prune_by_attention
 from .quant import quantize
 from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
 from .record import append, record, steps_from_json
 from .run_folder import RunFolder, digest, model_digest, tensor_digest
 from .train import evaluate, train
+from .viz import to_png
 
 _JUDGED_IMAGES = 1024
 """Training images that pruning criteria may look at."""
@@ -70,6 +71,14 @@ class Stages:
             cut, recover = "checkpoints/cut.safetensors", recipe.recover or RecoverSection()
             self._stage("prune", _settings(recipe.prune), [cut], self._prune)
             self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
+        if recipe.attention is not None:
+            settings = dataclasses.asdict(recipe.attention)
+            if recipe.attention.weights is not None:
+                self._stage("attention", settings, ["quantized.safetensors"], self._attention)
+            else:
+                cut, recover = "checkpoints/cut.safetensors", recipe.recover or RecoverSection()
+                self._stage("attention", settings, [cut], self._attention)
+                self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
         if recipe.quantize is not None:
             self._stage("quantize", _settings(recipe.quantize), ["quantized.safetensors"], self._quantize)
         exports = [form.exported for form in self.forms]
@@ -123,6 +132,28 @@ class Stages:
         plan = self._pruned(model, self.recipe.prune)
         cost = {"before": dict(plan.before), "after": dict(plan.after), "notes": list(plan.notes)}
         return self._keep(model, "checkpoints/cut.safetensors", **cost)
+
+    def _attention(self, key: str) -> dict[str, Any]:
+        assert self.recipe.attention is not None
+        section = dataclasses.replace(self.recipe.attention, seed=self.recipe.seed)
+        model = copy.deepcopy(self.model("dense.safetensors"))
+        file = "checkpoints/cut.safetensors" if section.weights is None else "quantized.safetensors"
+        mine = self._checkpoint("attention", key)
+        found = prune_by_attention(
+            model,
+            self.data,
+            example=self.example,
+            checkpoint=mine,
+            csv=self.folder.path / "attention.csv",
+            log_dir=self.folder.path / "tensorboard" / "attention",
+            progress=self.progress,
+            **dataclasses.asdict(section),
+        )
+        for name, figure in found.figures().items():
+            to_png(figure, self.folder.path / "figures" / f"attention-{name}.png")
+        _delete(mine)
+        cost = {"before": dict(found.plan.before), "after": dict(found.plan.after), "notes": [found.reason]}
+        return self._keep(model, file, history=list(found.history), **cost)
 
     def _recover(self, key: str) -> dict[str, Any]:
         section = self.recipe.recover or RecoverSection()
@@ -222,11 +253,7 @@ class Stages:
             options |= {"distill_weight": section.distill_weight, "temperature": section.temperature}
         if section.epochs == 0:
             return []
-        checkpoints = self.folder.path / "checkpoints"
-        mine = checkpoints / f"{name}-{key[:16]}"
-        for stale in checkpoints.glob(f"{name}-*"):  # of another recipe: nobody can go on from it
-            if stale != mine:
-                _delete(stale)
+        mine = self._checkpoint(name, key)
         history = train(
             model,
             self.data,
@@ -240,6 +267,15 @@ class Stages:
         _delete(mine)
         return list(history)
 
+    def _checkpoint(self, name: str, key: str) -> Path:
+        """Where a training of this recipe is resumed from; those of others are deleted."""
+        checkpoints = self.folder.path / "checkpoints"
+        mine = checkpoints / f"{name}-{key[:16]}"
+        for stale in checkpoints.glob(f"{name}-*"):  # of another recipe: nobody can go on from it
+            if stale != mine:
+                _delete(stale)
+        return mine
+
     def _keep(self, model: nn.Module, file: str, **result: Any) -> dict[str, Any]:
         save(model, self.folder.path / file)
         self._loaded.pop(file, None)
@@ -249,7 +285,7 @@ class Stages:
         stage = {
             "dense.safetensors": "train",
             "pruned.safetensors": "recover",
-            "quantized.safetensors": "quantize",
+            "quantized.safetensors": "quantize" if self.recipe.quantize is not None else "attention",
         }
         accuracy: float | None = self.results[stage[form.weights]]["val_accuracy"]
         return accuracy
@@ -302,9 +338,14 @@ def plain(value: Any) -> Any:
 def _forms(recipe: Recipe) -> list[Form]:
     """The forms that are exported; the last one is `net.onnx`."""
     forms = [("dense fp32", "dense")]
-    if recipe.prune is not None:
+    if recipe.prune is not None or (recipe.attention is not None and recipe.attention.weights is None):
         forms.append(("pruned fp32", "pruned"))
-    if recipe.quantize is not None:
+    trained = (
+        recipe.attention if recipe.attention is not None and recipe.attention.weights is not None else None
+    )
+    if trained is not None:
+        forms.append((f"pruned w{trained.weights}a{trained.activations}", "quantized"))
+    elif recipe.quantize is not None:
         bits = recipe.quantize.weights, recipe.quantize.activations
         kind = f"int{bits[0]}" if bits[0] == bits[1] else f"w{bits[0]}a{bits[1]}"
         forms.append((f"{forms[-1][1]} {kind}", "quantized"))
@@ -316,7 +357,8 @@ def _forms(recipe: Recipe) -> list[Form]:
 
 
 def _forms_before_quantize(recipe: Recipe) -> str:
-    return "dense.safetensors" if recipe.prune is None else "pruned.safetensors"
+    unpruned = recipe.prune is None and recipe.attention is None
+    return "dense.safetensors" if unpruned else "pruned.safetensors"
 
 
 def _settings(section: Any) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import pintsize as ps
+from pintsize.attention_options import AttentionOptions
 from pintsize.errors import InputError
 from pintsize.graph import analyse
 from pintsize.prune import attention_sites
 from pintsize.prune.attention import ChannelAttention, elastic_net, weight_penalty
 from pintsize.prune.attention_layers import Attended
-from pintsize.prune.attention_options import AttentionOptions
 from pintsize.quant import FakeQuantize
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

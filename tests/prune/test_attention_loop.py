@@ -15,7 +15,10 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.errors import InputError
-from pintsize.prune import prune_by_attention
+from pintsize.graph import analyse
+from pintsize.prune import AttentionOptions, attention_sites, prune_by_attention
+from pintsize.prune.attention_layers import Attended
+from pintsize.prune.attention_loop import AttentionLoop
 from pintsize.train import Callback, TrainState
 
 FAST: dict[str, Any] = {
@@ -135,13 +138,26 @@ def test_stops_when_pruning_stalls(trained: nn.Module, data: Any) -> None:
 
 
 def test_stops_at_the_drop_and_goes_back_to_what_was_allowed(trained: nn.Module, data: Any) -> None:
-    model, result = pruned(
-        trained, data, attention_epochs=30, max_drop=10.0, attention_weight=0.5, start=(1.0, 1.0), at="norm",
-        recovery_epochs=4,
-    )  # fmt: skip
-    assert result.reason == "the drop is above 10 points"
-    assert result.plan.removed
-    assert result.baseline - ps.evaluate(model, data.val) <= 10.0
+    options = AttentionOptions(max_drop=10.0, recovery_epochs=1)
+    example = next(iter(data.val.batches(2)))[0]
+    graph = analyse(trained, example)
+    sites = attention_sites.find(trained, graph, options)
+    attended = Attended(copy.deepcopy(trained), graph, sites, options)
+    loop = AttentionLoop(attended, options, baseline=90.0)
+    optimizer = torch.optim.SGD(attended.model.parameters())
+    state = TrainState(attended.model, optimizer, torch.device("cpu"), epochs=60, steps_per_epoch=1)
+    loop.on_train_start(state)
+    for epoch, accuracy in enumerate((89.0, 80.0, 79.9)):
+        assert not state.stop
+        loop.on_epoch_start(state)
+        attended.vectors[0].remove(torch.tensor([epoch]))
+        state.history.append({"val_accuracy": accuracy, "epoch": epoch})
+        loop.on_epoch_end(state)
+    assert state.stop
+    assert loop.reason == "the drop is above 10 points"
+    assert loop.finish()
+    assert attended.vectors[0].kept.logical_not().nonzero().flatten().tolist() == [0, 1]  # as at 80 %
+    assert attended.removed["conv1.weight"][0] == [0, 1]
 
 
 def test_nothing_within_the_drop_leaves_the_network_alone(trained: nn.Module, data: Any) -> None:

@@ -12,10 +12,10 @@ from torch import nn
 
 import pintsize as ps
 from pintsize import record
+from pintsize.attention_options import AttentionOptions
 from pintsize.graph import analyse
 from pintsize.prune import attention_realise, attention_sites, prune_by_attention
 from pintsize.prune.attention_layers import Attended
-from pintsize.prune.attention_options import AttentionOptions
 from pintsize.prune.scatter import Scatter
 from pintsize.quant import weight_layers
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..attention_options import AttentionOptions
 from . import filter_scores  # noqa: F401 (registers its criteria)
-from .attention_options import AttentionOptions
 from .attention_run import AttentionResult, prune_by_attention
 from .channels import prune
 from .element_criteria import element_criterion

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-NORMALISATIONS = ("max", "percentile", "none")
 _TINY = 1e-12
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..attention_options import AttentionOptions
 from ..graph import Graph, Removed
 from . import attention_sites, constants, costs
 from .attention import ChannelAttention
-from .attention_options import AttentionOptions
 from .attention_sites import Site, Target
 
 _Part = tuple[ChannelAttention, Tensor]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from .. import files
+from ..attention_options import AttentionOptions
 from ..train import Callback, TrainState
 from .attention import elastic_net, weight_penalty
 from .attention_layers import Attended
-from .attention_options import AttentionOptions
 
 _FIXED_COLUMNS = (
     "epoch", "attention_epoch", "recovery_epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",

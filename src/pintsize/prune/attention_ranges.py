@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attention_options import AttentionOptions
 from ..quant import FakeQuantize, FoldStep, QuantizeStep, activation_quantizers, quantize, weight_layers
 from ..quant.observers import ExtentObserver, set_weight_range
 from ..record import record
 from ..train import Callback, TrainState
-from .attention_options import AttentionOptions
 
 _RANGES = ("scale", "zero_point")
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .. import files
+from ..attention_options import AttentionOptions
 from ..errors import InputError, unknown
 from ..graph import analyse
 from ..quant import fold_batchnorm
@@ -19,7 +20,6 @@ from ..train import Callback, History, evaluate, train
 from . import attention_ranges, attention_sites
 from .attention_layers import Attended
 from .attention_loop import AttentionLoop, to_csv
-from .attention_options import AttentionOptions
 from .attention_realise import Realisation, realise
 from .plan import PruneStep, PruningPlan
 
@@ -99,7 +99,7 @@ def prune_by_attention(
     """Prune the channels of a trained `model` by attention, in place (Novshadian and Abdelefatah, 2024).
 
     Trains on `data.train`, steered by `data.val`. The network ends smaller: what was removed is cut out, and
-    its record says so. On an error `model` is as it was.
+    its record says so; it is in eval mode then. On an error `model` is as it was.
 
     Args:
         model: a trained network.
@@ -178,6 +178,7 @@ def prune_by_attention(
         fold, step, _ = quantization
         ranges = attention_ranges.ranges_of(work)
         found = realise(model, attended, example, fold=fold, quantized=step, ranges=ranges)
+    model.eval()
     return AttentionResult(history, baseline, found, loop.reason, chosen)
 
 

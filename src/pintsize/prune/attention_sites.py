@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..attention_options import AttentionOptions
 from ..errors import InputError
 from ..graph import ChannelGroup, Graph, Removed
 from ..graph.groups import Member, union
 from ..quant.flow import build
 from ..quant.fold import foldable
 from . import costs
-from .attention_options import AttentionOptions
 
 
 @dataclass(frozen=True)

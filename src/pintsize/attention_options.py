@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError, InputTypeError, unknown
-from .attention import NORMALISATIONS
+from .errors import InputError, InputTypeError, unknown
 
 _CHOICES = {
     "per": ("group", "convolution"),
     "at": ("convolution", "norm"),
     "on": ("weights", "outputs"),
-    "normalize": NORMALISATIONS,
+    "normalize": ("max", "percentile", "none"),
     "price": ("channels", "params", "macs"),
     "weight_norm": ("l1", "l2"),
     "ranges": ("max", "mse"),
