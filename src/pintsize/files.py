@@ -69,20 +69,28 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write weights and record of `model` to one safetensors file, atomically.
+    """Write weights and record of `model` to one file, atomically.
 
     Args:
         model: any module; what pintsize did to it is in its record.
-        path: ends in `.safetensors`.
+        path: ends in `.safetensors`, or in `.pint` for the smallest file; a `.pint` file keeps of a
+            quantized weight its integers, not the float it was rounded from.
 
     Raises:
         InputError: another suffix.
         OperationError: the file cannot be written; an older file of that name is intact.
     """
     path = Path(path)
+    if path.suffix == ".pint":
+        from .deploy import export
+
+        export(model, path)
+        return
     if path.suffix != ".safetensors":
         raise InputError(
-            str(path), f"the suffix {path.suffix!r} is not one that save writes", "use .safetensors"
+            str(path),
+            f"the suffix {path.suffix!r} is not one that save writes",
+            "use .safetensors or .pint; the formats that runtimes read are for pintsize.export",
         )
     from safetensors.torch import save as to_bytes
 
@@ -104,7 +112,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.
     """Read a network that `save` wrote, or a plain state dict.
 
     Args:
-        path: `.safetensors`; `.pt`, `.pth` and `.th` only as plain state dicts.
+        path: `.safetensors` or `.pint`; `.pt`, `.pth` and `.th` only as plain state dicts.
         model: the plain network, changed in place; needed only if it is not from `pintsize.models`.
 
     Returns:
@@ -116,29 +124,43 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.
     """
     path = Path(path)
     tensors, document = read_tensors(path)
-    if document is not None:
-        steps = _record.steps_from_json(document, source=str(path))
-    if model is None:
-        model = _plain_model(path, document)
-    if document is not None:
-        _record.replay(model, steps, source=str(path))
+    try:
+        if document is not None:
+            steps = _record.steps_from_json(document, source=str(path))
+        if model is None:
+            model = _plain_model(path, document, tensors)
+        if document is not None:
+            _record.replay(model, steps, source=str(path))
+    except (RecursionError, OverflowError, MemoryError) as error:
+        raise CorruptFile(
+            str(path), f"its record cannot be carried out ({error})", "restore it from a copy"
+        ) from error
     load_tensors(model, tensors, source=str(path))
     return model.eval()
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a file, and pintsize's document in it (None for a plain state dict)."""
+    """The tensors of a file, and pintsize's document in it (None for a plain state dict).
+
+    Raises:
+        CorruptFile: the file is damaged.
+        InputError: there is no such file, or its suffix is another.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(str(path), "there is no such file", "check the path")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix == ".pint":
+        from .deploy import pint
+
+        return pint.read_tensors(path)
     if path.suffix in {".pt", ".pth", ".th", ".bin"}:
         return _read_state_dict(path), None
     raise InputError(
         str(path),
         f"the suffix {path.suffix!r} is not one that load reads",
-        "use .safetensors, or a .pt, .pth or .th state dict",
+        "use .safetensors or .pint, or a .pt, .pth or .th state dict",
     )
 
 
@@ -220,7 +242,8 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _plain_model(path: Path, document: dict[str, Any] | None) -> nn.Module:
+def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network that the document names; a file cannot ask for one that is larger than its own tensors allow."""
     made = document.get("model") if document else None
     if not made:
         raise InputError(str(path), "it does not say which network it holds", "pass model= the plain network")
@@ -232,6 +255,12 @@ def _plain_model(path: Path, document: dict[str, Any] | None) -> nn.Module:
         )
     if made.get("name") not in models.list():
         raise unknown("model", made.get("name"), models.list())
+    longest = max((size for t in tensors.values() if t.numel() for size in t.shape), default=0)
+    for option, value in made["options"].items():
+        if isinstance(value, int) and value > longest:
+            raise CorruptFile(
+                str(path), f"{option}={value} does not fit its tensors", "restore it from a copy"
+            )
     try:
         return models.create(made["name"], **made["options"])
     except TypeError as error:

@@ -53,7 +53,7 @@ def same_state(ours: nn.Module, theirs: nn.Module) -> bool:
 
 def test_quantized_network_comes_back_exactly(quantized, images, tmp_path):
     info = export(quantized, tmp_path / "net.pint", licence="MIT")
-    again = pint.load(tmp_path / "net.pint", model=network())
+    again = ps.load(tmp_path / "net.pint", model=network())
     with torch.no_grad():
         assert torch.equal(again(images), quantized(images))
     assert [step.kind for step in record(again)] == [step.kind for step in record(quantized)]
@@ -68,7 +68,7 @@ def test_every_width(images, tmp_path, weights):
     ps.quantize(model, weights=weights, activations=8, calibration=[images])
     export(model, tmp_path / "net.pint")
     with torch.no_grad():
-        assert torch.equal(pint.load(tmp_path / "net.pint", model=network())(images), model(images))
+        assert torch.equal(ps.load(tmp_path / "net.pint", model=network())(images), model(images))
 
 
 def test_float_network_comes_back_bit_for_bit(tmp_path):
@@ -76,7 +76,7 @@ def test_float_network_comes_back_bit_for_bit(tmp_path):
     model[0].bias.data[0] = -0.0
     model[0].bias.data[1] = float("nan")
     export(model, tmp_path / "net.pint")
-    found = pint.load(tmp_path / "net.pint", model=network())
+    found = ps.load(tmp_path / "net.pint", model=network())
     for name, value in model.state_dict().items():
         assert found.state_dict()[name].numpy().tobytes() == value.numpy().tobytes(), name
 
@@ -84,7 +84,7 @@ def test_float_network_comes_back_bit_for_bit(tmp_path):
 def test_network_of_ours_needs_no_model(tmp_path):
     model = ps.models.create("resnet20", num_classes=10).eval()
     export(model, tmp_path / "net.pint")
-    assert same_state(pint.load(tmp_path / "net.pint"), model)
+    assert same_state(ps.load(tmp_path / "net.pint"), model)
 
 
 def test_clustered_and_sparse_weights_are_small(tmp_path):
@@ -96,7 +96,7 @@ def test_clustered_and_sparse_weights_are_small(tmp_path):
     sizes = {}
     for name, model in {"dense": dense, "clustered": clustered, "sparse": sparse}.items():
         sizes[name] = export(model, tmp_path / "net.pint").bytes
-        assert same_state(pint.load(tmp_path / "net.pint", model=network()), model)
+        assert same_state(ps.load(tmp_path / "net.pint", model=network()), model)
     numbers = 16 * 16 * 9
     assert sizes["dense"] - sizes["clustered"] > numbers * 3.2 - numbers * 2.4 / 8 - 200  # log2 5 bits each
     assert sizes["dense"] - sizes["sparse"] > numbers * 2.9
@@ -127,7 +127,7 @@ def test_nothing_but_zeros_is_padded_so_that_it_may_be_read(tmp_path):
     model.weight.data[5, 7] = 1
     info = export(model, tmp_path / "net.pint")
     assert info.bytes == (2048 * 1024 - 2**16) // 256
-    assert same_state(pint.load(tmp_path / "net.pint", model=nn.Linear(2048, 1024, bias=False)), model)
+    assert same_state(ps.load(tmp_path / "net.pint", model=nn.Linear(2048, 1024, bias=False)), model)
 
 
 def test_unpack(quantized, images, tmp_path):
@@ -149,12 +149,12 @@ def test_options_of_graphs_are_refused(tmp_path):
 
 def test_missing_file_and_newer_format(quantized, tmp_path):
     with pytest.raises(errors.InputError, match="no such file"):
-        pint.load(tmp_path / "net.pint")
+        ps.load(tmp_path / "net.pint")
     export(quantized, tmp_path / "net.pint")
     content = (tmp_path / "net.pint").read_bytes()
     (tmp_path / "net.pint").write_bytes(resealed(content[:8] + struct.pack("<I", 2) + content[12:]))
     with pytest.raises(errors.InputError, match="it has format 2"):
-        pint.load(tmp_path / "net.pint", model=network())
+        ps.load(tmp_path / "net.pint", model=network())
 
 
 def test_damaged_files_are_refused(quantized, tmp_path):
@@ -235,4 +235,4 @@ def test_headers_that_lie_are_refused(quantized, tmp_path, change):
     export(quantized, tmp_path / "net.pint")
     (tmp_path / "net.pint").write_bytes(with_header((tmp_path / "net.pint").read_bytes(), change))
     with pytest.raises(errors.CorruptFile):
-        pint.load(tmp_path / "net.pint", model=network())
+        ps.load(tmp_path / "net.pint", model=network())

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import pintsize as ps
 from pintsize.errors import CorruptFile, InputError
+from pintsize.measure.units import bytes_text
 from pintsize.report import show
 
 
@@ -84,9 +85,32 @@ def test_safetensors_with_and_without_an_example(tmp_path):
     assert shown["conv1"].density == 0.75
     assert (shown["conv1"].type, shown["bn1"].type) == ("conv 2-d", "norm")
     assert shown["bn1"].bytes == 4 * 16 * 4 + 8  # weight, bias, mean, variance; the counter
-    assert shown["conv1"].macs is None
+    assert shown["conv1"].macs == 16 * 9 * 32 * 32  # the images that the network is made for
     counted = show(tmp_path / "net.safetensors", example=torch.randn(2, 1, 16, 16))
     assert sum(layer.macs for layer in counted.layers) == ps.profile(model, torch.randn(1, 1, 16, 16)).macs
+    assert counted.about() == "net.safetensors · MACs of one 1×16×16 image"
+
+
+def test_a_network_in_memory():
+    model = ps.models.create("resnet20", in_channels=1)
+    ps.sparsify(model, density=0.25)
+    shown = show(model)
+    assert shown.about() == "resnet20 · mask · MACs of one 1×32×32 image"
+    assert [layer.name for layer in shown.layers][:3] == ["conv1", "bn1", "layer1.0.conv1"]  # as they run
+    assert shown.total()[5] == bytes_text(sum(layer.bytes for layer in shown.layers))
+    plain = show(torch.nn.Sequential(torch.nn.Linear(3, 2)))
+    assert [(one.name, one.macs) for one in plain.layers] == [("0", None)]
+    assert plain.about() == "Sequential"
+
+
+def test_clustered_weights_count_codes_and_codebook(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(16, 8, bias=False))
+    ps.sparsify(model, density=0.5, scope="local")
+    ps.cluster(model, k=4)
+    ps.save(model, tmp_path / "c.safetensors")
+    (layer,) = show(tmp_path / "c.safetensors", model=torch.nn.Sequential(torch.nn.Linear(16, 8, bias=False))).layers
+    assert (layer.shape, layer.density, layer.bits) == ((8, 16), 0.5, 3)  # four values and zero
+    assert layer.bytes == 16 + 5 * 4 + 128 * 3 // 8  # mask, codebook, codes
 
 
 def test_quantized_safetensors_count_packed_bits(tmp_path):
@@ -123,7 +147,7 @@ def test_renderings(tmp_path):
     assert "\x1b[" in coloured.getvalue()
     html = shown._repr_html_()
     assert html.count("<tr>") == 4
-    assert "rgb(0 114 178 / 0.45)" in html  # the hottest cells
+    assert "rgb(213 94 0 / 0.45)" in html  # the hottest cells
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "x.safetensors", "x.th"])

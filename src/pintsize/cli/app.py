@@ -40,6 +40,7 @@ for _command in (
     network.prune,
     network.quantize,
     files.export,
+    files.unpack,
     files.verify,
     files.bench,
     runs.report,

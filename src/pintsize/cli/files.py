@@ -1,7 +1,8 @@
-"""Verbs about deployed files: export, verify, bench."""
+"""Verbs about deployed files: export, unpack, verify, bench."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,36 @@ def export(
         "input_shape": written.input_shape,
     }
     emit(result, f"{out}: {bytes_text(written.bytes)}, input {shape}", as_json=as_json)
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(help="The .pint file.")],
+    *,
+    out: o.Out,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The plain network, package.module:factory, if it is not one of ours."
+        ),
+    ] = None,
+    data: o.OptionalData = None,
+    image_size: o.ImageSize = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Turn a .pint file into a .safetensors file, or into one that is deployed."""
+    from ..deploy import pint
+    from ..files import load
+    from ..measure.units import bytes_text
+
+    images = None if data is None else load_data(data, image_size=image_size)
+    plain = None if model is None else load_model(model, images, image_size=image_size)
+    options = {}
+    if out.suffix != ".safetensors":
+        options["example"] = example_for(load(file, model=copy.deepcopy(plain)), images, image_size)
+    pint.unpack(file, out, model=plain, **options)
+    before, after = file.stat().st_size, out.stat().st_size
+    result = {"file": out, "bytes": after, "from": file, "from_bytes": before}
+    emit(result, f"{out}: {bytes_text(after)}, from {bytes_text(before)}", as_json=as_json)
 
 
 def verify(

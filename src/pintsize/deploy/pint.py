@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import files
 from ..errors import CorruptFile, InputError
-from ..record import replay, steps_from_json, to_json
+from ..record import to_json
 from . import entropy
 from .options import ExportInfo, Options
 from .pint_tensors import Entry, as_entries, four_dimensional, restore
@@ -34,6 +34,7 @@ _HEADER_LIMIT = 2**26
 _FREE, _PER_BYTE = 2**16, 256
 """A file may declare so many numbers, and so many more for each of its bytes."""
 _MOST_TENSORS = 2**16
+_ABOUT = ("classes", "mean", "std", "licence")
 _COPY = "restore it from a copy, or export the network again"
 
 
@@ -48,13 +49,13 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
             raise InputError(
                 f"{name} for {path}", "a .pint file holds weights, no graph", "export to .onnx for that"
             )
-    about = {key: getattr(options, key) for key in ("classes", "mean", "std", "licence")}
-    about = {
+    given = {key: getattr(options, key) for key in _ABOUT}
+    told = {
         key: value if isinstance(value, str) else [*value]
-        for key, value in about.items()
+        for key, value in given.items()
         if value is not None
     }
-    content, details = pack(model, about)
+    content, details = pack(model, told)
     files.write_bytes(path, content)
     return ExportInfo(path, "pint", len(content), (), None, details)
 
@@ -91,24 +92,8 @@ def pack(model: nn.Module, about: dict[str, Any] | None = None) -> tuple[bytes, 
 
 
 def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:
-    """The network of a file, in eval mode, with its record.
-
-    Args:
-        path: what `pintsize.export` wrote.
-        model: the plain network, changed in place; needed only if it is not from `pintsize.models`.
-
-    Raises:
-        CorruptFile: the file is damaged.
-        InputError: the file does not exist or does not fit `model`.
-    """
-    path = Path(path)
-    tensors, document = read_tensors(path)
-    steps = steps_from_json(document, source=str(path))
-    if model is None:
-        model = files._plain_model(path, document)
-    replay(model, steps, source=str(path))
-    files.load_tensors(model, tensors, source=str(path))
-    return model.eval()
+    """The network of a file, in eval mode, with its record; see `pintsize.load`."""
+    return files.load(path, model=model)
 
 
 def unpack(
@@ -124,15 +109,37 @@ def unpack(
         source: the `.pint` file.
         target: its suffix is the format.
         model: the plain network, if it is not from `pintsize.models`.
-        options: of `pintsize.export`, e.g. `example`.
-    """
-    network = load(source, model=model)
-    if Path(target).suffix == ".safetensors":
-        files.save(network, target)
-        return
-    from .writers import export
+        options: of `pintsize.export`, e.g. `example`; classes, mean, std and licence come from the file.
 
-    export(network, target, **options)
+    Raises:
+        CorruptFile: the file is damaged.
+        InputError: it does not fit `model`, or the target has no place for an option.
+    """
+    source, target = Path(source), Path(target)
+    network = files.load(source, model=model)
+    if target.suffix != ".safetensors":
+        from .writers import export
+
+        export(network, target, **{**about(source), **options})
+    elif options:
+        raise InputError(
+            f"{next(iter(options))} for {target}", "a .safetensors file holds weights alone", "leave it out"
+        )
+    else:
+        files.save(network, target)
+
+
+def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file says of its network: those of `classes`, `mean`, `std` and `licence` that it was given.
+
+    Raises:
+        CorruptFile: the file is damaged.
+    """
+    source = str(path)
+    told = _header(_content(Path(path)), source)[0].get("about")
+    if not isinstance(told, dict) or not told.keys() <= set(_ABOUT):
+        raise CorruptFile(source, "what it says of its network is not understood", _COPY)
+    return told
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -142,9 +149,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CorruptFile: the file is damaged, or asks for more than a file of its size may.
         InputError: there is no such file, or it has a newer format.
     """
-    if not path.is_file():
-        raise InputError(str(path), "there is no such file", "check the path")
-    content, source = path.read_bytes(), str(path)
+    content, source = _content(path), str(path)
     header, at = _header(content, source)
     try:
         entries = _declared(header["tensors"], len(content), source)
@@ -178,6 +183,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             source, f"its header does not fit its content ({type(error).__name__}: {error})", _COPY
         ) from error
     return tensors, document
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(str(path), "there is no such file", "check the path")
+    return path.read_bytes()
 
 
 def _declared(tensors: list[Any], size: int, source: str) -> list[Entry]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .groups import Graph, Removed
+from .labels import along
 from .ops import aten
 from .surgery import Undo, _tensor, cut, new_attributes
 from .trace import DispatchMode, Op, as_args, quiet
@@ -34,18 +35,21 @@ class Mismatch(Exception):
 @contextlib.contextmanager
 def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
     """The removed slices of all parameters and buffers are zero inside the context."""
-    saved: list[tuple[Tensor, int, Tensor, Tensor]] = []
+    saved: list[tuple[Tensor, Tensor]] = []
     try:
         for name, dims in removed.items():
-            tensor = _tensor(model, name).data
+            tensor = _tensor(model, name)
+            gone = torch.zeros([1] * tensor.dim(), dtype=torch.bool)
             for dim, indices in dims.items():
-                index = torch.tensor(indices, device=tensor.device)
-                saved.append((tensor, dim, index, tensor.index_select(dim, index)))
-                tensor.index_fill_(dim, index, 0)
+                here = torch.zeros(tensor.shape[dim], dtype=torch.bool)
+                here[indices] = True
+                gone = gone | along(here, dim, tensor.dim())
+            saved.append((tensor, tensor.data))
+            tensor.data = tensor.data.masked_fill(gone.to(tensor.device), 0)
         yield
     finally:
-        for tensor, dim, index, values in reversed(saved):
-            tensor.index_copy_(dim, index, values)
+        for tensor, values in saved:
+            tensor.data = values
 
 
 def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:

@@ -155,6 +155,12 @@ class Graph:
         """For each dimension of `value` the indices that are kept; None where all are."""
         result: list[Tensor | None] = [None] * len(value.shape)
         for layer in self.labels.of(value):
+            varying = dims_of(layer)
+            if len(varying) == 1:  # nearly all of them
+                left = (~gone[layer.reshape(-1)]).nonzero().reshape(-1)
+                if 0 < len(left) < value.shape[varying[0]]:
+                    result[varying[0]] = left
+                continue
             now = compact(gone[layer])
             for dim in dims_of(now):
                 rest = now.movedim(dim, 0).reshape(now.shape[dim], -1)

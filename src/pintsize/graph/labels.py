@@ -140,8 +140,8 @@ class Labels:
             return root
         left, right = (torch.cat([edge[side] for edge in edges]) for side in (0, 1))
         while True:  # hook each root to the smallest root it meets, then shorten all paths
-            ends = torch.stack([root[left], root[right]])
-            low, high = ends.amin(0), ends.amax(0)
+            ends = root[left], root[right]
+            low, high = torch.minimum(*ends), torch.maximum(*ends)
             apart = low != high
             if not apart.any():
                 return root

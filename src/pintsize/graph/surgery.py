@@ -153,7 +153,7 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
     for path, module in model.named_modules():
         values: dict[str, Any] = {}
         weight, packed = (aliases.get(name, name) for name in (f"{path}.weight", f"{path}.in_proj_weight"))
-        shape = used.get(path, parameters.get(weight))
+        shape = parameters.get(weight, used.get(path))
         if isinstance(module, _NORMS):
             if path in inputs:
                 values = _norm(module, graph.kept_shape(inputs[path], gone))
@@ -174,12 +174,15 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
 
 
 def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ...]], dict[str, Value]]:
-    """Per module the kept shape of the weight it multiplies with, however that is computed, and its first input."""
+    """Per module that computes its weight the kept shape of that, and per module its first input."""
+    parameters = {**graph.trace.parameters, **graph.trace.aliases}
     used: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, Value] = {}
     for op in graph.trace.ops:
         packet = op.func.overloadpacket
-        if packet is aten.convolution:
+        if f"{op.module}.weight" in parameters:
+            pass
+        elif packet is aten.convolution:
             used[op.module] = graph.kept_shape(op.args[1], gone)
         elif packet in (aten.mm, aten.addmm) and op.args[-1] in graph.labels.weights:
             used[op.module] = graph.kept_shape(op.args[-1], gone)[::-1]

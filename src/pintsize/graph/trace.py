@@ -7,6 +7,7 @@ in the user's `forward` is taken as it is.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Op:
     call: CallKey | None
     """The user-level call this op is part of; None for ops that autograd or torch itself issued."""
 
-    @property
+    @functools.cached_property
     def inputs(self) -> list[Value]:
         """All tensor arguments, in order."""
         return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Value)]

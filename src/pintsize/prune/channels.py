@@ -217,9 +217,9 @@ def _once(
             continue
         break
     gone = graph.gone(removed)
-    shapes = [{name: graph.kept_shape(value, g) for name, value in graph.trace.parameters.items()}
-              for g in (torch.zeros_like(gone), gone)]  # fmt: skip
-    sizes = [{name: cost(s) for name, cost in priced.items()} for s in shapes]
+    full = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
+    kept = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
+    sizes = [{name: cost(s) for name, cost in priced.items()} for s in (full, kept)]
     all_groups = graph.groups
     for k, size in enumerate(sizes):
         size["channels"] = (

@@ -22,8 +22,8 @@ _WEIGHT = {
 """Op → the input that is its weight."""
 
 
-def onnx_layers(file: Path) -> list[ShownLayer]:
-    """Layers in the order of the graph, MACs per image.
+def onnx_layers(file: Path) -> tuple[list[ShownLayer], tuple[int, ...] | None]:
+    """Layers in the order of the graph, MACs per image; and the shape of an image, if it is fixed.
 
     Raises:
         CorruptFile: it is no ONNX file.
@@ -48,7 +48,8 @@ def onnx_layers(file: Path) -> list[ShownLayer]:
             f"it is not a whole ONNX file ({reason[0] if reason else type(error).__name__})",
             "export it again",
         ) from error
-    return _Reader(model.graph).layers()
+    reader = _Reader(model.graph)
+    return reader.layers(), reader.image_shape()
 
 
 class _Reader:
@@ -71,6 +72,12 @@ class _Reader:
             if chain is not None:
                 found.append(self.layer(node, *chain))
         return found
+
+    def image_shape(self) -> tuple[int, ...] | None:
+        """Of the first input that is not stored, without its first dimension; None if one is open."""
+        name = next((value.name for value in self.graph.input if value.name not in self.stored), "")
+        shape = tuple(self.shapes.get(name, ())[1:])
+        return shape if shape and all(shape) else None
 
     def back(self, name: str) -> tuple[Any, Any | None] | None:
         """The stored weight behind a value, and the DequantizeLinear it passes; None if it is computed."""

@@ -1,24 +1,22 @@
-"""A network file, layer by layer: shape, density, bits, bytes and, where the images' size is known, MACs."""
+"""A network, in a file or in memory, layer by layer: shape, density, bits, bytes, MACs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
-from math import ceil
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import InputError
 from ..measure.units import bytes_text, count_text
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-_KINDS = {1: "norm", 2: "linear", 3: "conv 1-d", 4: "conv 2-d", 5: "conv 3-d"}
 
 
 @dataclass(frozen=True)
@@ -32,20 +30,33 @@ class ShownLayer:
     density: float
     """Fraction of its weights that are not zero."""
     bits: int
-    """Width at which its weight is stored."""
+    """Width of a weight: of the integers or codes that stand for it."""
     bytes: int
-    """Of all its tensors as stored: weight, bias, scales, statistics."""
+    """Of all its tensors, the weight packed at its width: weight, bias, scales, codebooks, statistics."""
     macs: int | None
     """Per image; None if the size of the images is not known."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A file's layers; printed, it is a plain table."""
+    """The layers of a network; printed, a plain table; in rich and in notebooks, a heat-coloured one."""
 
     path: str
-    file_bytes: int
+    """The file, or the name of a network in memory."""
+    file_bytes: int | None
+    """None for a network in memory."""
     layers: list[ShownLayer] = field(repr=False)
+    image_shape: tuple[int, ...] | None = None
+    """[C, H, W] of the image whose MACs are counted; None if it is not known."""
+    steps: tuple[str, ...] = ()
+    """What was done to the network, oldest first, as its record names it."""
+
+    def about(self) -> str:
+        """The line above the table: which network, what was done to it, MACs of which image."""
+        told = [Path(self.path).name]
+        told += [" → ".join(self.steps)] if self.steps else []
+        told += [f"MACs of one {'×'.join(map(str, self.image_shape))} image"] if self.image_shape else []
+        return " · ".join(told)
 
     def cells(self) -> Iterator[tuple[str, ...]]:
         """One row of texts a layer, under `HEADINGS`."""
@@ -62,8 +73,9 @@ class Shown:
 
     def total(self) -> tuple[str, ...]:
         """The last row: sums, and the size of the file as it lies on disk."""
-        weights = sum(_count(layer) for layer in self.layers)
-        kept = sum(_count(layer) * layer.density for layer in self.layers)
+        weights = sum(prod(layer.shape) for layer in self.layers)
+        kept = sum(prod(layer.shape) * layer.density for layer in self.layers)
+        size = sum(layer.bytes for layer in self.layers) if self.file_bytes is None else self.file_bytes
         macs = [layer.macs for layer in self.layers if layer.macs is not None]
         return (
             f"{len(self.layers)} layers",
@@ -71,28 +83,34 @@ class Shown:
             count_text(weights),
             f"{100 * kept / max(weights, 1):.1f} %",
             "",
-            f"{bytes_text(self.file_bytes)} file",
+            bytes_text(size) + (" file" if self.file_bytes is not None else ""),
             count_text(sum(macs)) if macs else "–",
         )
 
     def table(self) -> Table:
-        """As a rich table: the fuller a cell's colour, the more of the file or of the work is in that layer."""
+        """As a rich table: the fuller a cell's colour, the more of the network or of the work is in that layer."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
-        made = Table(title=Path(self.path).name, title_justify="left", show_footer=True)
-        for number, (heading, sum_) in enumerate(zip(HEADINGS, self.total(), strict=True)):
+        made = Table(
+            title=self.about(),
+            title_justify="left",
+            title_style="bold",
+            show_footer=True,
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for number, (heading, total) in enumerate(zip(HEADINGS, self.total(), strict=True)):
             made.add_column(
-                heading,
-                footer=sum_,
-                justify="left" if number < 2 else "right",
-                no_wrap=number > 1,
-                overflow="ellipsis",
+                heading, footer=total, justify="left" if number < 2 else "right", no_wrap=True, overflow="ellipsis"
             )
-        for layer, cells, heat in zip(self.layers, self.cells(), self.heats(), strict=True):
-            del layer
-            made.add_row(*(Text(cell, style=_style(share)) for cell, share in zip(cells, heat, strict=True)))
+        for cells, heats in zip(self.cells(), self.heats(), strict=True):
+            made.add_row(*(Text(cell, style=_style(heat)) for cell, heat in zip(cells, heats, strict=True)))
         return made
+
+    def __rich__(self) -> Table:
+        return self.table()
 
     def heats(self) -> list[tuple[float | None, ...]]:
         """For each cell how hot it is, 0–1; None for cells that have no colour."""
@@ -125,7 +143,7 @@ class Shown:
 
     def _repr_html_(self) -> str:
         def cell(text: str, share: float | None) -> str:
-            shade = "" if share is None else f" style='background:rgb(0 114 178 / {0.45 * share:.2f})'"
+            shade = "" if share is None else f" style='background:rgb(213 94 0 / {0.45 * share:.2f})'"
             return f"<td{shade}>{escape(text)}</td>"
 
         def row(cells: tuple[str, ...], heat: tuple[float | None, ...]) -> str:
@@ -134,7 +152,7 @@ class Shown:
         head = "".join(f"<th scope='col'>{cell}</th>" for cell in HEADINGS)
         body = "".join(row(cells, heat) for cells, heat in zip(self.cells(), self.heats(), strict=True))
         return (
-            f"<table><caption>{escape(Path(self.path).name)}</caption><thead><tr>{head}</tr></thead>"
+            f"<table><caption>{escape(self.about())}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody><tfoot>{row(self.total(), (None,) * len(HEADINGS))}</tfoot></table>"
         )
 
@@ -142,105 +160,39 @@ class Shown:
 HEADINGS = ("layer", "type", "weight", "density", "bits", "bytes", "MACs")
 
 
-def show(path: str | os.PathLike[str], *, model: nn.Module | None = None, example: Any = None) -> Shown:
-    """Read a network file and list its layers.
+def show(network: str | os.PathLike[str] | nn.Module, *, model: nn.Module | None = None, example: Any = None) -> Shown:
+    """List the layers of a network, in a file or in memory.
 
     Args:
-        path: `.safetensors` (or a plain state dict), `.onnx` or `.pint`.
-        model: the plain network, needed with `example`, and for `.pint`, if the file is not of `pintsize.models`.
-        example: an input batch, for the MACs; an `.onnx` file knows the size of its input.
+        network: a file, `.safetensors` (or a plain state dict), `.onnx` or `.pint`, or a module.
+        model: the plain network, for a file that is not of `pintsize.models`.
+        example: an input batch [B, …], for the MACs; by default that of the file's own input (`.onnx`), or of
+            the images that a network of `pintsize.models` is made for.
 
     Raises:
-        InputError: there is no such file, or its suffix is another.
+        InputError: there is no such file, its suffix is another, or it does not fit `model`.
         CorruptFile: it is damaged.
         OperationError: the network does not take `example`.
     """
-    from ..files import load, read_tensors
+    from . import tensor_layers
 
-    file = Path(path)
+    if isinstance(network, nn.Module):
+        return tensor_layers.of_module(network, example)
+    file = Path(network)
     if not file.is_file():
         raise InputError(str(file), "there is no such file", "check the path")
     if file.suffix == ".onnx":
         from .onnx_layers import onnx_layers
 
-        layers = onnx_layers(file)
-    elif file.suffix == ".pint":
-        network = load(file, model=model)
-        layers = _layers(network.state_dict(), _module_widths(network), _macs(network, example))
-    else:
-        tensors, document = read_tensors(file)
-        macs = {} if example is None else _macs(load(file, model=model), example)
-        layers = _layers(tensors, _record_widths(document), macs)
-    return Shown(str(file), file.stat().st_size, layers)
-
-
-def _layers(
-    tensors: Mapping[str, Tensor], widths: Mapping[str, int], macs: Mapping[str, int]
-) -> list[ShownLayer]:
-    """Tensors gathered by the layer that owns them; those without a weight or bare parameters are none."""
-    owned: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        layer, _, own = name.replace(".weight_quantizer.", ".weight_quantizer/").rpartition(".")
-        owned.setdefault(layer, {})[own] = tensor
-    found = []
-    for layer, parts in owned.items():
-        weight = parts.get("weight")
-        if weight is None:
-            bare = [tensor for tensor in parts.values() if tensor.is_floating_point() and tensor.dim() > 0]
-            if not bare:
-                continue
-            weight = max(bare, key=lambda tensor: tensor.numel())
-        bits = widths.get(layer, weight.element_size() * 8)
-        stored = sum(t.numel() * t.element_size() for t in parts.values() if t is not weight)
-        found.append(
-            ShownLayer(
-                layer,
-                _KINDS.get(weight.dim(), "tensor") if "weight" in parts else "tensor",
-                tuple(weight.shape),
-                (weight != 0).double().mean().item() if weight.numel() else 0.0,
-                bits,
-                ceil(weight.numel() * bits / 8) + stored,
-                macs.get(layer, 0) if macs else None,
-            )
-        )
-    return found
-
-
-def _record_widths(document: Mapping[str, Any] | None) -> dict[str, int]:
-    widths: dict[str, int] = {}
-    for step in (document or {}).get("steps", ()):
-        if (
-            isinstance(step, Mapping)
-            and step.get("kind") == "quantize"
-            and isinstance(step.get("weights"), Mapping)
-        ):
-            widths = {str(layer): int(bits) for layer, bits in step["weights"].items()}
-    return widths
-
-
-def _module_widths(network: nn.Module) -> dict[str, int]:
-    quantizers: dict[str, Any] = {
-        name: module.weight_quantizer
-        for name, module in network.named_modules()
-        if hasattr(module, "weight_quantizer")
-    }
-    return {name: int(quantizer.bits) for name, quantizer in quantizers.items()}
-
-
-def _macs(network: nn.Module, example: Any) -> dict[str, int]:
-    from ..measure import profile
-
-    return {} if example is None else {layer.name: layer.macs for layer in profile(network, example).layers}
-
-
-def _count(layer: ShownLayer) -> int:
-    from math import prod
-
-    return prod(layer.shape)
+        layers, shape = onnx_layers(file)
+        return Shown(str(file), file.stat().st_size, layers, shape)
+    return tensor_layers.of_file(file, model, example)
 
 
 def _style(share: float | None) -> str:
-    """From the terminal's own colour over yellow to red, so that it reads on dark and light."""
-    if share is None or share < 0.15:
+    """Black on a colour from pale to deep orange, so that it reads on dark and light terminals."""
+    if share is None or share < 0.02:
         return ""
-    return "yellow" if share < 0.45 else "bold yellow" if share < 0.75 else "bold red"
+    cold, hot = (254, 237, 222), (241, 118, 26)
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(cold, hot, strict=True))
+    return f"black on #{red:02x}{green:02x}{blue:02x}"
