@@ -96,6 +96,15 @@ def test_weights_and_record_of_a_named_network_come_back_from_the_file_alone(tmp
         assert torch.equal(same(images), model(images))
 
 
+def test_the_smallest_file_is_saved_and_loaded_by_its_suffix(tmp_path):
+    model, x = network(), torch.randn(5, 3)
+    files.save(model, tmp_path / "net.pint")
+    assert torch.equal(files.load(tmp_path / "net.pint", model=network())(x), model(x))
+    tensors, document = files.read_tensors(tmp_path / "net.pint")
+    assert tensors.keys() == model.state_dict().keys()
+    assert document["steps"] == []
+
+
 def test_any_network_comes_back_with_its_plain_form(tmp_path):
     model, x = network(), torch.randn(5, 3)
     files.save(model, tmp_path / "net.safetensors")

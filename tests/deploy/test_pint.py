@@ -142,6 +142,47 @@ def test_unpack(quantized, images, tmp_path):
     )
 
 
+def test_unpack_hands_on_what_the_file_says_of_its_network(tmp_path):
+    import onnx
+
+    told = {"classes": ["cat", "dog"], "mean": [0.5], "std": [0.25], "licence": "MIT"}
+    model = ps.models.create("resnet-demo", num_classes=2, in_channels=1).eval()
+    export(model, tmp_path / "net.pint", **told)
+    assert pint.about(tmp_path / "net.pint") == told
+    pint.unpack(tmp_path / "net.pint", tmp_path / "net.onnx", licence="BSD")
+    entries = {p.key: p.value for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert json.loads(entries["pintsize.classes"]) == ["cat", "dog"]
+    assert json.loads(entries["pintsize.normalization"]) == {"mean": [0.5], "std": [0.25], "included": False}
+    assert json.loads(entries["pintsize.licence"]) == "BSD"
+    with pytest.raises(errors.InputError, match=r"licence for .*net\.safetensors: .* holds weights alone"):
+        pint.unpack(tmp_path / "net.pint", tmp_path / "net.safetensors", licence="BSD")
+
+
+@pytest.mark.parametrize("told", [5, {"classes": 5}, {"mean": ["a"]}, {"exec": "x"}])
+def test_what_a_file_says_is_checked(quantized, tmp_path, told):
+    export(quantized, tmp_path / "net.pint")
+    changed = with_header((tmp_path / "net.pint").read_bytes(), _set(["about"], told))
+    (tmp_path / "net.pint").write_bytes(changed)
+    with pytest.raises(errors.CorruptFile, match="what it says of its network"):
+        pint.about(tmp_path / "net.pint")
+
+
+def test_it_runs_in_torch(tmp_path):
+    model = ps.models.create("resnet-demo", in_channels=1).eval()
+    ps.save(model, tmp_path / "net.pint")
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(ps.open_runtime(tmp_path / "net.pint", threads=1)(x), model(x))
+
+
+def test_a_file_cannot_ask_for_a_network_beyond_its_tensors(tmp_path):
+    ps.save(ps.models.create("resnet-demo", in_channels=1), tmp_path / "net.pint")
+    change = _set(["document", "model", "options", "num_classes"], 10**12)
+    (tmp_path / "net.pint").write_bytes(with_header((tmp_path / "net.pint").read_bytes(), change))
+    with pytest.raises(errors.CorruptFile, match="num_classes=1000000000000 does not fit its tensors"):
+        ps.load(tmp_path / "net.pint")
+
+
 def test_options_of_graphs_are_refused(tmp_path):
     with pytest.raises(errors.InputError, match="holds weights, no graph"):
         export(network(), tmp_path / "net.pint", include_softmax=True)

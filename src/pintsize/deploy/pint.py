@@ -34,7 +34,12 @@ _HEADER_LIMIT = 2**26
 _FREE, _PER_BYTE = 2**16, 256
 """A file may declare so many numbers, and so many more for each of its bytes."""
 _MOST_TENSORS = 2**16
-_ABOUT = ("classes", "mean", "std", "licence")
+_ABOUT = {
+    "classes": (list, str),
+    "mean": (list, float | int),
+    "std": (list, float | int),
+    "licence": (str, str),
+}
 _COPY = "restore it from a copy, or export the network again"
 
 
@@ -137,7 +142,12 @@ def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     source = str(path)
     told = _header(_content(Path(path)), source)[0].get("about")
-    if not isinstance(told, dict) or not told.keys() <= set(_ABOUT):
+    if not isinstance(told, dict) or not all(
+        key in _ABOUT
+        and isinstance(value, _ABOUT[key][0])
+        and all(isinstance(v, _ABOUT[key][1]) for v in value)
+        for key, value in told.items()
+    ):
         raise CorruptFile(source, "what it says of its network is not understood", _COPY)
     return told
 

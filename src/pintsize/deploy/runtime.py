@@ -22,7 +22,7 @@ Shape = tuple[int | None, ...]
 
 _BACKENDS = {
     "onnxruntime": ("onnxruntime", "OnnxRuntime", (".onnx",)),
-    "torch": ("runtime", "TorchRuntime", (".safetensors",)),
+    "torch": ("runtime", "TorchRuntime", (".safetensors", ".pint")),
 }
 """Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""
 
@@ -52,7 +52,8 @@ def open_runtime(
     """Open an exported file to run it.
 
     Args:
-        path: `.onnx`, or `.safetensors` of a network from `pintsize.models`; a module is taken as it is.
+        path: `.onnx`, or `.safetensors` or `.pint` of a network from `pintsize.models`; a module is taken
+            as it is.
         backend: "onnxruntime" or "torch"; by default the one that fits the suffix.
         threads: of the computation.
 

@@ -1,0 +1,71 @@
+"""The verbs about deployed files, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pintsize as ps
+
+PINTSIZE = Path(sys.executable).with_name("pintsize")
+
+
+def pintsize(*args, folder, code=0):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        [str(PINTSIZE), *map(str, args)],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture
+def demo(tmp_path):
+    torch.manual_seed(0)
+    model = ps.models.create("resnet-demo", in_channels=1).eval()
+    ps.quantize(model, weights=4, activations=8, calibration=[torch.randn(16, 1, 8, 8)])
+    return model
+
+
+def test_export_to_pint_and_unpack(demo, tmp_path):
+    ps.save(demo, tmp_path / "q.safetensors")
+    small = json.loads(pintsize("export", "-m", "q.safetensors", "-o", "q.pint", "--json", folder=tmp_path))
+    assert small["format"] == "pint"
+    assert small["bytes"] < (tmp_path / "q.safetensors").stat().st_size / 4
+    out = json.loads(
+        pintsize("unpack", "q.pint", "-o", "q.onnx", "--image-size", 8, "--json", folder=tmp_path)
+    )
+    assert (out["from_bytes"], out["bytes"]) == (small["bytes"], (tmp_path / "q.onnx").stat().st_size)
+    text = pintsize("unpack", "q.pint", "-o", "again.safetensors", folder=tmp_path)
+    assert text.startswith("again.safetensors: ")
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(ps.load(tmp_path / "again.safetensors")(x), demo(x))
+        assert torch.allclose(ps.open_runtime(tmp_path / "q.onnx")(x), demo(x), atol=0.2)
+
+
+def test_unpack_of_a_network_that_is_not_ours(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))\n"
+    )
+    pintsize("export", "-m", "mine:net", "--image-size", 8, "-o", "net.pint", folder=tmp_path)
+    error = pintsize("unpack", "net.pint", "-o", "net.onnx", folder=tmp_path, code=2)
+    assert "does not say which network it holds" in error
+    pintsize("unpack", "net.pint", "-m", "mine:net", "--image-size", 8, "-o", "net.onnx", folder=tmp_path)
+    assert ps.open_runtime(tmp_path / "net.onnx").input_shape == (None, 1, 8, 8)
+
+
+def test_unpack_refuses_what_is_no_pint_file(tmp_path):
+    (tmp_path / "net.pint").write_bytes(b"\x89PINT\r\n\x1a" + bytes(100))
+    error = pintsize("unpack", "net.pint", "-o", "net.onnx", folder=tmp_path, code=2)
+    assert error.startswith("pintsize: net.pint: its content does not match its checksum; restore it from")
+    assert error.count("\n") == 1
+    assert "there is no such file" in pintsize("unpack", "x.pint", "-o", "a.onnx", folder=tmp_path, code=2)
