@@ -27,6 +27,7 @@ _PUBLIC = {
     "sparsify": (".prune", "sparsify"),
     "sensitivity": (".prune.sensitivity", "sensitivity"),
     "quantize": (".quant", "quantize"),
+    "choose_bits": (".quant", "choose_bits"),
     "cluster": (".quant", "cluster"),
     "save": (".files", "save"),
     "load": (".files", "load"),
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .prune import prune as prune
     from .prune import sparsify as sparsify
     from .prune.sensitivity import sensitivity as sensitivity
+    from .quant import choose_bits as choose_bits
     from .quant import cluster as cluster
     from .quant import quantize as quantize
     from .train import evaluate as evaluate

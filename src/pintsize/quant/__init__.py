@@ -5,23 +5,27 @@ from .calibrate import quantize
 from .clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fold import FoldStep, fold_batchnorm
+from .mixed_precision import BitPlan, LayerBits, choose_bits
 from .qat import QuantizationAware
 from .quantizer import FakeQuantize
 from .record import QuantizeStep
 from .result import QuantizationResult, QuantizedActivation, QuantizedLayer
 
 __all__ = [
+    "BitPlan",
     "ClusterResult",
     "ClusterStep",
     "ClusteredLayer",
     "FakeQuantize",
     "FoldStep",
+    "LayerBits",
     "QuantizationAware",
     "QuantizationResult",
     "QuantizeStep",
     "QuantizedActivation",
     "QuantizedLayer",
     "activation_quantizers",
+    "choose_bits",
     "cluster",
     "fold_batchnorm",
     "is_quantized",

@@ -128,8 +128,8 @@ def quantize(
             "choose another method, or quantize the model as it was before clustering",
         )
     needed = activations is not None or best or equalize or learn_rounding or correct_bias
-    images = _images(model, calibration, calibration_images) if needed else []
-    example = _example(example, images)
+    images = calibration_batches(model, calibration, calibration_images) if needed else []
+    example = example_of(example, images)
     work = copy.deepcopy(model).eval()
     if trained_scales:  # norms go on training beside their layers
         folded = None
@@ -193,7 +193,8 @@ def _error(model: nn.Module, reference: nn.Module, images: Sequence[Tensor]) -> 
     return float(total)
 
 
-def _example(example: Any, images: list[Tensor]) -> Any:
+def example_of(example: Any, images: list[Tensor]) -> Any:
+    """`example`, or two of `images` if it is None."""
     if example is not None:
         return example
     if not images:
@@ -211,7 +212,14 @@ def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | Quantiz
     model.load_state_dict(work.state_dict())
 
 
-def _images(model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int) -> list[Tensor]:
+def calibration_batches(
+    model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int
+) -> list[Tensor]:
+    """The first `limit` images of `calibration`, in batches, on the device of `model`.
+
+    Raises:
+        InputError: there are none, or they hold NaN or infinite values.
+    """
     if calibration is None:
         raise InputError(
             "calibration=None",
