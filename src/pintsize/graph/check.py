@@ -59,11 +59,11 @@ def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
 
 
-def reference(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> list[Tensor]:
-    """The outputs of `model` with the removed channels zeroed."""
+def reference(model: nn.Module, example: Any, graph: Graph, removed: Removed, gone: Tensor) -> list[Tensor]:
+    """The outputs of `model` with the `removed` channels, whose ids are `gone`, zeroed."""
     with zeroed(model, {name: dims for name, dims in removed.items() if name not in graph.labels.directions}):
         across = graph.labels.across
-        return run(model, example, KeptNorms(graph, graph.gone(removed)) if across else None)
+        return run(model, example, KeptNorms(graph, gone) if across else None)
 
 
 def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> tuple[Undo, float]:
@@ -75,10 +75,11 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
     Raises:
         Mismatch: the cut network fails or computes something else; it has been taken back.
     """
-    attributes = new_attributes(model, graph, graph.gone(removed))
+    gone = graph.gone(removed)
+    attributes = new_attributes(model, graph, gone)
     undo = Undo()
     with awake(model):
-        expected = reference(model, example, graph, removed)
+        expected = reference(model, example, graph, removed, gone)
         try:
             cut(model, removed, attributes, undo)
             outputs = run(model, example)

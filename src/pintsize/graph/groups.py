@@ -67,12 +67,13 @@ class ChannelGroup:
 
 def union(parts: Sequence[Removed]) -> Removed:
     """All removals together."""
-    found: dict[str, dict[int, set[int]]] = {}
+    found: Removed = {}
     for part in parts:
         for name, dims in part.items():
+            own = found.setdefault(name, {})
             for dim, indices in dims.items():
-                found.setdefault(name, {}).setdefault(dim, set()).update(indices)
-    return {name: {dim: sorted(found[name][dim]) for dim in sorted(found[name])} for name in sorted(found)}
+                own[dim] = sorted({*own[dim], *indices}) if dim in own else sorted(indices)
+    return {name: dict(sorted(found[name].items())) for name in sorted(found)}
 
 
 class Graph:
@@ -118,17 +119,16 @@ class Graph:
         for unit, mark in zip(chosen.tolist(), signature[chosen].tolist(), strict=True):
             by_signature.setdefault(mark, []).append(unit)
         group_of = torch.full((count,), -1)
+        units = [len(alike) for alike in by_signature.values()]
         for number, alike in enumerate(by_signature.values()):
             group_of[torch.tensor(alike)] = number
         members: list[list[Member]] = [[] for _ in by_signature]
         for name, dim, first, own in dimensions:
             groups_here = group_of[own]
-            for number in groups_here[groups_here >= 0].unique().tolist():
-                index = (groups_here == number).nonzero().reshape(-1)
-                order = torch.argsort(own[index], stable=True)
-                units = int(own[index].unique().numel())
-                produces = bool(source[first + int(index[0])])
-                members[number].append(Member(name, dim, index[order].reshape(units, -1), produces))
+            order = torch.argsort(own, stable=True)
+            for number in sorted(set(groups_here.tolist()) - {-1}):
+                index = order[groups_here[order] == number].reshape(units[number], -1)
+                members[number].append(Member(name, dim, index, bool(source[first + index[0, 0]])))
         made = [self._group(found) for found in members if any(m.produces for m in found)]
         made = [group for group in made if group.size > 1]  # the last unit of a group cannot go
         position = {name: k for k, name in enumerate(self.trace.parameters)}

@@ -216,9 +216,9 @@ def _once(
             blame(graph, mismatch, removed)
             continue
         break
-    gone = graph.gone(removed)
     full = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
-    kept = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
+    now = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    kept = {name: now.get(name, shape) for name, shape in full.items()}
     sizes = [{name: cost(s) for name, cost in priced.items()} for s in (full, kept)]
     all_groups = graph.groups
     for k, size in enumerate(sizes):
