@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -23,6 +23,9 @@ from . import __version__
 from .errors import OperationError
 from .files import write_text
 from .record import to_json as record_json
+
+if TYPE_CHECKING:
+    from .data import Data
 
 logger = logging.getLogger("pintsize")
 
@@ -180,3 +183,11 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
 def model_digest(model: nn.Module) -> str:
     """A digest of what a network is: its printed structure, its record, its weights."""
     return digest([repr(model), record_json(model), tensor_digest(model.state_dict())])
+
+
+def data_digest(data: Data) -> str:
+    """A digest of what decides a run in a data set: name, splits, statistics."""
+    labels = {
+        name: split.labels for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    return digest([data.name, data.classes, data.image_shape, data.mean, data.std, tensor_digest(labels)])
