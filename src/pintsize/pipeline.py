@@ -19,11 +19,11 @@ from .measure import machine
 from .options import CompressOptions, with_options
 from .recipe import Recipe, merge, read_yaml
 from .record import origin, to_json
-from .report import save_figures
+from .report import ReportFile, save_figures
 from .report import write as write_report
 from .run_folder import RunFolder
 from .stages import Stages
-from .tables import stage_table
+from .tables import Table, stage_table
 
 if TYPE_CHECKING:
     from .data import Data
@@ -53,7 +53,13 @@ class CompressResult:
 
     def table(self) -> str:
         """The rows as plain text."""
+        return str(self.__rich__())
+
+    def __rich__(self) -> Table:
         return stage_table(self.stages)
+
+    def _repr_html_(self) -> str:
+        return self.__rich__()._repr_html_() + ReportFile(self.report)._repr_html_()
 
 
 def compress(

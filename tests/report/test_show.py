@@ -83,7 +83,7 @@ def test_safetensors_with_and_without_an_example(tmp_path):
     ps.save(model, tmp_path / "net.safetensors")
     shown = {layer.name: layer for layer in show(tmp_path / "net.safetensors").layers}
     assert shown["conv1"].density == 0.75
-    assert (shown["conv1"].type, shown["bn1"].type) == ("conv 2-d", "norm")
+    assert (shown["conv1"].type, shown["bn1"].type) == ("conv2d", "norm")
     assert shown["bn1"].bytes == 4 * 16 * 4 + 8  # weight, bias, mean, variance; the counter
     assert shown["conv1"].macs == 16 * 9 * 32 * 32  # the images that the network is made for
     counted = show(tmp_path / "net.safetensors", example=torch.randn(2, 1, 16, 16))
@@ -108,7 +108,9 @@ def test_clustered_weights_count_codes_and_codebook(tmp_path):
     ps.sparsify(model, density=0.5, scope="local")
     ps.cluster(model, k=4)
     ps.save(model, tmp_path / "c.safetensors")
-    (layer,) = show(tmp_path / "c.safetensors", model=torch.nn.Sequential(torch.nn.Linear(16, 8, bias=False))).layers
+    (layer,) = show(
+        tmp_path / "c.safetensors", model=torch.nn.Sequential(torch.nn.Linear(16, 8, bias=False))
+    ).layers
     assert (layer.shape, layer.density, layer.bits) == ((8, 16), 0.5, 3)  # four values and zero
     assert layer.bytes == 16 + 5 * 4 + 128 * 3 // 8  # mask, codebook, codes
 
@@ -136,14 +138,14 @@ def test_plain_state_dict(tmp_path):
 
 def test_renderings(tmp_path):
     shown = show(onnx_file(tmp_path / "net.onnx"))
-    assert str(shown).splitlines()[1].split() == ["c", "Conv", "3×2×3×3", "50.0", "%", "8", "81", "B", "864"]
+    assert str(shown).splitlines()[2].split() == ["c", "Conv", "3×2×3×3", "50.0", "%", "8", "81", "B", "864"]
     assert shown.total()[2:4] == ("294", "90.8 %")  # 54 + 240 weights, 27 + 240 of them not zero
     plain = io.StringIO()
-    Console(file=plain, width=80).print(shown.table())
+    Console(file=plain, width=80).print(shown)
     assert "\x1b" not in plain.getvalue()  # piped: no colour
     assert max(map(len, plain.getvalue().splitlines())) <= 80
     coloured = io.StringIO()
-    Console(file=coloured, width=80, force_terminal=True, no_color=False).print(shown.table())
+    Console(file=coloured, width=80, force_terminal=True, no_color=False).print(shown)
     assert "\x1b[" in coloured.getvalue()
     html = shown._repr_html_()
     assert html.count("<tr>") == 4

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import files, lists, network, runs
+from . import files, lists, network, runs, show
 
 app = typer.Typer(
     name="pintsize",
@@ -44,6 +44,7 @@ for _command in (
     files.verify,
     files.bench,
     runs.report,
+    show.show,
     lists.models,
     lists.datasets,
 ):

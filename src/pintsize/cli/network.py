@@ -89,7 +89,7 @@ def profile(
     )
     found = profile_network(network, example_for(network, images, image_size))
     result = {"params": found.params, "macs": found.macs, "bytes": found.bytes, "layers": found.layers}
-    emit(result, found.table(), as_json=as_json)
+    emit(result, found, as_json=as_json)
 
 
 @o.with_recipe_options(*o.section_options("prune"))

@@ -1,9 +1,10 @@
-"""What commands print: text for people, or one JSON object for programs."""
+"""What commands print: tables and text for people, or one JSON object for programs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,22 @@ from typing import Any
 import typer
 
 
-def emit(values: Mapping[str, Any] | list[Any], text: str, *, as_json: bool) -> None:
-    """Print `values` as JSON, or `text`."""
-    typer.echo(json.dumps(jsonable(values), indent=1, ensure_ascii=False) if as_json else text)
+def emit(values: Mapping[str, Any] | list[Any], *shown: object, as_json: bool) -> None:
+    """Print `values` as JSON, or `shown`, one after the other.
+
+    On a terminal, what rich can draw is drawn (without colours where `NO_COLOR` is set); elsewhere all is
+    plain text, whole, however wide: of an object with a `table()`, its table.
+    """
+    if as_json:
+        typer.echo(json.dumps(jsonable(values), indent=1, ensure_ascii=False))
+        return
+    for part in shown:
+        if sys.stdout.isatty() and (hasattr(part, "__rich__") or hasattr(part, "__rich_console__")):
+            from rich.console import Console
+
+            Console().print(part)
+        else:
+            typer.echo(part.table() if hasattr(part, "table") else str(part))
 
 
 def jsonable(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Verbs about whole runs: compress, report."""
+"""Verbs about whole runs: compress them, report on them."""
 
 from __future__ import annotations
 
@@ -33,18 +33,37 @@ def compress(
     result = run(model, data, recipe=recipe, out=out, **options)
     emit(
         {"file": result.path, "report": result.report, **result.metrics},
-        f"{result.table()}\n\nfile    {result.path}\nreport  {result.report}",
+        result,
+        f"\nfile    {result.path}\nreport  {result.report}",
         as_json=as_json,
     )
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folder of a run; of several, to compare them.")],
     *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="File to write: report.html in the run, or comparison.html of several."
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the report on this machine while the run goes on.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --watch; 0 takes any free one.")] = 0,
     as_json: o.AsJson = False,
 ) -> None:
-    """Write the report of a run again, from its metrics."""
-    from ..report import write
+    """Write the report of a run again, compare several runs, or follow one that goes on."""
+    from ..errors import InputError
+    from ..report import compare, serve, write
 
-    path = write(run)
-    emit({"report": path}, str(path), as_json=as_json)
+    if watch:
+        if len(runs) > 1 or out is not None or as_json:
+            raise InputError(
+                "report --watch", "it serves one run and writes no file", "pass one run folder, without --out"
+            )
+        serve(runs[0], port=port, ready=lambda url: typer.echo(f"{url}  (ends with Ctrl-C)"))
+        return
+    path = write(runs[0], out) if len(runs) == 1 else compare(runs, out or "comparison.html")
+    emit({"report": path}, path, as_json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from html import escape
 from math import ceil, prod
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..errors import InputError
 from ..graph.trace import Trace, Value, as_args, record
+from ..tables import Table
 from .macs import count
 from .units import bytes_text, count_text
 
@@ -54,19 +54,9 @@ class Profile:
 
     def table(self) -> str:
         """The layers and their sum as plain text, one line a layer."""
-        rows = [_HEADINGS, *self._rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column < 3 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        rule = "─" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return str(self.__rich__())
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    def __rich__(self) -> Table:
         rows = [
             (
                 layer.name or "(root)",
@@ -80,23 +70,20 @@ class Profile:
             )
             for layer in self.layers
         ]
-        return [
-            *rows,
-            ("total", "", "", count_text(self.params), count_text(self.macs), "", bytes_text(self.bytes), ""),
-        ]
+        total = (
+            "total",
+            "",
+            "",
+            count_text(self.params),
+            count_text(self.macs),
+            "",
+            bytes_text(self.bytes),
+            "",
+        )
+        return Table(_HEADINGS, rows, total, words=3)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in _HEADINGS)
-        *body, total = (
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows()
-        )
-        summary = (
-            f"{count_text(self.params)} parameters, {count_text(self.macs)} MACs, {bytes_text(self.bytes)}"
-        )
-        return (
-            f"<table><caption>Profile: {escape(summary)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(body)}</tbody><tfoot>{total}</tfoot></table>"
-        )
+        return self.__rich__()._repr_html_()
 
 
 _HEADINGS = ("layer", "type", "output", "parameters", "MACs", "bits", "weights", "activations")

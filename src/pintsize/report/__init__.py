@@ -1,9 +1,10 @@
 """Reports: one self-contained HTML file for a run or for several, a live view, a network layer by layer."""
 
 from .compare import compare
+from .display import ReportFile
 from .figures import save_figures
 from .page import render, write
 from .show import Shown, show
 from .watch import serve, watch
 
-__all__ = ["Shown", "compare", "render", "save_figures", "serve", "show", "watch", "write"]
+__all__ = ["ReportFile", "Shown", "compare", "render", "save_figures", "serve", "show", "watch", "write"]

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import write_text
 from ..measure.units import bytes_text, milliseconds_text
+from .display import ReportFile
 from .page import environment
 from .run import Run, Stage, read
 from .summary import summarise
@@ -24,7 +25,7 @@ _MOST_DIFFERENCES = 8
 
 def compare(
     run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] = "comparison.html"
-) -> Path:
+) -> ReportFile:
     """Write one page that compares runs: a table, Pareto plots, and the recipe of each point.
 
     Args:
@@ -46,7 +47,7 @@ def compare(
             f"{len(folders)} were given, {len(set(folders))} of them different",
             "give two different run folders or more",
         )
-    path = Path(out)
+    path = ReportFile(out)
     runs = [read(folder) for folder in folders]
     names = _names(folders)
     differences = _differences([run.metrics.recipe for run in runs])

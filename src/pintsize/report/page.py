@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from ..measure.units import bytes_text, count_text, milliseconds_text
+from .display import ReportFile
 from .figures import draw
 from .run import Run, Stage, read
 from .summary import summarise
@@ -26,11 +27,12 @@ _IMAGE_BUDGET = 1_500_000
 _RECORD_BUDGET = 20_000
 
 
-def write(run_dir: str | os.PathLike[str]) -> Path:
-    """Write `report.html` into a run folder.
+def write(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> ReportFile:
+    """Write the report of a run as one HTML file.
 
     Args:
         run_dir: the `out` folder of a run; whatever is missing in it is left out of the report.
+        out: the file; `report.html` in the folder by default.
 
     Returns:
         The path of the report.
@@ -41,7 +43,7 @@ def write(run_dir: str | os.PathLike[str]) -> Path:
         OperationError: the report cannot be written; an older one is intact.
     """
     run = read(run_dir)
-    path = run.path / "report.html"
+    path = ReportFile(run.path / "report.html" if out is None else out)
     write_text(path, render(run))
     return path
 

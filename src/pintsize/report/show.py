@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from ..errors import InputError
 from ..measure.units import bytes_text, count_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from ..tables import Table
 
 
 @dataclass(frozen=True)
@@ -87,30 +84,13 @@ class Shown:
             count_text(sum(macs)) if macs else "–",
         )
 
-    def table(self) -> Table:
-        """As a rich table: the fuller a cell's colour, the more of the network or of the work is in that layer."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-        from rich.text import Text
-
-        made = Table(
-            title=self.about(),
-            title_justify="left",
-            title_style="bold",
-            show_footer=True,
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        for number, (heading, total) in enumerate(zip(HEADINGS, self.total(), strict=True)):
-            made.add_column(
-                heading, footer=total, justify="left" if number < 2 else "right", no_wrap=True, overflow="ellipsis"
-            )
-        for cells, heats in zip(self.cells(), self.heats(), strict=True):
-            made.add_row(*(Text(cell, style=_style(heat)) for cell, heat in zip(cells, heats, strict=True)))
-        return made
+    def table(self) -> str:
+        """One line for each layer, as text."""
+        return str(self.__rich__())
 
     def __rich__(self) -> Table:
-        return self.table()
+        # the fuller a cell's colour, the more of the network or of the work is in that layer
+        return Table(HEADINGS, list(self.cells()), self.total(), 2, self.heats(), self.about())
 
     def heats(self) -> list[tuple[float | None, ...]]:
         """For each cell how hot it is, 0–1; None for cells that have no colour."""
@@ -130,37 +110,22 @@ class Shown:
         ]
 
     def __str__(self) -> str:
-        rows = [HEADINGS, *self.cells(), self.total()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join(lines)
+        return self.table()
 
     def _repr_html_(self) -> str:
-        def cell(text: str, share: float | None) -> str:
-            shade = "" if share is None else f" style='background:rgb(213 94 0 / {0.45 * share:.2f})'"
-            return f"<td{shade}>{escape(text)}</td>"
-
-        def row(cells: tuple[str, ...], heat: tuple[float | None, ...]) -> str:
-            return f"<tr>{''.join(map(cell, cells, heat))}</tr>"
-
-        head = "".join(f"<th scope='col'>{cell}</th>" for cell in HEADINGS)
-        body = "".join(row(cells, heat) for cells, heat in zip(self.cells(), self.heats(), strict=True))
-        return (
-            f"<table><caption>{escape(self.about())}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody><tfoot>{row(self.total(), (None,) * len(HEADINGS))}</tfoot></table>"
-        )
+        return self.__rich__()._repr_html_()
 
 
 HEADINGS = ("layer", "type", "weight", "density", "bits", "bytes", "MACs")
 
 
-def show(network: str | os.PathLike[str] | nn.Module, *, model: nn.Module | None = None, example: Any = None) -> Shown:
+def show(
+    network: str | os.PathLike[str] | nn.Module,
+    *,
+    model: nn.Module | None = None,
+    example: Any = None,
+    image_size: int | None = None,
+) -> Shown:
     """List the layers of a network, in a file or in memory.
 
     Args:
@@ -168,16 +133,18 @@ def show(network: str | os.PathLike[str] | nn.Module, *, model: nn.Module | None
         model: the plain network, for a file that is not of `pintsize.models`.
         example: an input batch [B, …], for the MACs; by default that of the file's own input (`.onnx`), or of
             the images that a network of `pintsize.models` is made for.
+        image_size: side of square images, instead of `example`.
 
     Raises:
-        InputError: there is no such file, its suffix is another, or it does not fit `model`.
+        InputError: there is no such file, its suffix is another, it does not fit `model`, or its images have
+            another size (`.onnx`).
         CorruptFile: it is damaged.
         OperationError: the network does not take `example`.
     """
     from . import tensor_layers
 
     if isinstance(network, nn.Module):
-        return tensor_layers.of_module(network, example)
+        return tensor_layers.of_module(network, example, image_size)
     file = Path(network)
     if not file.is_file():
         raise InputError(str(file), "there is no such file", "check the path")
@@ -185,14 +152,11 @@ def show(network: str | os.PathLike[str] | nn.Module, *, model: nn.Module | None
         from .onnx_layers import onnx_layers
 
         layers, shape = onnx_layers(file)
+        if image_size is not None and shape is not None and shape[-1] != image_size:
+            raise InputError(
+                f"image_size={image_size} for {file}",
+                f"its images are {'×'.join(map(str, shape))}",
+                "leave it out, or export the network for that size",
+            )
         return Shown(str(file), file.stat().st_size, layers, shape)
-    return tensor_layers.of_file(file, model, example)
-
-
-def _style(share: float | None) -> str:
-    """Black on a colour from pale to deep orange, so that it reads on dark and light terminals."""
-    if share is None or share < 0.02:
-        return ""
-    cold, hot = (254, 237, 222), (241, 118, 26)
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(cold, hot, strict=True))
-    return f"black on #{red:02x}{green:02x}{blue:02x}"
+    return tensor_layers.of_file(file, model, example, image_size)

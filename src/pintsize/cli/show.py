@@ -1,0 +1,43 @@
+"""The verb that prints a network layer by layer: show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .output import emit
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A .safetensors, .onnx or .pint file.")],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="package.module:factory of the plain network, for a file that does not name it.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels, to count MACs at another size.")
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Print a network layer by layer: shape, density, bits, bytes, MACs."""
+    from ..report import show as show_network
+    from .loading import load_model
+
+    network = None if model is None else load_model(model)
+    shown = show_network(file, model=network, image_size=image_size)
+    result = {
+        "file": file,
+        "bytes": shown.file_bytes,
+        "image_shape": shown.image_shape,
+        "steps": shown.steps,
+        "layers": shown.layers,
+    }
+    emit(result, shown, as_json=as_json)
