@@ -120,10 +120,8 @@ def _norms(member: Member, statistics: Statistics, order: int) -> Tensor | None:
     tensor = statistics.parameter(member.parameter)
     if tensor.dim() < 2 or not isinstance(tensor, nn.Parameter):
         return None
-    others = [d for d in range(tensor.dim()) if d != member.dim]
-    per_index = torch.linalg.vector_norm(tensor.detach().float(), order, others) ** order
-    total: Tensor = per_index[member.indices.to(tensor.device)].sum(1)
-    return total
+    per_index = statistics.power_sum(member.parameter, member.dim, order)
+    return per_index[member.indices.to(tensor.device)].sum(1)
 
 
 @criterion("l1")

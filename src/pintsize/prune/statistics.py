@@ -39,6 +39,7 @@ class Statistics:
         self.loss = loss or F.cross_entropy
         self.generator = torch.Generator().manual_seed(seed)
         self._seed = seed
+        self._power_sums: dict[tuple[str, int, int], Tensor] = {}
         self._tensors = {
             **dict(model.named_buffers()),
             **dict(model.named_parameters(remove_duplicate=False)),
@@ -47,6 +48,15 @@ class Statistics:
     def parameter(self, name: str) -> Tensor:
         """The parameter or buffer of that name."""
         return self._tensors[name]
+
+    def power_sum(self, name: str, dim: int, order: int) -> Tensor:
+        """Σ |w|^order for each index of a parameter's dimension, once for all groups that share it."""
+        key = name, dim, order
+        if key not in self._power_sums:
+            tensor = self._tensors[name].detach().float()
+            others = [d for d in range(tensor.dim()) if d != dim]
+            self._power_sums[key] = torch.linalg.vector_norm(tensor, order, others) ** order
+        return self._power_sums[key]
 
     def gradient(self, name: str) -> Tensor:
         """Mean gradient of the loss over the batches."""
