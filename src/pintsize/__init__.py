@@ -26,6 +26,9 @@ _PUBLIC = {
     "PruningPlan": (".prune", "PruningPlan"),
     "sparsify": (".prune", "sparsify"),
     "sensitivity": (".prune.sensitivity", "sensitivity"),
+    "layer_importance": (".prune.layer_importance", "layer_importance"),
+    "prune_by_rules": (".prune.rule_run", "prune_by_rules"),
+    "prune_rounds": (".prune.rounds", "prune_rounds"),
     "quantize": (".quant", "quantize"),
     "choose_bits": (".quant", "choose_bits"),
     "cluster": (".quant", "cluster"),
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
     from .prune import PruningPlan as PruningPlan
     from .prune import prune as prune
     from .prune import sparsify as sparsify
+    from .prune.layer_importance import layer_importance as layer_importance
+    from .prune.rounds import prune_rounds as prune_rounds
+    from .prune.rule_run import prune_by_rules as prune_by_rules
     from .prune.sensitivity import sensitivity as sensitivity
     from .quant import choose_bits as choose_bits
     from .quant import cluster as cluster

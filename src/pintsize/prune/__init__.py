@@ -10,15 +10,18 @@ from .element_criteria import element_criterion
 from .importance import Importance, criterion
 from .layer_attention import LayerAttentionResult, prune_by_layer_attention
 from .masks import MaskStep, masks_of, remove_masks, set_masks
+from .overfit import UNREGULARIZED, Unregularized
 from .plan import PruneStep, PruningPlan
 from .rule_stages import RuleStages
 from .rules import Rules
 from .scatter import ScatterStep
 from .schedules import Polynomial, Rewind, Sparsify, Staged, one_shot
+from .staged import Round, StagedPruning
 from .statistics import Statistics
 from .weights import SparsityResult, sparsify
 
 __all__ = [
+    "UNREGULARIZED",
     "AttentionOptions",
     "AttentionResult",
     "Importance",
@@ -28,13 +31,16 @@ __all__ = [
     "PruneStep",
     "PruningPlan",
     "Rewind",
+    "Round",
     "RuleStages",
     "Rules",
     "ScatterStep",
     "Sparsify",
     "SparsityResult",
     "Staged",
+    "StagedPruning",
     "Statistics",
+    "Unregularized",
     "criterion",
     "element_criterion",
     "masks_of",

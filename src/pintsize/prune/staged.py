@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,11 +168,7 @@ class Staged:
         """Each cut by its name, then training; rounds that are done in `folder` are read back."""
         from ..run_folder import RunFolder
 
-        for name in self.training:
-            if name not in _DEFAULTS:
-                raise unknown("option", name, _DEFAULTS)
-        given = {**_DEFAULTS, "epochs": self.epochs, "seed": self.seed, **self.training}
-        Options(**given)  # what is wrong shows before the first cut
+        check_training(self.epochs, self.seed, self.training)
         if folder is not None:
             with RunFolder(folder).open() as place:
                 return self._rounds(place, cuts)
@@ -280,6 +276,15 @@ class Staged:
             )
             for row in rows
         ]
+
+
+def check_training(epochs: int, seed: int, training: Mapping[str, Any]) -> None:
+    """Raise for options of `pintsize.train` that are wrong, before anything is cut."""
+    for name in training:
+        if name not in _DEFAULTS:
+            raise unknown("option", name, _DEFAULTS)
+    given = {**_DEFAULTS, "epochs": epochs, "seed": seed, **training}
+    Options(**given)
 
 
 def _density(model: nn.Module, params: int) -> float:
