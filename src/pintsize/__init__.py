@@ -18,6 +18,9 @@ _PUBLIC = {
     "data": (".data", None),
     "graph": (".graph", None),
     "errors": (".errors", None),
+    "viz": (".viz", None),
+    "report": (".report", None),
+    "show": (".report", "show"),
     "train": (".train", "train"),
     "evaluate": (".train", "evaluate"),
     "profile": (".measure", "profile"),
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from . import errors as errors
     from . import graph as graph
     from . import models as models
+    from . import report as report
+    from . import viz as viz
     from .deploy import export as export
     from .deploy import open_runtime as open_runtime
     from .deploy import verify as verify  # type: ignore[no-redef]
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
     from .quant import choose_bits as choose_bits
     from .quant import cluster as cluster
     from .quant import quantize as quantize
+    from .report import show as show  # type: ignore[no-redef]
     from .train import evaluate as evaluate
     from .train import train as train
 

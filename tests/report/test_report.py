@@ -1,5 +1,6 @@
 """The report of one run, from folders written here."""
 
+import io
 import json
 import re
 import time
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from pintsize import report
@@ -210,6 +212,20 @@ def test_figures_are_saved_and_foreign_ones_taken_in(run):
     sources = [attrs for tag, attrs in page(folder).tags if tag == "img"]
     assert [attrs["alt"] for attrs in sources] == ["channel box"]
     assert sources[0]["src"].startswith("data:image/png;base64,")
+
+
+def test_tensorboard_has_the_same_figures(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run()
+    for _ in range(2):  # written again, they are there once
+        paths = report.save_figures(folder)
+    events = EventAccumulator(str(folder / "tensorboard" / "figures"))
+    events.Reload()
+    assert events.Tags()["images"] == ["stages", "training"]
+    (shown,) = events.Images("stages")
+    with Image.open(paths[0]) as written, Image.open(io.BytesIO(shown.encoded_image_string)) as logged:
+        assert logged.tobytes() == written.convert("RGB").tobytes()
 
 
 def test_layers_sort_by_number(run):

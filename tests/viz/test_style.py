@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from PIL import Image
 
-from pintsize.errors import OperationError
+from pintsize.errors import InputError, OperationError
 from pintsize.viz import stages, style
 
 
@@ -43,6 +43,22 @@ def test_png_on_white_says_what_it_shows(tmp_path):
     with Image.open(tmp_path / "f" / "a.png") as image:
         assert image.text["Description"] == style.description(figure)
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_svg_file_follows_light_and_dark(tmp_path):
+    style.save(bars(), tmp_path / "a.svg")
+    root = ET.parse(tmp_path / "a.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("width").endswith("in")
+    assert "prefers-color-scheme: dark" in (tmp_path / "a.svg").read_text()
+
+
+def test_saved_by_suffix(tmp_path):
+    for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
+        style.save(bars(), tmp_path / f"a{suffix}")
+        assert (tmp_path / f"a{suffix}").read_bytes().startswith(start)
+    with pytest.raises(InputError, match=r"\.gif"):
+        style.save(bars(), tmp_path / "a.gif")
 
 
 def test_png_where_nothing_can_be_written(tmp_path):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import files, lists, network, runs, show
+from . import files, lists, network, runs, show, viz
 
 app = typer.Typer(
     name="pintsize",
@@ -49,3 +49,5 @@ for _command in (
     lists.datasets,
 ):
     app.command(no_args_is_help=_command not in (lists.models, lists.datasets))(_command)
+
+app.add_typer(viz.app, name="viz")

@@ -72,6 +72,43 @@ def compare(
     return path
 
 
+def points(run_dirs: Sequence[str | os.PathLike[str]], *, all_stages: bool = False) -> list[dict[str, Any]]:
+    """Runs as the points of `viz.accuracy_compression` and `viz.bits_frontier`.
+
+    Args:
+        run_dirs: run folders.
+        all_stages: each stage is a point, not only the final network of each run.
+
+    Returns:
+        Dictionaries with name, accuracy, bytes, latency_ms, macs, params, and bits ("W8A8", "fp32").
+
+    Raises:
+        InputError, CorruptFile: as for `compare`.
+    """
+    folders = [Path(folder).resolve() for folder in run_dirs]
+    runs = [read(folder) for folder in folders]
+    return [
+        {
+            "name": (stage.name if len(runs) == 1 else f"{name} {stage.name}") if all_stages else name,
+            "bits": _bits(run),
+            **{key: getattr(stage, key) for key in ("accuracy", "bytes", "macs", "params")},
+            "latency_ms": stage.median_ms,
+        }
+        for name, run in zip(_names(folders), runs, strict=True)
+        for stage in run.metrics.stages[0 if all_stages else -1 :]
+    ]
+
+
+def _bits(run: Run) -> str:
+    """Widths of weights and activations of a run's final network, as its recipe says."""
+    attention, quantize = run.metrics.recipe.get("attention"), run.metrics.recipe.get("quantize")
+    section = attention if isinstance(attention, Mapping) and attention.get("weights") else quantize
+    if not isinstance(section, Mapping):
+        return "fp32"
+    widths = (section.get("weights") or 32, section.get("activations") or 32)
+    return f"W{widths[0]}A{widths[1]}"
+
+
 def _entry(number: int, name: str, run: Run, differences: Sequence[str], out: Path) -> dict[str, Any]:
     """A run as the template shows it: its last stage against its first."""
     stages = run.metrics.stages

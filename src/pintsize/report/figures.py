@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import OperationError
 from .run import Run, read
 from .weights import open_tensors, quantized_layers
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NAMES = ("stages", "training", "filters", "weights", "quantization")
+NAMES = ("stages", "training", "kept", "filters", "weights", "quantization")
 
 
 def draw(run: Run) -> dict[str, Figure]:
@@ -22,6 +23,7 @@ def draw(run: Run) -> dict[str, Figure]:
     makers: tuple[Callable[[Run], Figure | None], ...] = (
         _stages,
         _training,
+        _attention,
         _filters,
         _weights,
         _errors,
@@ -31,7 +33,7 @@ def draw(run: Run) -> dict[str, Figure]:
 
 
 def save_figures(run_dir: str | os.PathLike[str]) -> list[Path]:
-    """Write the figures of a run to its `figures/` folder as PNG.
+    """Write the figures of a run to its `figures/` folder as PNG, and all of that folder to TensorBoard.
 
     Raises:
         InputError, CorruptFile: as for `read`.
@@ -45,7 +47,31 @@ def save_figures(run_dir: str | os.PathLike[str]) -> list[Path]:
         path = run.path / "figures" / f"{name}.png"
         style.to_png(figure, path)
         paths.append(path)
+    if paths:
+        _to_tensorboard(run.path)
     return paths
+
+
+def _to_tensorboard(run: Path) -> None:
+    """The pictures in `figures/` as events in `tensorboard/figures/`, in place of older ones."""
+    import numpy as np
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run / "tensorboard" / "figures"
+    try:
+        for old in folder.glob("events.*"):
+            old.unlink()
+        with SummaryWriter(str(folder)) as writer:
+            for file in sorted((run / "figures").glob("*.png")):
+                with Image.open(file) as picture:
+                    writer.add_image(file.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
+    except OSError as error:
+        raise OperationError(
+            str(folder),
+            f"it cannot be written ({error.strerror or error})",
+            "choose a folder that is writable and has room",
+        ) from error
 
 
 def _stages(run: Run) -> Figure | None:
@@ -56,11 +82,28 @@ def _stages(run: Run) -> Figure | None:
     return stage_bars([stage.model_dump(exclude_none=True) for stage in run.metrics.stages])
 
 
-def _training(run: Run) -> Figure | None:
+def training_figure(run: Run) -> Figure:
+    """Loss and accuracy over all epochs of a run, with the ends of recoveries.
+
+    Raises:
+        InputError: no epoch has ended in it.
+    """
     from ..viz.training import training_curves
 
-    histories = {name: history for name, history in run.metrics.histories.items() if history}
-    return training_curves(histories) if histories else None
+    epochs = [epoch for history in run.metrics.histories.values() for epoch in history]
+    ends = [number for number, epoch in enumerate(epochs, 1) if epoch.get("ends")]
+    return training_curves(run.metrics.histories, recovery_ends=ends)
+
+
+def _training(run: Run) -> Figure | None:
+    return training_figure(run) if any(run.metrics.histories.values()) else None
+
+
+def _attention(run: Run) -> Figure | None:
+    from ..viz.training import layer_epoch_heatmap
+
+    kept = [epoch["kept"] for epoch in run.metrics.histories.get("attention", ()) if epoch.get("kept")]
+    return layer_epoch_heatmap(kept) if kept else None
 
 
 def _filters(run: Run) -> Figure | None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..files import write_text
 from ..measure.units import bytes_text, count_text, milliseconds_text
 from .display import ReportFile
-from .figures import draw
+from .figures import NAMES, draw
 from .run import Run, Stage, read
-from .summary import summarise
+from .summary import going_on, summarise
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,6 +25,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _IMAGE_BUDGET = 1_500_000
 """Bytes of PNG files taken in; the page stays under 3 MB."""
 _RECORD_BUDGET = 20_000
+_DRAWN = {*NAMES, "attention-training", "attention-layers"}
+"""Pictures that the page draws itself."""
 
 
 def write(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> ReportFile:
@@ -58,6 +60,7 @@ def render(run: Run, *, live: str = "") -> str:
             run=run,
             metrics=metrics,
             summary=summarise(metrics),
+            going_on=going_on(run.progress) if run.progress and not metrics.stages else "",
             live=live,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             stage_rows=[_stage_row(stage, metrics.stages[0]) for stage in metrics.stages],
@@ -132,12 +135,10 @@ def _share(value: float | None, whole: float | None) -> int | None:
 
 def _images(run: Run) -> list[dict[str, str]]:
     """PNG files in figures/ that are not drawn here, as data URIs, as long as they fit."""
-    from .figures import NAMES
-
     room, found = _IMAGE_BUDGET, []
     for file in sorted((run.path / "figures").glob("*.png")):
         size = file.stat().st_size
-        if file.stem in NAMES or size > room:
+        if file.stem in _DRAWN or size > room:
             continue
         room -= size
         data = base64.b64encode(file.read_bytes()).decode()

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import CorruptFile, InputError
+from . import live
+from .live import Progress
 
 FORMAT = 1
 
@@ -87,6 +89,8 @@ class Run:
     """Text of recipe.yaml."""
     log: str
     """The end of log.txt."""
+    progress: tuple[Progress, ...] = ()
+    """The stages that have begun, of a run that goes on."""
 
     @property
     def title(self) -> str:
@@ -100,7 +104,7 @@ def read(run_dir: str | os.PathLike[str], *, unfinished: bool = False) -> Run:
 
     Args:
         run_dir: the folder.
-        unfinished: take a folder without metrics.json as a run of which nothing is known yet.
+        unfinished: of a run that goes on, take what is known so far; else only what it measured at its end.
 
     Raises:
         InputError: there is no such folder, or it holds no run.
@@ -110,10 +114,12 @@ def read(run_dir: str | os.PathLike[str], *, unfinished: bool = False) -> Run:
     if not path.is_dir():
         raise InputError(str(path), "there is no such run folder", "pass the --out folder of a pintsize run")
     file = path / "metrics.json"
-    if file.is_file():
+    progress: list[Progress] = []
+    if unfinished and live.goes_on(path):
+        document, progress = live.unfinished(path)
+        metrics = _checked(document, path)
+    elif file.is_file():
         metrics = _metrics(file)
-    elif unfinished:
-        metrics = Metrics(format=FORMAT)
     else:
         raise InputError(
             str(path),
@@ -127,6 +133,7 @@ def read(run_dir: str | os.PathLike[str], *, unfinished: bool = False) -> Run:
         _object(record) if record.is_file() else None,
         recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None,
         _tail(log),
+        tuple(progress),
     )
 
 
@@ -139,13 +146,17 @@ def _metrics(file: Path) -> Metrics:
             f"its format is {found!r}, this version reads {FORMAT}",
             "read it with the pintsize version that wrote it",
         )
+    return _checked(document, file)
+
+
+def _checked(document: dict[str, Any], source: Path) -> Metrics:
     try:
         return Metrics.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CorruptFile(
-            str(file),
+            str(source),
             f"its entry {where} is wrong ({first['msg']})",
             "run the last stage again, or restore the file from a copy",
         ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..measure.units import bytes_text, count_text, milliseconds_text
+from .live import Progress
 from .run import Metrics, Stage
 
 _NOISE = 0.97
@@ -53,6 +55,17 @@ def summarise(metrics: Metrics) -> Summary:
         ]
     verdict, verified = _verdict(metrics)
     return Summary(_sentence(metrics, facts), facts, verdict, verified, _warnings(metrics))
+
+
+def going_on(progress: Sequence[Progress]) -> str:
+    """Where a run that goes on has come to."""
+    told = [
+        f"{stage.name} {'done' if stage.done else 'goes on'}"
+        + (f" after {stage.epochs} epochs" if stage.epochs and not stage.done else "")
+        + (f", validation accuracy {stage.val_accuracy:.2f} %" if stage.val_accuracy is not None else "")
+        for stage in progress
+    ]
+    return f"{'; '.join(told)}." if told else "Nothing of this run is done yet."
 
 
 def _sentence(metrics: Metrics, facts: list[Fact]) -> str:

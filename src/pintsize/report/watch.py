@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OperationError, PintsizeError
+from . import live
 from .page import environment, render
 from .run import read
 
@@ -34,11 +35,11 @@ class ReportServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def version(self) -> str:
-        """Changes whenever a file that the report is made from does."""
+        """Changes whenever a file does that the report is made from."""
         stamps = []
-        for name in _WATCHED:
+        for file in [*(self.run_dir / name for name in _WATCHED), *live.files(self.run_dir)]:
             try:
-                found = (self.run_dir / name).stat()
+                found = file.stat()
             except FileNotFoundError:
                 stamps.append("-")
             else:

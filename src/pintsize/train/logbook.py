@@ -7,7 +7,7 @@ from typing import Any
 
 from pintsize.errors import OperationError
 
-_TAGS = {
+TAGS = {
     "lr": "lr",
     "train_loss": "loss/train",
     "val_loss": "loss/val",
@@ -15,6 +15,7 @@ _TAGS = {
     "val_accuracy": "accuracy/val",
     "seconds": "seconds",
 }
+"""Key of an epoch's entry → tag of its curve."""
 
 
 class Logbook:
@@ -44,7 +45,7 @@ class Logbook:
         """Write the numbers of one epoch."""
         for key, value in entry.items():
             if key != "epoch" and isinstance(value, int | float):
-                self._writer.add_scalar(_TAGS.get(key, key), value, entry["epoch"])
+                self._writer.add_scalar(TAGS.get(key, key), value, entry["epoch"])
         self._writer.flush()
 
     def close(self) -> None:

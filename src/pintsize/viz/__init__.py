@@ -1,4 +1,4 @@
-"""Figures, each a function that returns a matplotlib Figure; `viz.style.to_png` and `to_svg` write them."""
+"""Figures, each a function that returns a matplotlib Figure; `viz.save` writes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MODULES = {
     "quantization": ("bits_per_layer", "quantization_error", "sqnr_db"),
     "sensitivity": ("layer_importance", "sensitivity_curves"),
     "stages": ("filters_per_layer", "round_bars", "runtime_bars", "stage_bars"),
-    "style": ("description", "to_png", "to_svg"),
+    "style": ("description", "save", "to_png", "to_svg"),
     "training": ("layer_epoch_heatmap", "training_curves"),
     "weights": (
         "channel_box",
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .stages import runtime_bars as runtime_bars
     from .stages import stage_bars as stage_bars
     from .style import description as description
+    from .style import save as save
     from .style import to_png as to_png
     from .style import to_svg as to_svg
     from .training import layer_epoch_heatmap as layer_epoch_heatmap

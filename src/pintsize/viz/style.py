@@ -11,9 +11,12 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import atomic
+from ..errors import InputError
+from ..files import atomic, write_text
+from ..tables import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +35,11 @@ DIVERGING = "PuOr"
 WIDTH = 5.2
 """Inches: on a phone it is scaled to about two thirds, and its text can still be read."""
 _SMALL = 8.5
+_SHEET = (
+    f"<style>svg {{ color: {INK} }} "
+    "@media (prefers-color-scheme: dark) { svg { color: #e6eaef; --figure-blue: #3d9fe0 } }</style>"
+)
+"""Of a figure that is a file of its own; in a page, the page says it."""
 
 
 def figure(
@@ -104,14 +112,42 @@ def description(figure: Figure) -> str:
 
 def short_names(names: Sequence[str], limit: int = 26) -> list[str]:
     """Layer names cut in the middle to `limit` characters."""
-    keep = (limit - 1) // 2
-    return [name if len(name) <= limit else f"{name[:keep]}…{name[-keep:]}" for name in names]
+    return [shortened(name, limit) for name in names]
 
 
 def to_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
     """Write `figure` to `path` as PNG on white, atomically, with its description as metadata."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Description": description(figure)})
+
+
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
+    """Write `figure` to `path`, atomically, in the format of its suffix.
+
+    Args:
+        figure: any figure.
+        path: `.png` and `.pdf` are on white; `.svg` is transparent and follows the reader's light or dark setting.
+        dpi: of a `.png`.
+
+    Raises:
+        InputError: another suffix.
+        OperationError: the file cannot be written.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".png":
+        to_png(figure, path, dpi=dpi)
+    elif suffix == ".svg":
+        width, height = figure.get_size_inches()
+        size = f'xmlns="http://www.w3.org/2000/svg" width="{width:.4g}in" height="{height:.4g}in"'
+        start, end = to_svg(figure, key=Path(path).stem).split(">", 1)
+        write_text(path, f"{start.replace('<svg', f'<svg {size}', 1)}>{_SHEET}{end}")
+    elif suffix == ".pdf":
+        with atomic(path) as temporary:
+            figure.savefig(
+                temporary, format="pdf", metadata={"Title": description(figure), "CreationDate": None}
+            )
+    else:
+        raise InputError(str(path), f"the suffix {suffix!r} is none of a picture", "use .png, .svg or .pdf")
 
 
 def to_svg(figure: Figure, *, key: str) -> str:

@@ -1,0 +1,415 @@
+"""`pintsize viz PICTURE …`: every picture of `pintsize.viz`, drawn from files."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as o
+from .loading import example_for, load_data, load_model
+from .output import emit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+else:
+    Figure = Any  # typer reads the annotations, and must not load matplotlib for that
+
+app = typer.Typer(help="Draw a picture of a network, a scan, a run or a benchmark.", no_args_is_help=True)
+
+_WHAT = "a .safetensors or .pint file, a name (see `pintsize models`) or package.module:factory."
+Network = Annotated[str, typer.Argument(help=f"Network: {_WHAT}")]
+Networks = Annotated[list[str], typer.Argument(help=f"Networks, in order, each {_WHAT}")]
+Plain = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="The plain network, for a file that does not name its own."),
+]
+Layer = Annotated[str | None, typer.Option(help="Path of the layer; by default one is chosen.")]
+Scan = Annotated[Path, typer.Argument(help="What a scan wrote, .json.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
+Runs = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
+Cost = Annotated[str, typer.Option(help="What is across: bytes, latency_ms, macs or params.")]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="File to write: .png, .svg or .pdf; by default the picture's name, .png."
+    ),
+]
+
+
+def picture(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Make a verb of a function: it gets `--out` and `--json`, and its figure is written."""
+    name = draw.__name__.replace("_", "-")
+
+    @functools.wraps(draw)
+    def run(*, out: Path | None, as_json: bool, **inputs: Any) -> None:
+        from ..viz import description, save
+
+        figure = draw(**inputs)
+        path = out or Path(f"{name}.png")
+        save(figure, path)
+        told = {"figure": path, "description": description(figure)}
+        emit(told, f"{path}: {description(figure)}", as_json=as_json)
+
+    own = inspect.signature(draw, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter("out", keyword, default=None, annotation=_Out),
+        inspect.Parameter("as_json", keyword, default=False, annotation=o.AsJson),
+    ]
+    parameters = [*own.parameters.values(), *added]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    del run.__wrapped__  # inspect.signature would look through to the function
+    app.command(name, no_args_is_help=True)(run)
+    return draw
+
+
+def network_of(name: str, plain: str | None) -> nn.Module:
+    """The network in a file, or the one that has the name."""
+    from ..files import load
+
+    if Path(name).suffix not in {".safetensors", ".pint", ".pt", ".pth", ".th"}:
+        return load_model(name).eval()
+    return load(name, model=None if plain is None else load_model(plain))
+
+
+@picture
+def display_kernels(
+    network: Network,
+    *,
+    model: Plain = None,
+    layer: Layer = None,
+    most: Annotated[int, typer.Option(help="Kernels drawn.")] = 64,
+) -> Figure:
+    """Kernels of a convolution as heat maps."""
+    from ..viz import display_kernels as draw
+
+    return draw(network_of(network, model), layer, most=most)
+
+
+@picture
+def display_scatter(
+    first: Network,
+    second: Network,
+    *,
+    model: Plain = None,
+    decimals: Annotated[
+        int, typer.Option(help="Weights are rounded to so many before they are counted.")
+    ] = 3,
+) -> Figure:
+    """How often each weight value occurs in two networks."""
+    from ..viz import display_scatter as draw
+
+    labels = (Path(first).stem, Path(second).stem)
+    return draw(network_of(first, model), network_of(second, model), labels=labels, decimals=decimals)
+
+
+@picture
+def display_activations(
+    network: Network,
+    *,
+    data: o.Data,
+    image: Annotated[int, typer.Option(help="Which validation image, from 0.")] = 0,
+    model: Plain = None,
+    most: Annotated[int, typer.Option(help="Activations drawn, the first ones.")] = 40,
+    image_size: o.ImageSize = None,
+) -> Figure:
+    """An image and what every activation function makes of it."""
+    from ..errors import InputError
+    from ..viz import display_activations as draw
+
+    images = load_data(data, image_size=image_size)
+    if not 0 <= image < len(images.val):
+        raise InputError(
+            f"image={image}",
+            f"there are {len(images.val)} validation images",
+            "pass a smaller number, from 0",
+        )
+    batch = next(iter(images.val.subset(image + 1).batches(batch_size=image + 1)))[0]
+    return draw(network_of(network, model), batch[image], most=most)
+
+
+@picture
+def kept_weights(network: Network, *, model: Plain = None) -> Figure:
+    """Share of the weights that is not zero, layer by layer."""
+    from ..viz import kept_weights as draw
+
+    return draw(network_of(network, model))
+
+
+@picture
+def filter_norms(
+    network: Network,
+    *,
+    model: Plain = None,
+    order: Annotated[int, typer.Option(help="Of the norm: 1 or 2.")] = 1,
+) -> Figure:
+    """Norms of each layer's filters, sorted."""
+    from ..viz import filter_norms as draw
+
+    return draw(network_of(network, model), order=order)
+
+
+@picture
+def channel_box(network: Network, *, model: Plain = None, layer: Layer = None) -> Figure:
+    """Spread of the weights of each output channel of a layer."""
+    from ..viz import channel_box as draw
+
+    name, weight = _layer(network_of(network, model), layer)
+    return draw(weight, layer=name)
+
+
+@picture
+def weight_histogram(
+    network: Network,
+    *,
+    model: Plain = None,
+    layer: Layer = None,
+    before: Annotated[
+        str | None, typer.Option(help="The network before; by default the float weights of a quantized one.")
+    ] = None,
+) -> Figure:
+    """Weights of a layer before and after quantization, with the levels."""
+    import torch
+
+    from ..viz import weight_histogram as draw
+
+    after = network_of(network, model)
+    name, weight = _layer(after, layer)
+    quantizer = getattr(after.get_submodule(name), "weight_quantizer", None)
+    with torch.no_grad():
+        levels = weight if quantizer is None else quantizer(weight)
+    if before is not None:
+        return draw(_layer(network_of(before, model), name)[1], levels, layer=name)
+    return draw(weight, levels if quantizer is not None else None, layer=name)
+
+
+@picture
+def quantization_error(network: Network, *, model: Plain = None) -> Figure:
+    """Error that quantization leaves in each layer's weights (SQNR)."""
+    from ..viz import quantization_error as draw
+
+    return draw(network_of(network, model))
+
+
+@picture
+def bits_per_layer(network: Network, *, model: Plain = None) -> Figure:
+    """Width of each layer's weights."""
+    from ..viz import bits_per_layer as draw
+
+    return draw(network_of(network, model))
+
+
+@picture
+def channel_group_graph(
+    network: Network, *, model: Plain = None, data: o.OptionalData = None, image_size: o.ImageSize = None
+) -> Figure:
+    """Which layers share their channels."""
+    from ..graph import channel_groups
+    from ..viz import channel_group_graph as draw
+
+    images = None if data is None else load_data(data, image_size=image_size)
+    plain = network_of(network, model)
+    return draw(channel_groups(plain, example_for(plain, images, image_size)), model=plain)
+
+
+@picture
+def filters_per_layer(networks: Networks, *, model: Plain = None) -> Figure:
+    """Filters of each layer, network by network."""
+    from ..viz import filters_per_layer as draw
+    from ..viz.weights import layer_weights
+
+    found = [layer_weights(network_of(name, model)) for name in networks]
+    counts = {
+        layer: [len(weights[layer]) for weights in found]
+        for layer, weight in found[0].items()
+        if weight.dim() > 2 and all(layer in weights for weights in found)
+    }
+    return draw(counts, labels=[Path(name).stem for name in networks])
+
+
+@picture
+def round_bars(
+    networks: Networks,
+    *,
+    data: o.Data,
+    model: Plain = None,
+    val_fraction: o.ValFraction = 0.1,
+    limit: o.Limit = None,
+    image_size: o.ImageSize = None,
+    seed: o.Seed = 0,
+) -> Figure:
+    """Parameters, MACs, bytes and validation accuracy, network by network."""
+    from ..measure import profile
+    from ..train import evaluate
+    from ..viz import round_bars as draw
+
+    images = load_data(data, val_fraction=val_fraction, limit=limit, image_size=image_size, seed=seed)
+    rounds = []
+    for name in networks:
+        network = network_of(name, model)
+        cost = profile(network, example_for(network, images, image_size))
+        accuracy = evaluate(network, images.val)
+        rounds.append(
+            {
+                "name": Path(name).stem,
+                "accuracy": accuracy,
+                "params": cost.params,
+                "macs": cost.macs,
+                "bytes": cost.bytes,
+            }
+        )
+    return draw(rounds)
+
+
+@picture
+def sensitivity_curves(
+    scan: Scan,
+    *,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Percentage points tolerated, drawn as a line.")
+    ] = None,
+) -> Figure:
+    """Accuracy over the fraction removed, one layer at a time."""
+    from ..prune.sensitivity import Sensitivity
+
+    return Sensitivity.load(scan).plot(max_drop=max_drop)
+
+
+@picture
+def layer_importance(
+    scan: Scan,
+    *,
+    retrained: Annotated[
+        Path | None, typer.Option(help="A scan of the same network with retraining.")
+    ] = None,
+) -> Figure:
+    """Accuracy as each layer's smallest filters go, without and with retraining."""
+    from ..viz import layer_importance as draw
+
+    return draw(_curves(scan), None if retrained is None else _curves(retrained))
+
+
+@picture
+def training_curves(run: Run) -> Figure:
+    """Loss and accuracy over the epochs of a run, with the ends of recoveries."""
+    from ..report.figures import training_figure
+    from ..report.run import read
+    from ..train import History
+    from ..viz import training_curves as draw
+
+    return draw(History.load(run)) if run.is_file() else training_figure(read(run, unfinished=True))
+
+
+@picture
+def layer_epoch_heatmap(run: Run) -> Figure:
+    """Which layers an attention pruning cut when."""
+    from ..errors import InputError
+    from ..report.run import read
+    from ..viz import layer_epoch_heatmap as draw
+
+    kept = [
+        epoch["kept"]
+        for history in read(run, unfinished=True).metrics.histories.values()
+        for epoch in history
+        if epoch.get("kept")
+    ]
+    if not kept:
+        raise InputError(str(run), "it did not prune by attention", "pass a run whose recipe has attention:")
+    return draw(kept)
+
+
+@picture
+def stage_bars(run: Run) -> Figure:
+    """Accuracy, parameters, MACs, bytes and latency of each stage of a run."""
+    from ..report.run import read
+    from ..viz import stage_bars as draw
+
+    return draw([stage.model_dump(exclude_none=True) for stage in read(run).metrics.stages])
+
+
+@picture
+def accuracy_compression(runs: Runs, *, cost: Cost = "bytes") -> Figure:
+    """Accuracy against a cost: the final networks of runs, or the stages of one; with the Pareto front."""
+    from ..report.compare import points
+    from ..viz import accuracy_compression as draw
+
+    return draw(points(runs, all_stages=len(runs) == 1), cost=_cost(cost))
+
+
+@picture
+def bits_frontier(runs: Runs, *, cost: Cost = "bytes") -> Figure:
+    """Accuracy against a cost, a series for each width of weights and activations."""
+    from ..report.compare import points
+    from ..viz import bits_frontier as draw
+
+    series: dict[str, list[dict[str, Any]]] = {}
+    for point in points(runs):
+        series.setdefault(point["bits"], []).append(point)
+    return draw(series, cost=_cost(cost))
+
+
+@picture
+def runtime_bars(
+    benchmarks: Annotated[list[Path], typer.Argument(help="What `pintsize bench … --json` printed.")],
+) -> Figure:
+    """Latency and size of files, across runtimes."""
+    from ..viz import runtime_bars as draw
+
+    return draw({name: row for file in benchmarks for name, row in _benchmark(file).items()})
+
+
+def _layer(network: nn.Module, name: str | None) -> tuple[str, Any]:
+    """A layer's path and weight; of all, the one with the most weights."""
+    from ..errors import unknown
+    from ..viz.weights import layer_weights
+
+    weights = layer_weights(network)
+    name = name or max(weights, key=lambda layer: weights[layer].numel())
+    if name not in weights:
+        raise unknown("layer", name, weights)
+    return name, weights[name]
+
+
+def _curves(scan: Path) -> dict[str, dict[float, float]]:
+    from ..prune.sensitivity import Sensitivity
+
+    found = Sensitivity.load(scan)
+    return {
+        curve.name: {0.0: found.accuracy, **dict(zip(found.ratios, curve.accuracy, strict=True))}
+        for curve in found.curves
+    }
+
+
+def _cost(name: str) -> str:
+    from ..errors import unknown
+    from ..viz.frontier import COSTS
+
+    if name not in COSTS:
+        raise unknown("cost", name, COSTS)
+    return name
+
+
+def _benchmark(file: Path) -> dict[str, dict[str, Any]]:
+    """File and runtime → what was measured."""
+    import json
+
+    from ..errors import CorruptFile, InputError
+
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["files"]
+        return {f"{Path(row['file']).name}, {row['backend']}": dict(row) for row in rows}
+    except FileNotFoundError as error:
+        raise InputError(str(file), "there is no such file", "check the path") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CorruptFile(
+            str(file),
+            f"it is no benchmark ({type(error).__name__}: {error})",
+            "write it with pintsize bench --json",
+        ) from error

@@ -1,0 +1,143 @@
+"""Every picture from the command line: from real files, into files, with a sentence that says what it shows."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import pintsize as ps
+from pintsize import viz as pictures
+from pintsize.cli.app import app
+from pintsize.errors import CorruptFile, InputError
+
+
+def draw(*args, folder=None):
+    """The JSON object that `pintsize viz …` prints."""
+    out = [] if "--out" in args else ["--out", str(folder / "figure.png")]
+    result = CliRunner().invoke(app, ["viz", *map(str, args), *out, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    with Image.open(found["figure"]) as image:
+        assert image.text["Description"] == found["description"]
+        assert image.width > 400
+    return found["description"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A network, the same pruned, clustered and quantized; a scan; two runs; a benchmark."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    data = ps.data.load("digits", limit=100)
+    dense = ps.models.create("resnet-demo", in_channels=1).eval()
+    ps.save(dense, folder / "dense.safetensors")
+    pruned = ps.load(folder / "dense.safetensors")
+    ps.prune(pruned, torch.randn(2, 1, 8, 8), ratio=0.5)
+    ps.save(pruned, folder / "pruned.safetensors")
+    ps.sparsify(pruned, density=0.25)
+    ps.cluster(pruned, k=4)
+    ps.save(pruned, folder / "clustered.safetensors")
+    int4 = ps.load(folder / "dense.safetensors")
+    ps.quantize(int4, weights=4, calibration=data.train)
+    ps.save(int4, folder / "int4.safetensors")
+    scan = ps.sensitivity(dense, data.val, level="filter", importance="l1", ratios=[0.5], progress=False)
+    scan.save(folder / "scan.json")
+    for name, accuracy, size, bits in (("a", 90.0, 3000, 8), ("b", 80.0, 1000, 4)):
+        epochs = [{"epoch": 1, "train_loss": 1.0, "val_accuracy": 70.0, "kept": {"c": 0.5}, "ends": True}]
+        stages = [("dense fp32", 91.0, 9000, 5.0), ("pruned", accuracy, size, 2.0)]
+        content = {
+            "format": 1,
+            "recipe": {"quantize": {"weights": bits, "activations": 8}},
+            "histories": {"train": [epochs[0] | {"kept": {}, "ends": False}], "attention": epochs},
+            "stages": [
+                {"name": n, "accuracy": a, "bytes": b, "latency": {"median_ms": ms}} for n, a, b, ms in stages
+            ],
+        }
+        (folder / name).mkdir()
+        (folder / name / "metrics.json").write_text(json.dumps(content))
+    rows = [{"file": "x/net.onnx", "backend": "onnxruntime", "median_ms": 2.0, "p95_ms": 3.0, "bytes": 5000}]
+    (folder / "bench.json").write_text(json.dumps({"files": rows}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["display-kernels", "dense.safetensors", "--most", 8], "8 kernels of conv1"),
+        (["display-scatter", "dense.safetensors", "clustered.safetensors"], r"dense \d+, clustered \d\d\."),
+        (["display-activations", "dense.safetensors", "--data", "digits", "--image", 3], "13 activations"),
+        (["kept-weights", "clustered.safetensors"], "25.0 % over all"),
+        (["filter-norms", "resnet-demo", "--order", 2], "16 layers|15 convolutions"),
+        (["channel-box", "dense.safetensors", "--layer", "conv1"], "Box plot of conv1, 16 of 16 channels"),
+        (["weight-histogram", "int4.safetensors", "--layer", "conv1"], "Histogram of conv1"),
+        (["weight-histogram", "clustered.safetensors", "--before", "pruned.safetensors"], "5 levels after"),
+        (["quantization-error", "int4.safetensors"], r"SQNR of 16 layers, worst \S+ at \d+\.\d dB"),
+        (["bits-per-layer", "int4.safetensors"], r"Bits per layer: 4\b.* in 16 layers"),
+        (["channel-group-graph", "dense.safetensors", "--image-size", 8], r"\d+ groups over \d+ layers"),
+        (
+            ["filters-per-layer", "dense.safetensors", "pruned.safetensors"],
+            r"\d+ dense, \d+ pruned, in 15 layers",
+        ),
+        (
+            ["round-bars", "dense.safetensors", "pruned.safetensors", "--data", "digits"],
+            "dense 175 k, pruned",
+        ),
+        (["sensitivity-curves", "scan.json", "--max-drop", 2], "most sensitive"),
+        (["layer-importance", "scan.json", "--retrained", "scan.json"], "largest fall"),
+        (["training-curves", "a"], "over 2 epochs; best validation accuracy 70.00 %"),
+        (["layer-epoch-heatmap", "a"], r"after 1 epochs 50 % are kept on average, least in c"),
+        (["stage-bars", "a"], "dense fp32 91.00, pruned 90.00"),
+        (["accuracy-compression", "a", "b"], r"2 networks, 2 on the Pareto front: b 80.00 % at 1.00 kB"),
+        (["accuracy-compression", "a", "--cost", "latency_ms"], "2 networks.*pruned 90.00 % at 2.00 ms"),
+        (["bits-frontier", "a", "b"], "W8A8 up to 90.00 %, W4A8 up to 80.00 %"),
+        (["runtime-bars", "bench.json"], "net.onnx, onnxruntime 2.00 ms"),
+    ],
+)
+def test_each_picture(files, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(files)
+    assert re.search(says, draw(*args, folder=tmp_path))
+
+
+def test_every_figure_of_the_module_is_a_verb():
+    others = {"description", "pareto_front", "save", "sqnr_db", "to_png", "to_svg"}
+    shown = CliRunner().invoke(app, ["viz", "--help"], env={"COLUMNS": "200"}).output
+    assert all(name.replace("_", "-") in shown for name in set(pictures.__all__) - others)
+
+
+def test_written_as_svg_and_pdf_beside_nothing_else(files, tmp_path):
+    for suffix, start in ((".svg", b"<svg"), (".pdf", b"%PDF")):
+        path = tmp_path / f"kept{suffix}"
+        network = str(files / "clustered.safetensors")
+        result = CliRunner().invoke(app, ["viz", "kept-weights", network, "--out", str(path)])
+        assert result.exit_code == 0
+        assert result.output.startswith(f"{path}: Weights kept per layer: 25.0 %")
+        assert path.read_bytes().startswith(start)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "words"),
+    [
+        (["kept-weights", "none.safetensors"], InputError, "no such file"),
+        (["kept-weights", "resnet-dem"], InputError, "resnet-demo"),
+        (["kept-weights", "dense.safetensors", "--out", "x.bmp"], InputError, r"\.bmp"),
+        (["channel-box", "dense.safetensors", "--layer", "conv9"], InputError, "conv9"),
+        (["quantization-error", "dense.safetensors"], InputError, "quantize the network first"),
+        (
+            ["display-activations", "dense.safetensors", "--data", "digits", "--image", "-1"],
+            InputError,
+            "image=-1",
+        ),
+        (["layer-epoch-heatmap", "b0"], InputError, "no such run folder"),
+        (["accuracy-compression", "a", "--cost", "byte"], InputError, "bytes"),
+        (["runtime-bars", "scan.json"], CorruptFile, "no benchmark"),
+        (["runtime-bars", "none.json"], InputError, "no such file"),
+    ],
+)
+def test_bad_input(files, monkeypatch, args, error, words):
+    monkeypatch.chdir(files)
+    with pytest.raises(error, match=words):
+        CliRunner().invoke(app, ["viz", *args], catch_exceptions=False)

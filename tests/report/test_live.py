@@ -1,0 +1,89 @@
+"""What is told of a run that goes on, from the files that the pipeline leaves on its way."""
+
+import json
+import os
+
+import pytest
+
+from pintsize.report.live import goes_on, unfinished
+from pintsize.report.page import render
+from pintsize.report.run import read
+from pintsize.train.logbook import Logbook
+
+EPOCHS = [
+    {"epoch": n, "lr": 0.1, "train_loss": 1.0 / n, "val_loss": 2.0, "train_accuracy": 50.0, "val_accuracy": 40.0 + n}
+    for n in (1, 2)
+]  # fmt: skip
+LOG = """2026-11-21 04:50:16,930 pintsize.pipeline INFO pintsize 0.1.0: ResNet on digits
+2026-11-21 04:50:26,093 pintsize INFO train: started
+2026-11-21 04:51:53,411 pintsize INFO train: done in 87.3 s
+2026-11-21 04:51:53,412 pintsize INFO prune: started
+2026-11-21 04:55:52,084 pintsize.pipeline INFO pintsize 0.1.0: ResNet on digits
+2026-11-21 04:56:07,189 pintsize INFO train: done before
+2026-11-21 04:56:07,189 pintsize INFO recover: started
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Trained, and two epochs into the recovery; `prune` is of an earlier recipe."""
+    (tmp_path / "recipe.yaml").write_text("model: {name: resnet20}\ndata: {name: digits}\n")
+    (tmp_path / "log.txt").write_text(LOG)
+    (tmp_path / "stages").mkdir()
+    result = {"val_accuracy": 90.0, "history": EPOCHS[:1]}
+    (tmp_path / "stages" / "train.json").write_text(json.dumps({"seconds": 87.3, "result": result}))
+    (tmp_path / "stages" / "prune.json").write_text(
+        json.dumps({"seconds": 1.0, "result": {"val_accuracy": 1.0}})
+    )
+    logbook = Logbook(tmp_path / "tensorboard" / "recover", 0)
+    for epoch in EPOCHS:
+        logbook.epoch(epoch)
+    logbook.close()
+    return tmp_path
+
+
+def test_stages_epochs_and_histories(run):
+    found, progress = unfinished(run)
+    assert [(one.name, one.done, one.seconds, one.epochs) for one in progress] == [
+        ("train", True, 87.3, 1),
+        ("recover", False, None, 2),
+    ]
+    assert [one.val_accuracy for one in progress] == [90.0, pytest.approx(42.0)]
+    assert found["histories"]["train"] == EPOCHS[:1]
+    assert [epoch["epoch"] for epoch in found["histories"]["recover"]] == [1, 2]
+    assert found["histories"]["recover"][1]["train_loss"] == pytest.approx(0.5)
+    assert found["stages"] == []
+
+
+def test_the_page_says_it(run):
+    page = render(read(run, unfinished=True), live="1")
+    assert (
+        "train done, validation accuracy 90.00 %; recover goes on after 2 epochs, validation accuracy 42.00 %"
+        in page
+    )
+    assert "<h1>resnet20 on digits</h1>" in page
+    assert "loss and accuracy over 3 epochs" in page  # the training curves, as they are now
+
+
+def test_metrics_of_an_earlier_start_are_not_shown(run):
+    metrics = run / "metrics.json"
+    metrics.write_text('{"format": 1}')
+    os.utime(metrics, ns=(0, 10**9))
+    assert goes_on(run)
+    assert read(run, unfinished=True).progress
+    os.utime(run / "recipe.yaml", ns=(0, 0))
+    assert not goes_on(run)
+    assert not read(run, unfinished=True).progress
+
+
+def test_nothing_but_a_folder(tmp_path):
+    assert unfinished(tmp_path)[1] == []
+    assert "No stage of this run has ended yet." in render(read(tmp_path, unfinished=True), live="1")
+
+
+def test_files_that_are_torn_are_left_out(run):
+    (run / "stages" / "train.json").write_text('{"seconds": 87')
+    (run / "recipe.yaml").write_text("model: {name")
+    found, progress = unfinished(run)
+    assert found["recipe"] == {}
+    assert [(one.name, one.seconds) for one in progress] == [("train", None), ("recover", None)]
