@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
 
@@ -198,8 +199,7 @@ class _Recorder(DispatchMode):
         self.results = results
         self.counter = CallCounter()
         self.functions = _Functions(self.counter)
-        self._values: dict[int, Value] = {}
-        self._alive: list[Tensor] = []  # an id is unique only while its tensor lives
+        self._values = WeakTensorKeyDictionary()  # what the network lets go is let go here too
         for path, module in model.named_modules():
             padding = getattr(module, "padding", None)
             if isinstance(padding, tuple) and all(type(amount) is int for amount in padding):
@@ -209,7 +209,7 @@ class _Recorder(DispatchMode):
             *model.named_buffers(remove_duplicate=False),
         ]
         for name, tensor in tensors:
-            known = self._values.get(id(tensor))
+            known = self._values.get(tensor)
             if known is not None:
                 assert known.name is not None
                 self.trace.aliases[name] = known.name
@@ -220,13 +220,12 @@ class _Recorder(DispatchMode):
             self.trace.parameters[name] = value
 
     def _note(self, tensor: Tensor, value: Value) -> Value:
-        self._alive.append(tensor)
-        self._values[id(tensor)] = value
+        self._values[tensor] = value
         return value
 
     def value(self, tensor: Tensor, *, constant: bool = False) -> Value:
         """The value of `tensor`, made if it is new."""
-        found = self._values.get(id(tensor))
+        found: Value | None = self._values.get(tensor)
         if found is None:
             found = self._note(
                 tensor, Value(tensor.shape, tensor.dtype, constant=tensor if constant else None)
@@ -253,7 +252,8 @@ class _Recorder(DispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         noted = tree_map_only(Tensor, lambda t: self.value(t, constant=True), (args, kwargs))
-        result = func(*args, **kwargs)
+        # held until the next op, as other passes hold it: else PyTorch issues no detach behind torch.linspace and its like
+        self._held = result = func(*args, **kwargs)
         outputs = [self.value(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         self.trace.ops.append(
             Op(func, noted[0], noted[1], outputs, self.counter.modules[-1], self.functions.current)
