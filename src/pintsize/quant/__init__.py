@@ -5,6 +5,7 @@ from .calibrate import quantize
 from .clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fold import FoldStep, fold_batchnorm
+from .integer import IntegerComparison, compare_with_integers
 from .mixed_precision import BitPlan, LayerBits, choose_bits
 from .qat import QuantizationAware
 from .quantizer import FakeQuantize
@@ -18,6 +19,7 @@ __all__ = [
     "ClusteredLayer",
     "FakeQuantize",
     "FoldStep",
+    "IntegerComparison",
     "LayerBits",
     "QuantizationAware",
     "QuantizationResult",
@@ -27,6 +29,7 @@ __all__ = [
     "activation_quantizers",
     "choose_bits",
     "cluster",
+    "compare_with_integers",
     "fold_batchnorm",
     "is_quantized",
     "quantize",

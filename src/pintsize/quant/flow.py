@@ -86,7 +86,7 @@ class Flow:
     outputs: list[Edge]
 
 
-_SAME = frozenset({
+MOVES = frozenset({
     "_unsafe_view", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "alias", "channel_shuffle", "chunk",
     "clone", "contiguous", "detach", "expand", "flatten", "flip", "index_select", "lift_fresh", "max_pool1d",
@@ -183,7 +183,7 @@ class _Builder:
             if maker is None:
                 found |= id(self.tensors.get(edge.value.name or "")) in owned
             elif edge.computed or (
-                maker.name not in _SAME
+                maker.name not in MOVES
                 and not maker.op.module.startswith((f"{path}.parametrizations.", f"{path}.weight_quantizer"))
             ):
                 return None
@@ -197,7 +197,7 @@ def _kind(node: Node) -> Kind:
     computed = [edge for edge in node.inputs if edge.computed and edge.is_float]
     if not computed or not all(out.dtype.is_floating_point for out in op.outputs[:1]):
         return Kind.OTHER
-    if name in _SAME or (name == "constant_pad_nd" and (len(op.args) < 3 or op.args[2] == 0)):
+    if name in MOVES or (name == "constant_pad_nd" and (len(op.args) < 3 or op.args[2] == 0)):
         return Kind.SAME
     if name in _CLIP and len(node.inputs) == 1:
         return Kind.CLIP

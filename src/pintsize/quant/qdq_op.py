@@ -33,7 +33,15 @@ def _(x: Tensor, *_: object) -> Tensor:
 
 
 def kernel(x: Tensor, scale: Tensor, zero_point: Tensor, *, qmin: int, qmax: int, axis: int) -> Tensor:
-    """The same computation by PyTorch's fused kernel, with its straight-through gradient."""
+    """The same computation by PyTorch's fused kernel, with its straight-through gradient.
+
+    Float64 without a gradient is computed by the formula itself, since the fused kernels multiply by an inverse
+    in float32.
+    """
+    if x.dtype == torch.float64 and not torch.is_grad_enabled():
+        shape = [-1 if dim == axis else 1 for dim in range(x.dim())] if axis >= 0 else []
+        step, zero = scale.double().reshape(shape), zero_point.reshape(shape)
+        return (torch.round(x / step) + zero).clamp(qmin, qmax).sub(zero).mul(step)
     if axis < 0:
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, qmin, qmax)
     return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, qmin, qmax)

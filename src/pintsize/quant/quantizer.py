@@ -114,7 +114,8 @@ class FakeQuantize(nn.Module):
             self._prepare(x.detach())
         if self.bits == 1:
             x = self._binary(x)
-        if torch.compiler.is_exporting():
+        exact = x.dtype == torch.float64 and not torch.is_grad_enabled()
+        if torch.compiler.is_exporting() or (exact and self.bits > 1):
             scale = self.scale.detach()
             exported: Tensor = qdq_op.quantize_dequantize(
                 x, scale, self.zero_point, self.qmin, self.qmax, self.axis
