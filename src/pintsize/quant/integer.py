@@ -88,6 +88,7 @@ def compare_with_integers(
         InputError: the model is not quantized, or there are no images.
         OperationError: a sum does not fit 32 bits.
     """
+    _check(model)
     same = count = different = total = max_steps = 0
     worst, summed = 0.0, 0.0
     float_ops: dict[str, None] = {}
@@ -133,16 +134,7 @@ def run_integers(model: nn.Module, batch: Any) -> IntegerResults:
         InputError: the model is not quantized, or its activations are not.
         OperationError: a sum does not fit 32 bits.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(
-            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
-        )
-    if not convert.activation_quantizers(model):
-        raise InputError(
-            f"model {type(model).__name__}",
-            "its activations are not quantized, so no integers stand for them",
-            "quantize weights and activations first",
-        )
+    _check(model)
     modes = {module: module.training for module in model.modules()}
     mode = _IntegerMode(next((p.dtype for p in model.parameters()), torch.float32))
     try:
@@ -155,6 +147,19 @@ def run_integers(model: nn.Module, batch: Any) -> IntegerResults:
     mode.found.simulated = simulated
     mode.found.integer = tree_map(mode.result, simulated)
     return mode.found
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(
+            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
+        )
+    if not convert.activation_quantizers(model):
+        raise InputError(
+            f"model {type(model).__name__}",
+            "its activations are not quantized, so no integers stand for them",
+            "quantize weights and activations first",
+        )
 
 
 class _IntegerMode(TorchDispatchMode):

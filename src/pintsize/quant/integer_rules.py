@@ -268,7 +268,8 @@ def _cat(func: Any, parts: list[Any], *options: Any) -> Any:
 
 def _move(func: Any, x: Any, *options: Any, **named: Any) -> Any:
     """What only moves values moves their integers, and the scales with them."""
-    if not isinstance(x, Integers):
+    padded = func.overloadpacket is torch.ops.aten.constant_pad_nd
+    if not isinstance(x, Integers) or (padded and any(options[1:])):
         return NotImplemented
     moved = func(x.values.double(), *options, **named)
     scale = x.scale
