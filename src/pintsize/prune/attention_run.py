@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field, fields
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +65,11 @@ class AttentionResult:
         from .attention_pictures import figures
 
         return figures(self, model)
+
+    def _repr_html_(self) -> str:
+        figures = self.figures()
+        pictures = "".join(str(figures[name]._repr_html_()) for name in ("training", "layers"))
+        return f"<pre>{escape(str(self))}</pre>{pictures}"
 
     def __str__(self) -> str:
         last, error = self.history[-1], self.realisation.error

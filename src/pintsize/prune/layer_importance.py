@@ -47,6 +47,9 @@ class LayerImportance:
         heading = f"after {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
         return f"{self.without.table()}\n\n{text_table((heading, *ratios), rows)}"
 
+    def _repr_html_(self) -> str:
+        return str(self.plot()._repr_html_())
+
     def plot(self) -> Figure:
         """Both panels of curves."""
         from ..viz.sensitivity import layer_importance as draw

@@ -14,6 +14,7 @@ from .. import record as _record
 from ..errors import InputError
 from ..graph.groups import Removed
 from ..graph.surgery import Attributes, cut
+from ..tables import Table
 
 
 @_record.register
@@ -178,6 +179,25 @@ class PruningPlan:
                 f"it does not parse ({type(error).__name__}: {error})",
                 "pass what PruningPlan.to_json wrote",
             ) from error
+
+    def __rich__(self) -> Table:
+        """What is removed from each parameter."""
+        rows = [
+            (
+                name,
+                str(dim),
+                str(len(indices)),
+                ", ".join(map(str, indices[:8])) + (" …" if len(indices) > 8 else ""),
+            )
+            for name, dims in self.removed.items()
+            for dim, indices in dims.items()
+        ]
+        return Table(
+            ("parameter", "dimension", "removed", "indices"), rows, caption=str(self).replace("\n", "; ")
+        )
+
+    def _repr_html_(self) -> str:
+        return self.__rich__()._repr_html_()
 
     def __str__(self) -> str:
         lines = [

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,9 @@ class Sensitivity:
 
         rows = [(curve.name, *(f"{value:.1f}" for value in curve.accuracy)) for curve in self.curves]
         return text_table((f"{self.accuracy:.2f} % whole", *(f"{ratio:g}" for ratio in self.ratios)), rows)
+
+    def _repr_html_(self) -> str:
+        return str(self.plot()._repr_html_()) + f"<pre>{escape(self.table())}</pre>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, atomically."""

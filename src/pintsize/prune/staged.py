@@ -8,6 +8,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,9 @@ class StagedPruning:
         rows = self.baseline, self.rounds[-1]
         found = [row.val_accuracy if row.accuracy is None else row.accuracy for row in rows]
         return found[0] - found[1]
+
+    def _repr_html_(self) -> str:
+        return str(self.figures()["rounds"]._repr_html_()) + f"<pre>{escape(self.table())}</pre>"
 
     def table(self) -> str:
         """One line for each round."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import InputError
+from ..tables import Table
 from . import element_criteria, element_selection
 from .element_selection import Masks, Pattern
 from .masks import MaskStep, maskable, masked_layers, masks_of, set_masks
@@ -56,13 +57,18 @@ class SparsityResult:
 
     def table(self) -> str:
         """One line for each weight, as text."""
-        from ..tables import text_table
+        return str(self.__rich__())
 
+    def _repr_html_(self) -> str:
+        return self.__rich__()._repr_html_()
+
+    def __rich__(self) -> Table:
         rows = [(one.name, f"{one.kept:,}", f"{one.total:,}", f"{one.density:.2%}") for one in self.layers]
         kept, total = sum(one.kept for one in self.layers), sum(one.total for one in self.layers)
-        rows.append(("all", f"{kept:,}", f"{total:,}", f"{self.density:.2%}"))
         rows += [(name, "", "", "dense") for name in self.left_alone]
-        return text_table(("weight", "kept", "of", "density"), rows)
+        heat = [(None, None, None, one.density) for one in self.layers] + [(None,) * 4] * len(self.left_alone)
+        total_row = ("all", f"{kept:,}", f"{total:,}", f"{self.density:.2%}")
+        return Table(("weight", "kept", "of", "density"), rows, total_row, heat=heat)
 
 
 def sparsify(
