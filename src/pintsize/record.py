@@ -44,6 +44,13 @@ class Step(ABC):
         """The step that `to_json` wrote."""
         return cls(**fields)
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        from .report.steps import options_text
+
+        return f"<p><strong>{self.kind}</strong> {escape(options_text(self.to_json()))}</p>"
+
 
 _S = TypeVar("_S", bound=type[Step])
 _KINDS: dict[str, type[Step]] = {}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .measure.units import bytes_text, count_text, milliseconds_text
-
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table as RichTable
@@ -129,6 +127,8 @@ def text_table(headings: Cells, rows: Sequence[Cells]) -> str:
 
 def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """The stages of a run: accuracy on the test images, size, and median latency of one image."""
+    from .measure.units import bytes_text, count_text, milliseconds_text  # measure draws its tables from here
+
     rows = [
         (
             str(stage["name"]),

@@ -15,6 +15,7 @@ from ..measure.units import bytes_text, count_text, milliseconds_text
 from .display import ReportFile
 from .figures import NAMES, draw
 from .run import Run, Stage, read
+from .steps import step_texts
 from .summary import going_on, summarise
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def render(run: Run, *, live: str = "") -> str:
             figures=[inline(figure, name) for name, figure in draw(run).items()],
             images=_images(run),
             layers=layer_table(metrics.layers),
-            steps=_steps(run.record),
+            steps=step_texts(run.record),
             record_text=_record_text(run.record),
             verification=_facts(
                 metrics.verification.model_dump(exclude_none=True) if metrics.verification else {}
@@ -230,28 +231,6 @@ def _words(key: str, value: Any) -> str:
 
 
 _PERCENT = {"accuracy", "val_accuracy", "model_accuracy", "agreement", "agreement_at_least"}
-
-
-def _steps(record: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Each step of the record in one line; what is long is counted."""
-    steps = (record or {}).get("steps")
-    return [
-        {
-            "kind": str(step.get("kind", "?")),
-            "options": ", ".join(_option(k, v) for k, v in step.items() if k != "kind"),
-        }
-        for step in (steps if isinstance(steps, list) else ())
-        if isinstance(step, Mapping)
-    ]
-
-
-def _option(name: str, value: Any) -> str:
-    if isinstance(value, Mapping | list):
-        kinds = {str(item) for item in (value.values() if isinstance(value, Mapping) else value)}
-        return f"{name}: {len(value)}" + (
-            f" × {kinds.pop()}" if len(kinds) == 1 and len(max(kinds)) < 12 else ""
-        )
-    return f"{name}={value}"
 
 
 def _record_text(record: Mapping[str, Any] | None) -> str:

@@ -24,6 +24,11 @@ class History(list[dict[str, Any]]):
         """The epoch with the highest validation (else training) accuracy, the first of equals."""
         return max(self, key=_accuracy, default=None)
 
+    def _repr_html_(self) -> str:
+        from pintsize.viz import training_curves
+
+        return str(training_curves(self)._repr_html_()) if self else "<p>no epochs</p>"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the epochs as a JSON list, atomically.
 

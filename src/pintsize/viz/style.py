@@ -46,9 +46,9 @@ def figure(
     rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = 3.2, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure and its axes, row by row; sizes in inches."""
-    from matplotlib.figure import Figure
+    from .notebook import ShownFigure
 
-    made = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    made = ShownFigure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     grid = made.subplots(rows, columns, squeeze=False, **options)
     return made, list(grid.flat)
 
