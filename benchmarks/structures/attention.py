@@ -129,14 +129,14 @@ class Attention(nn.Module):
 class TimmViT(nn.Module):
     """A class token, positions, two blocks."""
 
-    def __init__(self, *, free: bool, fused: bool, heads: int = 4) -> None:
+    def __init__(self, *, free: bool, fused: bool, heads: int = 4, width: int = 12) -> None:
         super().__init__()
-        self.patch, self.token = nn.Conv2d(3, 12, 4, stride=4), nn.Parameter(torch.zeros(1, 1, 12))
-        self.position, self.norm = nn.Parameter(torch.randn(1, 5, 12)), nn.LayerNorm(12)
-        self.norms = nn.ModuleList(nn.LayerNorm(12) for _ in range(4))
-        self.attentions = nn.ModuleList(Attention(12, heads, free=free, fused=fused) for _ in range(2))
-        self.mlps = nn.ModuleList(mlp(12, 10) for _ in range(2))
-        self.fc = nn.Linear(12, 3)
+        self.patch, self.token = nn.Conv2d(3, width, 4, stride=4), nn.Parameter(torch.zeros(1, 1, width))
+        self.position, self.norm = nn.Parameter(torch.randn(1, 5, width)), nn.LayerNorm(width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.attentions = nn.ModuleList(Attention(width, heads, free=free, fused=fused) for _ in range(2))
+        self.mlps = nn.ModuleList(mlp(width, 10) for _ in range(2))
+        self.fc = nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -175,6 +175,14 @@ class ViTThreeHeads(TimmViT):
 
     def __init__(self) -> None:
         super().__init__(free=True, fused=True, heads=3)
+
+
+@case({"patch": 16, "attentions.0.qkv": 4, "attentions.1.qkv": 4, "mlps.0.0": 10, "mlps.1.0": 10})
+class ViTSquareHeads(TimmViT):
+    """As many heads as each has dimensions: two attributes of one size, of which one changes."""
+
+    def __init__(self) -> None:
+        super().__init__(free=True, fused=False, width=16)
 
 
 def shifted_window_attention(

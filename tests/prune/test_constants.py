@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import pintsize as ps
+from pintsize.prune import constants
 from structures import reference
 
 
@@ -176,3 +177,50 @@ def test_one_layer_norm_does_not_silence_the_report() -> None:
     reference.randomise(model).eval()
     plan = ps.prune(model, torch.randn(2, 3, 8, 8), ratio=0.5, scope="local")
     assert "1" in plan.constants
+
+
+class Branching(nn.Module):
+    """Which ops run depends on the values of a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1)
+        nn.init.ones_(self.a.weight)
+        nn.init.ones_(self.b.weight)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x))
+        x = torch.relu(x) if float(x.mean()) > 9.0 else torch.tanh(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_forward_that_branches_on_values_is_refused_by_name_and_left_alone() -> None:
+    model = Branching().eval()
+    nn.init.zeros_(model.a.bias)
+    nn.init.zeros_(model.b.bias)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ps.errors.OperationError, match="depends on the values of tensors"):
+        ps.prune(model, torch.full((2, 1, 4, 4), 3.0), ratio=0.5)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not ps.record.record(model)
+
+
+def test_constants_that_are_not_finite_are_refused_and_the_cut_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = made("chain", 0)
+    find = constants.find
+
+    def broken(*args: object) -> constants.Folding:
+        folding = find(*args)
+        for shift in folding.shifts.values():
+            shift[0] = float("nan")
+        return folding
+
+    monkeypatch.setattr(constants, "find", broken)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ps.errors.OperationError, match="is not finite"):
+        ps.prune(model, torch.randn(2, 3, 12, 12), ratio=0.5)
+    after = model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())

@@ -18,7 +18,7 @@ from .groups import Graph, Removed
 from .labels import along
 from .ops import aten
 from .surgery import Undo, _tensor, cut, new_attributes
-from .trace import DispatchMode, Op, as_args, quiet
+from .trace import Alongside, Op, as_args, quiet
 
 TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""
@@ -132,18 +132,17 @@ def distance(expected: list[Tensor], outputs: list[Tensor]) -> float:
     return worst
 
 
-class KeptNorms(DispatchMode):
+class KeptNorms(Alongside):
     """Takes the statistics of layer and group norms over the kept channels."""
 
     def __init__(self, graph: Graph, gone: Tensor) -> None:
-        super().__init__()
+        super().__init__(graph.trace)
         self.graph, self.gone = graph, gone
-        self._ops = iter(graph.trace.ops)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        op = next(self._ops)
+        op = self.op(func)
         layer = self.graph.labels.across.get(op)
         # held as the trace holds it, else PyTorch issues no detach behind torch.linspace and its like
         self._held = result = func(*args, **(kwargs or {}))

@@ -254,7 +254,10 @@ def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[st
                 for before, after in zip(value.shape, graph.kept_shape(value, gone), strict=True):
                     sizes.setdefault(before, set()).add(after)
     new: dict[str, Any] = {}
+    counted = {old for key, old in candidates.items() if key.endswith("heads")}
     for key, old in candidates.items():
+        if old in sizes.get(old, ()) and old in counted and not key.endswith("heads"):
+            continue  # as many heads as dimensions of a head: heads go, their dimensions stay
         changed = sizes.get(old, {old}) - {old}
         if len(changed) == 1:
             new[key] = changed.pop()

@@ -189,6 +189,31 @@ class DispatchMode(TorchDispatchMode):
         return False
 
 
+class Alongside(DispatchMode):
+    """A dispatch mode for a pass that issues the ops of a trace again, one by one."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._ops = iter(trace.ops)
+
+    def op(self, func: torch._ops.OpOverload) -> Op:
+        """The traced op that `func` is now.
+
+        Raises:
+            OperationError: the forward takes another way than when it was traced.
+        """
+        found = next(self._ops, None)
+        if found is None or found.func is not func:
+            where = f" in module '{found.module}'" if found is not None else ""
+            raise OperationError(
+                "forward of the network",
+                f"{func} ran where {'nothing' if found is None else found.func} ran before{where}: "
+                "which ops run depends on the values of tensors",
+                "take such a branch out, or pass ignore= for the layers around it and fold_constants=False",
+            )
+        return found
+
+
 class _Recorder(DispatchMode):
     """Notes the ATen ops; `functions` beside it notes which user-level call they belong to."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import record as _record
-from ..errors import InputError, UnsupportedOp, unknown
+from ..errors import InputError, OperationError, UnsupportedOp, unknown
 from ..graph import ChannelGroup, Graph, analyse
 from ..graph.check import Mismatch, attempt
 from ..graph.groups import Removed, union
@@ -228,7 +228,12 @@ def _once(
             else _channels_left(all_groups, removed)
         )
     attributes = undo.attributes if undo is not None else {}
-    biases, errors = folding.apply(model) if folding else ((), {})
+    try:
+        biases, errors = folding.apply(model) if folding else ((), {})
+    except OperationError:
+        assert undo is not None
+        undo()
+        raise
     plan = PruningPlan(
         removed, attributes, biases, sizes[0], sizes[1], error, errors, (note,) if note else ()
     )

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import OperationError
 from ..graph import Graph, Op, Removed
 from ..graph.check import run, zeroed
 from ..graph.ops import aten
-from ..graph.trace import DispatchMode
+from ..graph.trace import Alongside
 from .costs import weight_names
 from .plan import add_bias
 
@@ -40,8 +41,19 @@ class Folding:
     """Layer → largest difference that is left, in standard deviations of its output."""
 
     def apply(self, model: nn.Module) -> tuple[tuple[str, ...], dict[str, float]]:
-        """Add the constants to the cut network; return the layers that got a bias, and the errors."""
+        """Add the constants to the cut network; return the layers that got a bias, and the errors.
+
+        Raises:
+            OperationError: a constant is not finite; nothing has been added.
+        """
         added = []
+        for path, shift in self.shifts.items():
+            if not bool(torch.isfinite(shift).all()):
+                raise OperationError(
+                    f"layer '{path}'",
+                    "what it reads from the removed channels, their filters zeroed, is not finite",
+                    "pass fold_constants=False, or ignore= for the layers it reads",
+                )
         with torch.no_grad():
             for path, shift in self.shifts.items():
                 layer = model.get_submodule(path)
@@ -93,11 +105,11 @@ def _norm_vectors(graph: Graph) -> set[str]:
     }
 
 
-class _Collect(DispatchMode):
+class _Collect(Alongside):
     """Measures what the removed channels contribute to each layer that reads them."""
 
     def __init__(self, model: nn.Module, graph: Graph, gone: Tensor, gone_all: Tensor) -> None:
-        super().__init__()
+        super().__init__(graph.trace)
         self.graph = graph
         self.gone = gone
         self.gone_all = gone_all
@@ -106,7 +118,6 @@ class _Collect(DispatchMode):
         self.errors: dict[str, float] = {}
         self.uses: Counter[str] = Counter()
         self.readers = self._find_readers(model)
-        self._ops = iter(graph.trace.ops)
 
     def _find_readers(self, model: nn.Module) -> dict[Op, str]:
         names = weight_names(self.graph)
@@ -132,7 +143,7 @@ class _Collect(DispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        op = next(self._ops)
+        op = self.op(func)
         self._held = result = func(*args, **(kwargs or {}))  # as the trace holds it: same ops
         if op in self.readers:
             self._measure(op, func, args, result)
