@@ -4,8 +4,10 @@ from .bias import reestimate_norms
 from .calibrate import quantize
 from .clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
 from .convert import activation_quantizers, is_quantized, weight_layers
+from .fixed_point import FixedPointResult, FixedPointStep, FixedPointTensor, fixed_point
 from .fold import FoldStep, fold_batchnorm
 from .integer import IntegerComparison, compare_with_integers
+from .levels import FixedPoint
 from .mixed_precision import BitPlan, LayerBits, choose_bits
 from .qat import QuantizationAware
 from .quantizer import FakeQuantize
@@ -18,6 +20,10 @@ __all__ = [
     "ClusterStep",
     "ClusteredLayer",
     "FakeQuantize",
+    "FixedPoint",
+    "FixedPointResult",
+    "FixedPointStep",
+    "FixedPointTensor",
     "FoldStep",
     "IntegerComparison",
     "LayerBits",
@@ -30,6 +36,7 @@ __all__ = [
     "choose_bits",
     "cluster",
     "compare_with_integers",
+    "fixed_point",
     "fold_batchnorm",
     "is_quantized",
     "quantize",

@@ -49,14 +49,15 @@ def weight_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def activation_quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
     """The quantizers of activations by name, layers' own `input_quantizer`s (named by the layer) included."""
-    found: dict[str, FakeQuantize] = {}
-    for name, module in model._modules[ACTIVATIONS].named_children() if ACTIVATIONS in model._modules else ():  # type: ignore[union-attr]
-        assert isinstance(module, FakeQuantize)
-        found[name] = module
+    own = model._modules.get(ACTIVATIONS)
+    children = own.named_children() if own is not None else ()
+    found = {
+        name: module for name, module in children if isinstance(module, FakeQuantize)
+    }  # not fixed point's
     for name, layer in model.named_modules():
-        own = layer._modules.get(LAYER_INPUT)
-        if isinstance(own, FakeQuantize):
-            found[name] = own
+        read = layer._modules.get(LAYER_INPUT)
+        if isinstance(read, FakeQuantize):
+            found[name] = read
     return found
 
 
@@ -92,9 +93,17 @@ def quantize_layer(
 
 
 def quantize_activations(
-    model: nn.Module, placements: Iterable[Placement], *, learnable: bool = False
+    model: nn.Module,
+    placements: Iterable[Placement],
+    *,
+    learnable: bool = False,
+    make: Callable[[Placement], nn.Module] | None = None,
 ) -> None:
-    """Give `model` the quantizers of `placements`, in place: scales are 1 until calibrated or loaded."""
+    """Give `model` the quantizers of `placements`, in place: scales are 1 until calibrated or loaded.
+
+    `make` gives a module of another kind than `FakeQuantize` for each.
+    """
+    make = make or (lambda placement: FakeQuantize(placement.bits, learnable=learnable))
     placements = list(placements)
     if not placements:
         return
@@ -103,7 +112,7 @@ def quantize_activations(
         if name:  # the pass itself begins in the network
             module.register_forward_pre_hook(functools.partial(_enter, name))
             module.register_forward_hook(_leave)
-    quantizers = {p.name: FakeQuantize(p.bits, learnable=learnable).to(device) for p in placements}
+    quantizers = {p.name: make(p).to(device) for p in placements}
     model.add_module(ACTIVATIONS, nn.ModuleDict(quantizers))
     model.__dict__[_PLACES] = {p.name: tuple(p.places) for p in placements}
     model.__class__ = _network_class(type(model))
@@ -134,14 +143,13 @@ class _Pass(TorchFunctionMode):
         self.modules = [""]
         self.busy = False
         self.seen: Counter[tuple[str, str]] = Counter()
-        self.inputs: list[tuple[int, FakeQuantize]] = []
-        self.wanted: dict[tuple[str, str], dict[int, list[tuple[int, FakeQuantize]]]] = {}
+        self.inputs: list[tuple[int, nn.Module]] = []
+        self.wanted: dict[tuple[str, str], dict[int, list[tuple[int, nn.Module]]]] = {}
         exporting = torch.compiler.is_exporting()
         children = model._modules[ACTIVATIONS]
         assert isinstance(children, nn.ModuleDict)
         places: dict[str, tuple[Place, ...]] = model.__dict__[_PLACES]
         for name, quantizer in children.items():
-            assert isinstance(quantizer, FakeQuantize)
             for place in places[name]:
                 if place.function == INPUT:
                     self.inputs.append((place.index, quantizer))
@@ -184,7 +192,7 @@ def _function_name(func: Callable[..., Any]) -> str:
     return name
 
 
-def _apply(quantizers: list[tuple[int, FakeQuantize]], result: Any) -> Any:
+def _apply(quantizers: list[tuple[int, nn.Module]], result: Any) -> Any:
     """`result` with its `index`-th tensors quantized."""
     if isinstance(result, Tensor):
         return quantizers[0][1](result)
