@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import files, lists, network, runs, show, viz
+from . import files, lists, network, quantizing, runs, show, viz
 
 app = typer.Typer(
     name="pintsize",
@@ -39,6 +39,8 @@ for _command in (
     network.profile,
     network.prune,
     network.quantize,
+    quantizing.cluster,
+    quantizing.fixed_point,
     files.export,
     files.unpack,
     files.verify,

@@ -1,0 +1,99 @@
+"""`pintsize cluster` and `pintsize fixed-point` as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import pintsize as ps
+from pintsize.quant import fixed_point
+from pintsize.record import record
+
+PINTSIZE = Path(sys.executable).with_name("pintsize")
+SMALL = ["--data", "digits", "--limit", "300"]
+
+
+def pintsize(*args, folder, code=0):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(
+        [str(PINTSIZE), *map(str, args)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a network trained for a moment in it."""
+    path = tmp_path_factory.mktemp("net")
+    data = ps.data.load("digits", limit=300)
+    model = ps.models.create("resnet-demo", num_classes=10, in_channels=1, stem="small")
+    ps.train(model, data, epochs=2, lr=0.05, batch_size=32, precision="fp32", progress=False)
+    ps.save(model, path / "dense.safetensors")
+    return path
+
+
+def test_cluster_and_train_the_values(folder):
+    refused = pintsize(
+        "cluster", "--model", "dense.safetensors", "--ignore", "nothing", "--out", "few.safetensors", folder=folder,
+        code=2,
+    )  # fmt: skip
+    assert "matches no layer" in refused
+    assert not (folder / "few.safetensors").exists()
+    out = json.loads(
+        pintsize("cluster", "--model", "dense.safetensors", *SMALL, "--k", 6, "--epochs", 1, "--batch-size", 32,
+                 "--out", "few.safetensors", "--json", folder=folder)
+    )  # fmt: skip
+    assert out["drop"] == pytest.approx(out["val_accuracy_before"] - out["val_accuracy"])
+    assert all(layer["levels"] == 6 for layer in out["layers"])
+    network = ps.load(folder / "few.safetensors")
+    assert [step.kind for step in record(network)] == ["cluster"]
+    conv = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    assert len(conv.weight.unique()) <= 6
+
+
+def test_cluster_without_data(folder):
+    out = pintsize(
+        "cluster", "--model", "dense.safetensors", "--bits", 3, "--out", "few3.safetensors", folder=folder
+    )
+    assert "codebooks and codes" in out
+    assert "no images" in pintsize(
+        "cluster", "--model", "dense.safetensors", "--epochs", 1, "--out", "x.safetensors", folder=folder, code=2
+    )  # fmt: skip
+    message = pintsize(
+        "cluster", "--model", "dense.safetensors", "--scope", "chanel", "--out", "x.safetensors", folder=folder, code=2
+    )  # fmt: skip
+    assert "'channel'" in message
+
+
+def test_fixed_point_is_what_the_function_makes(folder):
+    out = json.loads(
+        pintsize("fixed-point", "--model", "dense.safetensors", *SMALL, "--weights", 6, "--activations", 7,
+                 "--norm", 9, "--mode", "log", "--calibration-images", 64, "--out", "log.safetensors", "--json",
+                 folder=folder)
+    )  # fmt: skip
+    assert {tensor["kind"]: tensor["bits"] for tensor in out["tensors"]} == {
+        "parameter": 6,
+        "activation": 7,
+        "norm": 9,
+    }
+    data = ps.data.load("digits", limit=300)
+    model = ps.load(folder / "dense.safetensors")
+    fixed_point(
+        model, weights=6, activations=7, norm=9, mode="log", calibration=data.train.subset(64), calibration_images=64
+    )  # fmt: skip
+    assert ps.evaluate(model, data.val) == pytest.approx(out["val_accuracy"], abs=4)
+    assert [step.kind for step in record(ps.load(folder / "log.safetensors"))] == ["fixed-point"]
+
+
+def test_fixed_point_mistakes(folder):
+    common = ("fixed-point", "--model", "dense.safetensors", *SMALL, "--out", "x.safetensors")
+    assert "from 2 to 16" in pintsize(*common, "--weights", 1, folder=folder, code=2)
+    assert "'tanh'" in pintsize(*common, "--mode", "tan", folder=folder, code=2)
+    assert "share of the values" in pintsize(*common, "--overflow-rate", 2, folder=folder, code=2)
+    assert not (folder / "x.safetensors").exists()
