@@ -79,7 +79,6 @@ START = {
     "random at start": ("random", 0),
     "magnitude at start": ("magnitude", 0),
     "SNIP at start": ("snip", 0),
-    "SynFlow at start": ("synflow", 0),
     "magnitude after 1 epoch": ("magnitude", 1),
     "ECS after 1 epoch": ("ecs", 1),
 }
@@ -107,7 +106,8 @@ def start(args: argparse.Namespace) -> None:
                         )
                     ]  # magnitude at the start would empty the last layer
                 history = ps.train(
-                    model, data, epochs=args.epochs, lr=0.1, seed=seed, checkpoint=checkpoint, callbacks=callbacks
+                    model, data, epochs=args.epochs, lr=0.1, batch_size=args.batch_size, seed=seed,
+                    checkpoint=checkpoint, callbacks=callbacks,
                 )  # fmt: skip
                 kept = 1.0 if how is None else history[-1]["density"]
                 return {"model": args.model, "epochs": args.epochs, "density": kept,
@@ -126,7 +126,9 @@ def rules(args: argparse.Namespace) -> None:
 
         def dense(checkpoint: Path, data: Any = data, seed: int = seed, file: Path = dense_file) -> Row:
             model = bench.network(args.model, seed)
-            ps.train(model, data, epochs=args.epochs, lr=0.1, seed=seed, checkpoint=checkpoint)
+            ps.train(
+                model, data, epochs=args.epochs, lr=0.1, batch_size=args.batch_size, seed=seed, checkpoint=checkpoint
+            )  # fmt: skip
             ps.save(model, file)
             return {"model": args.model, "density": 1.0, "accuracy": ps.evaluate(model, data.test)}
 
@@ -139,7 +141,8 @@ def rules(args: argparse.Namespace) -> None:
                 model = ps.load(file)
                 chosen, kept = _rules(name, model, data, args.keep, stages, seed)
                 ps.prune_by_rules(
-                    model, data, chosen, epochs=each, lr=0.05, seed=seed, distill=False, measure=False
+                    model, data, chosen, epochs=each, lr=0.05, batch_size=args.batch_size, seed=seed, distill=False,
+                    measure=False,
                 )  # fmt: skip
                 return {"model": args.model, "density": kept, "rules": chosen.text(),
                         "accuracy": ps.evaluate(model, data.test)}  # fmt: skip
@@ -225,11 +228,12 @@ def overfit(args: argparse.Namespace) -> None:
         def pruned(checkpoint: Path, data: Any = data, seed: int = seed) -> Row:
             model = bench.network("alexnet", seed)
             history = ps.train(
-                model, data, epochs=first, lr=0.02, batch_size=64, checkpoint=checkpoint, seed=seed,
+                model, data, epochs=first, lr=3e-4, optimizer="adam", batch_size=50, checkpoint=checkpoint, seed=seed,
                 callbacks=[Unregularized(data, until=99.9)], **UNREGULARIZED,
             )  # fmt: skip
             result = ps.prune_by_rules(
-                model, data, Rules.parse(ALEXNET), epochs=each, lr=0.01, batch_size=64, distill=False, seed=seed,
+                model, data, Rules.parse(ALEXNET), epochs=each, lr=3e-4, optimizer="adam", batch_size=50,
+                distill=False, seed=seed,
                 folder=bench.folder / f"run-{seed}",
             )  # fmt: skip
             print(result.table())
@@ -240,7 +244,8 @@ def overfit(args: argparse.Namespace) -> None:
         def dense(checkpoint: Path, data: Any = data, seed: int = seed) -> Row:
             model = bench.network("alexnet", seed)
             ps.train(
-                model, data, epochs=first + 2 * each, lr=0.02, batch_size=64, checkpoint=checkpoint, seed=seed
+                model, data, epochs=first + 2 * each, lr=3e-4, optimizer="adam", batch_size=50,
+                checkpoint=checkpoint, seed=seed,
             )  # fmt: skip
             return {"density": 1.0, "accuracy": ps.evaluate(model, data.test)}
 
@@ -289,10 +294,10 @@ def table(args: argparse.Namespace) -> None:
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, Any]]] = {
-    "start": (start, {"model": "resnet20", "epochs": 10, "limit": 6000, "seeds": 3}),
-    "rules": (rules, {"model": "resnet20", "epochs": 8, "limit": 6000, "seeds": 3}),
-    "rounds": (rounds, {"model": "resnet18", "epochs": 6, "limit": 2000, "seeds": 1}),
-    "overfit": (overfit, {"model": "alexnet", "epochs": 6, "limit": 4000, "seeds": 1}),
+    "start": (start, {"model": "resnet20", "epochs": 10, "limit": 3000, "seeds": 3}),
+    "rules": (rules, {"model": "resnet20", "epochs": 8, "limit": 3000, "seeds": 3}),
+    "rounds": (rounds, {"model": "resnet18", "epochs": 6, "limit": 1500, "seeds": 1}),
+    "overfit": (overfit, {"model": "alexnet", "epochs": 10, "limit": 1500, "seeds": 1}),
     "scan": (scan, {"model": "resnet18", "epochs": 0, "limit": 100, "seeds": 1}),
     "table": (table, {"model": "", "epochs": 0, "limit": 0, "seeds": 0}),
 }
@@ -307,6 +312,7 @@ def main() -> None:
         command.add_argument("--model", help="of the experiments start and rules")
         command.add_argument("--epochs", type=int, help="of the first training")
         command.add_argument("--round-epochs", type=int, default=3, help="after each cut")
+        command.add_argument("--batch-size", type=int, default=50, help="in start and rules")
         command.add_argument("--limit", type=int, help="training images")
         command.add_argument("--seeds", type=int)
         command.add_argument("--density", type=float, default=0.05, help="of the weights, in start")

@@ -77,6 +77,7 @@ class CompressOptions(TypedDict, total=False):
     precision: str
     augment: bool
     keep: str
+    regularize: bool
     ratio: float
     params: float
     macs: float
@@ -102,6 +103,7 @@ class CompressOptions(TypedDict, total=False):
     recover_precision: str
     recover_augment: bool
     recover_keep: str
+    recover_regularize: bool
     distill: bool
     distill_weight: float
     temperature: float

@@ -185,8 +185,12 @@ def _network(given: nn.Module | str | None, recipe: Recipe, images: Data) -> nn.
 def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -> dict[str, Any]:
     results = stages.results
     histories = {
-        name: results[name]["history"] for name in ("train", "attention", "recover") if name in results
+        name: results[name]["history"]
+        for name in ("train", "attention", "sparsify", "recover")
+        if name in results
     }
+    staged = results.get("rounds") or results.get("rules") or {}
+    histories |= staged.get("histories", {})
     return {
         "format": 1,
         "pintsize": __version__,
@@ -206,5 +210,6 @@ def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -
         "verification": results["verify"]["verification"],
         "histories": {name: history for name, history in histories.items() if history},
         "layers": results["measure"]["layers"],
+        "rounds": staged.get("rounds", []),
         "budget": None,
     }

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .attention_options import AttentionOptions
 from .errors import InputError, InputTypeError
+from .sparse_options import RoundsOptions, RulesOptions, SparsifyOptions
 
 FORMAT: Final = 1
 
@@ -94,6 +95,8 @@ class TrainSection(_Section):
     """Random crops and flips of the training images."""
     keep: Literal["best", "last"] = "last"
     """Weights to end with: of the last epoch, or of the best one on the validation images."""
+    regularize: bool = True
+    """Off: no dropout, fixed statistics in batch norms, no weight decay, no augmentation: to overfit."""
 
 
 class PruneSection(_Section):
@@ -184,6 +187,12 @@ class Recipe(_Section):
     """Channel pruning; left out, all channels stay."""
     attention: AttentionOptions | None = None
     """Pruning by attention, instead of `prune`; with bits of its own also instead of `quantize`."""
+    sparsify: SparsifyOptions | None = None
+    """Masks on single weights, instead."""
+    rules: RulesOptions | None = None
+    """The stages of a rule file, or of the rules that a sensitivity scan gives, instead."""
+    rounds: RoundsOptions | None = None
+    """Rounds with ratios per block, instead."""
     recover: RecoverSection | None = None
     """Training after pruning; left out, its defaults apply."""
     quantize: QuantizeSection | None = QuantizeSection()
@@ -200,17 +209,16 @@ class Recipe(_Section):
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _recover_needs_prune(self) -> Recipe:
-        if self.recover is not None and self.prune is None and self.attention is None:
-            raise ValueError("recover follows prune, and nothing is pruned")
-        return self
-
-    @model_validator(mode="after")
     def _one_way_to_prune(self) -> Recipe:
+        ways = [name for name in WAYS if getattr(self, name) is not None]
+        if self.recover is not None and not ways:
+            raise ValueError("recover follows prune, and nothing is pruned")
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are two ways to prune: write one of them")
+        if self.recover is not None and not self.recover.regularize and (self.rules or self.rounds):
+            raise ValueError("regularize: false is for train; after each cut the network is trained as usual")
         if self.attention is None:
             return self
-        if self.prune is not None:
-            raise ValueError("attention and prune are two ways to remove channels: write one of them")
         if self.attention.weights is not None and (self.quantize is not None or self.recover is not None):
             raise ValueError(
                 "attention with weights and activations trains a quantized network: write quantize: null, and no recover"
@@ -316,8 +324,8 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
 
 def _keys_beside(place: list[str]) -> list[str]:
     """Valid keys of the section that holds `place`."""
-    if len(place) > 1 and place[0] == "attention":
-        return [field.name for field in fields(AttentionOptions)]
+    if len(place) > 1 and place[0] in WAYS and place[0] not in SECTIONS:
+        return [field.name for field in fields(WAYS[place[0]])]
     section = _section_class(place[0]) if len(place) > 1 else Recipe
     return list((section or Recipe).model_fields)
 
@@ -331,6 +339,15 @@ def _describe(place: list[str]) -> str:
 def _section_class(name: str) -> type[_Section] | None:
     return SECTIONS.get(name)
 
+
+WAYS: dict[str, Any] = {
+    "prune": PruneSection,
+    "attention": AttentionOptions,
+    "sparsify": SparsifyOptions,
+    "rules": RulesOptions,
+    "rounds": RoundsOptions,
+}
+"""The ways to prune; a recipe takes one."""
 
 SECTIONS: dict[str, type[_Section]] = {
     "model": ModelSection,

@@ -5,38 +5,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from . import sparse_stages
 from .data import Data, Split
 from .deploy import export, open_runtime, verify
 from .errors import OperationError, UnsupportedOp
-from .files import load_tensors, read_tensors, save
+from .files import save
+from .forms import Form, before_quantize, forms_of
 from .measure import Profile, profile, side_by_side
 from .prune import PruningPlan, prune, prune_by_attention
 from .quant import quantize
 from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
-from .record import append, record, steps_from_json
-from .run_folder import RunFolder, digest, model_digest, tensor_digest
-from .train import evaluate, train
+from .replay import replay
+from .run_folder import RunFolder, data_digest, model_digest
+from .train import Callback, evaluate, train
 from .viz import to_png
 
 _JUDGED_IMAGES = 1024
 """Training images that pruning criteria may look at."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """A form of the network that is deployed and measured: a row of the result."""
-
-    label: str
-    weights: str
-    """Its safetensors file."""
-    exported: str
-    """Its ONNX file."""
 
 
 class Stages:
@@ -58,7 +50,7 @@ class Stages:
         self._loaded: dict[str, nn.Module] = {}
         self.example = next(iter(data.val.batches(batch_size=2)))[0]
         self.results: dict[str, dict[str, Any]] = {}
-        self.forms = _forms(recipe)
+        self.forms = forms_of(recipe)
 
     def run(self) -> None:
         """All stages in order; those that are done already are not repeated."""
@@ -79,12 +71,28 @@ class Stages:
                 cut, recover = "checkpoints/cut.safetensors", recipe.recover or RecoverSection()
                 self._stage("attention", settings, [cut], self._attention)
                 self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
+        self._run_sparse()
         if recipe.quantize is not None:
             self._stage("quantize", _settings(recipe.quantize), ["quantized.safetensors"], self._quantize)
         exports = [form.exported for form in self.forms]
+        if recipe.sparsify is not None:
+            exports += [form.compressed for form in self.forms]
         self._stage("export", [recipe.export.opset, exports], exports, self._export)
         self._stage("verify", [recipe.export.threads], [], self._verify)
         self._stage("measure", [recipe.export.threads], [], self._measure)
+
+    def _run_sparse(self) -> None:
+        """Masks, rules or rounds."""
+        recipe, recover = self.recipe, self.recipe.recover or RecoverSection()
+        ways = {"sparsify": recipe.sparsify, "rules": recipe.rules, "rounds": recipe.rounds}
+        for name, options in ways.items():
+            if options is None:
+                continue
+            files = [form.weights for form in self.forms if form.weights.startswith(f"{name}/")]
+            inputs = [dataclasses.asdict(options), _settings(recover)]
+            self._stage(
+                name, inputs, [*files, "pruned.safetensors"], partial(getattr(sparse_stages, name), self)
+            )
 
     def rehearse(self) -> None:
         """Go the way once with the untrained network: what cannot be done is told before hours of training.
@@ -97,6 +105,7 @@ class Stages:
         try:
             if self.recipe.prune is not None:
                 self._pruned(model, self.recipe.prune)
+            sparse_stages.rehearse(self, model)
             if self.recipe.quantize is not None:
                 section = self.recipe.quantize.model_copy(update={"calibration_images": len(self.example)})
                 self._quantized(model, section)
@@ -108,13 +117,7 @@ class Stages:
     def model(self, file: str) -> nn.Module:
         """The network in a file of the folder: what every later stage uses is what the file holds."""
         if file not in self._loaded:
-            path = self.folder.path / file
-            model = copy.deepcopy(self._start).cpu()
-            tensors, document = read_tensors(path)
-            for step in steps_from_json(document, source=str(path))[len(record(model)) :]:
-                step.apply(model)
-                append(model, step)
-            load_tensors(model, tensors, source=str(path))
+            model = replay(self.folder.path / file, copy.deepcopy(self._start).cpu())
             self._loaded[file] = model.eval()
         return self._loaded[file]
 
@@ -123,15 +126,15 @@ class Stages:
 
     def _train(self, key: str) -> dict[str, Any]:
         model = copy.deepcopy(self._start)
-        history = self._fit(model, "train", key, self.recipe.train)
-        return self._keep(model, "dense.safetensors", history=history)
+        history = self.fit(model, "train", key, self.recipe.train)
+        return self.keep(model, "dense.safetensors", history=history)
 
     def _prune(self, _: str) -> dict[str, Any]:
         assert self.recipe.prune is not None
         model = copy.deepcopy(self.model("dense.safetensors"))
         plan = self._pruned(model, self.recipe.prune)
         cost = {"before": dict(plan.before), "after": dict(plan.after), "notes": list(plan.notes)}
-        return self._keep(model, "checkpoints/cut.safetensors", **cost)
+        return self.keep(model, "checkpoints/cut.safetensors", **cost)
 
     def _attention(self, key: str) -> dict[str, Any]:
         assert self.recipe.attention is not None
@@ -153,20 +156,20 @@ class Stages:
             to_png(figure, self.folder.path / "figures" / f"attention-{name}.png")
         _delete(mine)
         cost = {"before": dict(found.plan.before), "after": dict(found.plan.after), "notes": [found.reason]}
-        return self._keep(model, file, history=list(found.history), **cost)
+        return self.keep(model, file, history=list(found.history), **cost)
 
     def _recover(self, key: str) -> dict[str, Any]:
         section = self.recipe.recover or RecoverSection()
         model = copy.deepcopy(self.model("checkpoints/cut.safetensors"))
         teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
-        history = self._fit(model, "recover", key, section, teacher=teacher)
-        return self._keep(model, "pruned.safetensors", history=history)
+        history = self.fit(model, "recover", key, section, teacher=teacher)
+        return self.keep(model, "pruned.safetensors", history=history)
 
     def _quantize(self, _: str) -> dict[str, Any]:
         assert self.recipe.quantize is not None
-        model = copy.deepcopy(self.model(_forms_before_quantize(self.recipe)))
+        model = copy.deepcopy(self.model(before_quantize(self.recipe)))
         self._quantized(model, self.recipe.quantize)
-        return self._keep(model, "quantized.safetensors")
+        return self.keep(model, "quantized.safetensors")
 
     def _pruned(self, model: nn.Module, section: PruneSection) -> PruningPlan:
         given = {key: value for key, value in section.model_dump().items() if value is not None}
@@ -182,6 +185,8 @@ class Stages:
 
     def _export(self, _: str) -> dict[str, Any]:
         for form in self.forms:
+            if self.recipe.sparsify is not None:  # zeros save nothing in ONNX: their worth shows here
+                export(self.model(form.weights), self.folder.path / form.compressed, example=self.example)
             export(
                 self.model(form.weights),
                 self.folder.path / form.exported,
@@ -196,7 +201,7 @@ class Stages:
     def _verify(self, _: str) -> dict[str, Any]:
         """On validation images: the test images are for the very end."""
         last = self.forms[-1]
-        float_forms = [form for form in self.forms[:-1] if form.exported != last.exported]
+        float_forms = [form for form in self.forms[:-1] if "/" not in form.weights]
         found = verify(
             self.folder.path / last.exported,
             self.model(last.weights),
@@ -226,6 +231,7 @@ class Stages:
                     "macs": cost.macs,
                     "file": form.exported,
                     "bytes": (self.folder.path / form.exported).stat().st_size,
+                    **self._compressed(form),
                     "latency": {
                         "median_ms": timed.median_ms,
                         "p95_ms": timed.p95_ms,
@@ -239,7 +245,7 @@ class Stages:
             runtime.close()
         return {"stages": rows, "layers": self._layers()}
 
-    def _fit(
+    def fit(
         self,
         model: nn.Module,
         name: str,
@@ -247,8 +253,11 @@ class Stages:
         section: TrainSection,
         *,
         teacher: nn.Module | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> list[dict[str, Any]]:
-        options = section.model_dump(exclude={"distill", "distill_weight", "temperature"})
+        """Train, resumable; the history."""
+        given = section.model_dump(exclude={"distill", "distill_weight", "temperature"})
+        options, more = sparse_stages.training_of(given, self.data)
         if isinstance(section, RecoverSection) and teacher is not None:
             options |= {"distill_weight": section.distill_weight, "temperature": section.temperature}
         if section.epochs == 0:
@@ -263,6 +272,7 @@ class Stages:
             checkpoint=mine,
             log_dir=self.folder.path / "tensorboard" / name,
             progress=self.progress,
+            callbacks=[*callbacks, *more],
         )
         _delete(mine)
         return list(history)
@@ -276,19 +286,38 @@ class Stages:
                 _delete(stale)
         return mine
 
-    def _keep(self, model: nn.Module, file: str, **result: Any) -> dict[str, Any]:
+    def start(self) -> nn.Module:
+        """The network before any training."""
+        return copy.deepcopy(self._start)
+
+    def keep(self, model: nn.Module, file: str, **result: Any) -> dict[str, Any]:
+        """Save a form of the network; `result` with its accuracy."""
         save(model, self.folder.path / file)
         self._loaded.pop(file, None)
         return {"val_accuracy": evaluate(self.model(file), self.data.val), **result}
 
     def _val_accuracy(self, form: Form) -> float | None:
+        for row in self._rounds():
+            if form.weights.endswith(f"/{row['name'].replace(', ', '-').replace(' ', '-')}.safetensors"):
+                return float(row["val_accuracy"])
+        last = [name for name in ("recover", "sparsify", "rules", "rounds") if name in self.results]
         stage = {
             "dense.safetensors": "train",
-            "pruned.safetensors": "recover",
+            "pruned.safetensors": last[-1] if last else "train",
             "quantized.safetensors": "quantize" if self.recipe.quantize is not None else "attention",
         }
         accuracy: float | None = self.results[stage[form.weights]]["val_accuracy"]
         return accuracy
+
+    def _compressed(self, form: Form) -> dict[str, int]:
+        path = self.folder.path / form.compressed
+        return {} if self.recipe.sparsify is None else {"compressed_bytes": path.stat().st_size}
+
+    def _rounds(self) -> list[dict[str, Any]]:
+        """What rounds or a rule file left behind, one entry each."""
+        name = "rounds" if self.recipe.rounds is not None else "rules"
+        rows: list[dict[str, Any]] = self.results.get(name, {}).get("rounds", [])
+        return rows
 
     def _layers(self) -> list[dict[str, Any]]:
         """The layers of the last form, each with what it kept of the dense network's output channels."""
@@ -314,14 +343,6 @@ class Stages:
         return rows
 
 
-def data_digest(data: Data) -> str:
-    """A digest of what decides a run in a data set: name, splits, statistics."""
-    labels = {
-        name: split.labels for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
-    }
-    return digest([data.name, data.classes, data.image_shape, data.mean, data.std, tensor_digest(labels)])
-
-
 def plain(value: Any) -> Any:
     """`value` as JSON-able parts; a path becomes its name, the single times of a latency are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -333,32 +354,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value.name if isinstance(value, Path) else value
-
-
-def _forms(recipe: Recipe) -> list[Form]:
-    """The forms that are exported; the last one is `net.onnx`."""
-    forms = [("dense fp32", "dense")]
-    if recipe.prune is not None or (recipe.attention is not None and recipe.attention.weights is None):
-        forms.append(("pruned fp32", "pruned"))
-    trained = (
-        recipe.attention if recipe.attention is not None and recipe.attention.weights is not None else None
-    )
-    if trained is not None:
-        forms.append((f"pruned w{trained.weights}a{trained.activations}", "quantized"))
-    elif recipe.quantize is not None:
-        bits = recipe.quantize.weights, recipe.quantize.activations
-        kind = f"int{bits[0]}" if bits[0] == bits[1] else f"w{bits[0]}a{bits[1]}"
-        forms.append((f"{forms[-1][1]} {kind}", "quantized"))
-    last = len(forms) - 1
-    return [
-        Form(label, f"{stem}.safetensors", "net.onnx" if number == last else f"{stem}.onnx")
-        for number, (label, stem) in enumerate(forms)
-    ]
-
-
-def _forms_before_quantize(recipe: Recipe) -> str:
-    unpruned = recipe.prune is None and recipe.attention is None
-    return "dense.safetensors" if unpruned else "pruned.safetensors"
 
 
 def _settings(section: Any) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """The stages of a run: accuracy on the test images, size, and median latency of one image."""
     from .measure.units import bytes_text, count_text, milliseconds_text  # measure draws its tables from here
 
+    compressed = any("compressed_bytes" in stage for stage in stages)
     rows = [
         (
             str(stage["name"]),
@@ -137,10 +138,11 @@ def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
             count_text(stage["macs"]),
             bytes_text(stage["bytes"]),
             milliseconds_text(stage["latency"]["median_ms"]),
+            *([bytes_text(stage["compressed_bytes"])] if compressed else []),
         )
         for stage in stages
     ]
-    return Table(_STAGE_HEADINGS, rows)
+    return Table((*_STAGE_HEADINGS, "as .pint") if compressed else _STAGE_HEADINGS, rows)
 
 
 def _terminal_style(heat: float | None) -> str:

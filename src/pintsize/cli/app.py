@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import files, lists, network, quantizing, runs, show, viz
+from . import files, lists, network, quantizing, runs, show, sparse, viz
 
 app = typer.Typer(
     name="pintsize",
@@ -37,7 +37,10 @@ for _command in (
     runs.compress,
     network.train,
     network.profile,
+    sparse.scan,
     network.prune,
+    sparse.sparsify,
+    sparse.rounds,
     network.quantize,
     quantizing.cluster,
     quantizing.fixed_point,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ..options import OPTIONS
 from . import options as o
+from . import sparse
 from .loading import example_for, load_data, load_model
 from .output import emit
 
@@ -37,6 +40,7 @@ def train(
     import torch
 
     from ..files import load, save
+    from ..sparse_stages import training_of
     from ..train import evaluate
     from ..train import train as train_network
 
@@ -46,10 +50,12 @@ def train(
     network = load_model(
         model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
     )
+    settings, callbacks = training_of(settings, images)
     history = train_network(
         network,
         images,
         **settings,
+        callbacks=callbacks,
         seed=seed,
         teacher=None if teacher is None else load(teacher),
         distill_weight=distill_weight,
@@ -92,28 +98,56 @@ def profile(
     emit(result, found, as_json=as_json)
 
 
-@o.with_recipe_options(*o.section_options("prune"))
+@o.with_recipe_options(*o.section_options("prune"), *o.section_options("recover"))
 def prune(
     *,
     model: o.Model,
-    out: o.Out,
+    out: o.Out = Path("pruned.safetensors"),
     data: o.OptionalData = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(help="Rule file, instead of an amount: its stages, retraining for --recover-epochs."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="With --rules: print what each rule matches, and stop.")
+    ] = False,
+    baseline: sparse.Baseline = False,
+    folder: sparse.Folder = None,
     model_weights: o.ModelWeights = None,
     num_classes: o.NumClasses = None,
     in_channels: o.InChannels = None,
     stem: o.Stem = "auto",
+    limit: o.Limit = None,
     image_size: o.ImageSize = None,
     seed: o.Seed = 0,
     as_json: o.AsJson = False,
     **options: Any,
 ) -> None:
-    """Remove channels from a network and save what is left."""
+    """Remove channels from a network, to an amount or by a rule file, and save what is left."""
+    from ..errors import InputError
     from ..files import save
     from ..measure.units import count_text
     from ..prune import prune as prune_network
 
-    settings = {key: value for key, value in o.section_values("prune", options).items() if value is not None}
-    images = None if data is None else load_data(data, seed=seed, image_size=image_size)
+    recovery = {
+        option.name: options.pop(option.name) for option in sparse.RECOVER_OPTIONS if option.name in options
+    }
+    if rules is None and (recovery or dry_run or baseline or folder is not None):
+        raise InputError(
+            "options of retraining, --dry-run, --baseline or --folder",
+            "they go with --rules",
+            "to retrain after pruning to an amount, use `pintsize train` or `pintsize compress`",
+        )
+    if rules is not None and options:
+        raise InputError(
+            f"--{next(iter(options)).replace('_', '-')} with --rules",
+            "the rules say what goes",
+            "leave it out",
+        )
+    settings = {} if rules is not None else {
+        key: value for key, value in o.section_values("prune", options).items() if value is not None
+    }  # fmt: skip
+    images = None if data is None else load_data(data, seed=seed, image_size=image_size, limit=limit)
     network = load_model(
         model,
         images,
@@ -123,6 +157,13 @@ def prune(
         in_channels=in_channels,
         stem=stem,
     )
+    if rules is not None:
+        example = example_for(network, images, image_size)
+        sparse.prune_by_rule_file(
+            network, images, rules, example=example, out=out, dry_run=dry_run, options=recovery, baseline=baseline,
+            folder=folder, seed=seed, as_json=as_json,
+        )  # fmt: skip
+        return
     judged = None if images is None else images.train.subset(min(1024, len(images.train)), seed)
     plan = prune_network(
         network, example_for(network, images, image_size), **settings, data=judged, seed=seed

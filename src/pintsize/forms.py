@@ -1,0 +1,70 @@
+"""The forms of the network that a run exports and measures, as its recipe has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the network that is deployed and measured: a row of the result."""
+
+    label: str
+    weights: str
+    """Its safetensors file."""
+    exported: str
+    """Its ONNX file."""
+
+    @property
+    def compressed(self) -> str:
+        """Its .pint file, for sparse networks."""
+        return f"{self.exported.removesuffix('.onnx')}.pint"
+
+
+def forms_of(recipe: Recipe) -> list[Form]:
+    """In order; the last one is `net.onnx`."""
+    forms = [("dense fp32", "dense"), *_in_between(recipe)]
+    kind = "sparse" if recipe.sparsify is not None else "pruned" if prunes(recipe) else "dense"
+    quantized = recipe.attention is not None and recipe.attention.weights is not None
+    if prunes(recipe) and not quantized:
+        forms.append((f"{kind} fp32", "pruned"))
+    bits = recipe.attention if quantized else recipe.quantize
+    if bits is not None:
+        same = bits.weights == bits.activations and not quantized
+        forms.append(
+            (
+                f"{kind} int{bits.weights}" if same else f"{kind} w{bits.weights}a{bits.activations}",
+                "quantized",
+            )
+        )
+    last = len(forms) - 1
+    return [
+        Form(label, f"{stem}.safetensors", "net.onnx" if number == last else f"{stem}.onnx")
+        for number, (label, stem) in enumerate(forms)
+    ]
+
+
+def prunes(recipe: Recipe) -> bool:
+    """Whether anything is removed."""
+    ways = (recipe.prune, recipe.attention, recipe.sparsify, recipe.rules, recipe.rounds)
+    return any(way is not None for way in ways)
+
+
+def before_quantize(recipe: Recipe) -> str:
+    """File of the network that is quantized."""
+    return "pruned.safetensors" if prunes(recipe) else "dense.safetensors"
+
+
+def _in_between(recipe: Recipe) -> list[tuple[str, str]]:
+    """What rounds and rule files measure besides the last network."""
+    staged = {"rounds": recipe.rounds, "rules": recipe.rules}
+    forms = [
+        ("dense fp32, trained on", f"{folder}/dense-trained-on")
+        for folder, options in staged.items()
+        if options is not None and options.baseline
+    ]
+    if recipe.rounds is not None:
+        forms += [(f"round {k} fp32", f"rounds/round-{k}") for k in range(1, recipe.rounds.rounds)]
+    return forms
