@@ -1,0 +1,156 @@
+"""Accuracy after post-training quantization: ours, ONNX Runtime's `quantize_static` and NNCF on the same files.
+
+    python benchmarks/ptq.py --out runs/ptq --models resnet18 mobilenetv2 shufflenetv2-x1.0 vgg16-bn
+    python benchmarks/ptq.py --out runs/ptq --models mobilenetv2 --weights 4
+
+Each network is trained first (its weights stay in `--out`, so a second run starts from them). Every contender then gets the
+same network and the same calibration images, and its ONNX file is run in ONNX Runtime on the same test images. With
+`--weights` below 8 the peers, which have 8 bits alone, are left out; plain rounding to the nearest is beside ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pintsize as ps
+from pintsize.files import write_text
+from pintsize.measure import machine
+
+FP32, NEAREST = "fp32", "nearest"
+
+
+def trained(name: str, data: ps.data.Data, options: argparse.Namespace) -> nn.Module:
+    """The network, from its file in `--out` or trained into it."""
+    path = options.out / f"{name}.safetensors"
+    if path.exists():
+        return ps.load(path)
+    torch.manual_seed(options.seed)
+    model = ps.models.create(
+        name, num_classes=len(data.classes), in_channels=data.image_shape[0], stem="small"
+    )
+    ps.train(
+        model, data, epochs=options.epochs, lr=options.lr, warmup_epochs=min(0.5, options.epochs),
+        batch_size=64, seed=options.seed, checkpoint=options.out / f"{name}.ckpt",
+    )  # fmt: skip
+    ps.save(model, path)
+    return model
+
+
+def onnxruntime_static(source: Path, target: Path, images: Tensor) -> None:
+    from deploy import peer_int8
+
+    peer_int8(source, target, images)
+
+
+def nncf_static(source: Path, target: Path, images: Tensor) -> None:
+    import nncf
+    import onnx
+
+    model = onnx.load(source)
+    feed = nncf.Dataset([image[None].numpy() for image in images], lambda image: {"input": image})
+    made = nncf.quantize(model, feed, subset_size=len(images))
+    del made.metadata_props[:]  # among them the checksum of the file it was
+    onnx.save(made, target)
+
+
+PEERS: dict[str, tuple[str, Callable[[Path, Path, Tensor], None]]] = {
+    "ORT quantize_static": ("onnxruntime", onnxruntime_static),
+    "NNCF": ("nncf", nncf_static),
+}
+
+
+def accuracy(path: Path, images: Tensor, labels: Tensor) -> float:
+    runtime = ps.open_runtime(path)
+    try:
+        found = torch.cat([torch.as_tensor(runtime(batch)) for batch in images.split(64)])
+    finally:
+        runtime.close()
+    return 100 * float((found.argmax(1) == labels).double().mean())
+
+
+def row(name: str, data: ps.data.Data, options: argparse.Namespace) -> dict[str, float]:
+    """Accuracy of every contender on the test images."""
+    model = trained(name, data, options).eval()
+    calibration, _ = next(data.train.subset(options.calibration_images, options.seed).batches(100_000))
+    images, labels = next(data.test.batches(100_000))
+    example = images[:2].contiguous()
+    source = options.out / f"{name}.onnx"
+    ps.export(model, source, example=example)
+    found = {FP32: accuracy(source, images, labels)}
+    own: dict[str, dict[str, Any]] = {method: {"method": method} for method in options.methods}
+    if options.weights < 8:
+        own = {NEAREST: {"method": "minmax"}, **own}
+    for label, settings in own.items():
+        work = copy.deepcopy(model)
+        if settings["method"] == "best":
+            settings["iterations"] = options.iterations
+        ps.quantize(work, weights=options.weights, calibration=calibration.split(64), **settings)
+        target = options.out / f"{name}-{label}.onnx"
+        ps.export(work, target, example=example)
+        found[f"pintsize {label}"] = accuracy(target, images, labels)
+    for label, (package, quantize) in PEERS.items() if options.weights == 8 else ():
+        if importlib.util.find_spec(package) is None:
+            print(f"{label}: {package} is not installed, left out")
+            continue
+        target = options.out / f"{name}-{package}.onnx"
+        quantize(source, target, calibration.contiguous())
+        found[label] = accuracy(target, images, labels)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=["resnet18", "mobilenetv2", "shufflenetv2-x1.0", "vgg16-bn"]
+    )
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights, files and figures")
+    parser.add_argument("--weights", type=int, default=8, help="bits")
+    parser.add_argument("--methods", nargs="+", default=["mse", "best"])
+    parser.add_argument("--iterations", type=int, default=200, help="of learned rounding, per block")
+    parser.add_argument("--calibration-images", type=int, default=256)
+    parser.add_argument("--train-images", type=int, default=10000)
+    parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = ps.data.load(options.data, seed=options.seed, val_fraction=0.02)
+    sizes = {"train": options.train_images, "val": 200, "test": options.test_images}
+    parts = {}
+    for part, count in sizes.items():
+        split = getattr(data, part)
+        parts[part] = split.subset(min(count, len(split)), options.seed)
+    data = dataclasses.replace(data, **parts)
+    results = options.out / f"w{options.weights}a8.json"
+    done: dict[str, dict[str, float]] = json.loads(results.read_text()) if results.exists() else {}
+    for name in options.models:
+        if name not in done:
+            done[name] = row(name, data, options)
+            write_text(results, json.dumps(done, indent=1))
+            print(name, done[name], flush=True)
+    columns = list(dict.fromkeys(column for found in done.values() for column in found))
+    print(f"\nW{options.weights}A8, {data.name}, {len(data.test)} test images; {machine()['cpu']}")
+    print(f"{'':20}" + "".join(f"{column:>22}" for column in columns))
+    for name, found in done.items():
+        cells = [f"{found[c]:.2f} ({found[c] - found[FP32]:+.2f})" if c in found else "" for c in columns]
+        print(f"{name:20}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()
