@@ -94,8 +94,9 @@ def test_masks_hold_through_training_with_average_checkpoint_and_resume(tmp_path
     masks = sparsify(straight, density=0.1, scope="local").masks
     sparsify(killed, density=0.1, scope="local")
     sparsify(resumed, density=0.5)  # other masks: the checkpoint's must win
-    options = {"epochs": 2, "lr": 0.05, "ema": 0.9, "progress": False}
+    options = {"epochs": 3, "lr": 0.05, "ema": 0.9, "batch_size": 4, "progress": False}
     ps.train(straight, digits, callbacks=[Killed(False)], **options)
+    assert 3 * len(digits.train) / 4 >= 100  # steps
     zeros_hold(straight, masks)
     with pytest.raises(KeyboardInterrupt):
         ps.train(killed, digits, callbacks=[Killed(True)], checkpoint=tmp_path / "c", **options)
