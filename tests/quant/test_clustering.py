@@ -31,11 +31,22 @@ def test_kmeans_is_the_optimum_of_all_partitions(seed):
     assert found == pytest.approx(best)
 
 
-def test_kmeans_of_many_values_is_as_good_as_of_few(monkeypatch):
-    values = np.random.default_rng(0).laplace(size=20000)
-    exact = kmeans.centroids(values, 6)
-    monkeypatch.setattr(kmeans, "_EXACT", 500)
-    assert np.allclose(kmeans.centroids(values, 6), exact, atol=2e-2)
+def squared_error(values, book):
+    return ((values - book[kmeans.nearest(values, book)]) ** 2).sum()
+
+
+@pytest.mark.parametrize("k", [2, 6, 17])
+def test_kmeans_of_more_values_than_the_table_holds_is_next_to_exact(monkeypatch, k):
+    values = np.random.default_rng(0).laplace(size=30000)
+    exact = squared_error(values, kmeans.centroids(values, k))
+    monkeypatch.setattr(kmeans, "_CELLS", 1000 * k)
+    found = squared_error(values, kmeans.centroids(values, k))
+    assert exact * (1 - 1e-12) <= found < exact * (1 + 2e-3)  # groups of 30
+
+
+def test_kmeans_counts_equal_values():
+    values = np.repeat([0.0, 1.0, 4.0, 5.0], [1, 3, 2, 100])
+    assert kmeans.centroids(values, 2).tolist() == pytest.approx([0.75, 508 / 102])
     assert kmeans.centroids(np.array([1.0, 1.0, 2.0]), 5).tolist() == [1.0, 2.0]
 
 
