@@ -45,7 +45,7 @@ class Bench:
 
     def data(self, seed: int) -> Any:
         """Fashion-MNIST with as many training images as the options say, and up to 5,000 others."""
-        data = ps.data.load("fashion-mnist", val_fraction=0.1, seed=seed)
+        data = ps.data.load("fashion-mnist", val_fraction=0.1, seed=seed, image_size=self.args.image_size)
         n = self.args.limit
         return dataclasses.replace(
             data,
@@ -314,6 +314,7 @@ def main() -> None:
         command.add_argument("--round-epochs", type=int, default=3, help="after each cut")
         command.add_argument("--batch-size", type=int, default=50, help="in start and rules")
         command.add_argument("--limit", type=int, help="training images")
+        command.add_argument("--image-size", type=int, help="side of the images; 28 by default")
         command.add_argument("--seeds", type=int)
         command.add_argument("--density", type=float, default=0.05, help="of the weights, in start")
         command.add_argument("--keep", type=float, default=0.1, help="of the parameters, in rules")
