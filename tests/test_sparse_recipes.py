@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 import pintsize as ps
+from pintsize import networks
 from pintsize.errors import InputError
 from pintsize.prune import masks_of
 from pintsize.recipe import Recipe
+from pintsize.run_folder import RunFolder
+from pintsize.stages import Stages
 
 TRAINING = {"epochs": 2, "lr": 0.02, "batch_size": 40, "augment": False}
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -101,6 +104,7 @@ def test_rounds_each_measured_and_resumed(digits, tmp_path):
         ({"rules": {"max_drop": 1, "text": "a,0.5,abs"}}, "both are given"),
         ({"rounds": {"ratios": [0.5]}}, "2 blocks"),
         ({"rounds": {"ratios": [0.5, 0.5], "combine": "sum"}}, "sum"),
+        ({"rounds": {"ratios": [0.5, 0.5], "importance": "l3"}}, "l3"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(digits, tmp_path, sections, match, monkeypatch):
@@ -113,3 +117,20 @@ def test_mistakes_are_told_before_anything_is_trained(digits, tmp_path, sections
 def test_shipped_recipes_are_valid(path):
     recipe = Recipe.load(path)
     assert Recipe.parse(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sensitivity-mobilenetv2", "rounds-resnet18", "rounds-vgg16-bn",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (
+            "ecs-vgg16", "snip-resnet34", "overfit-alexnet", "sparse-int8", "rounds-vgg16", "rounds-resnet18-2",
+            "rounds-resnet18-3", "rounds-resnet18-4",
+        )),
+    ],
+)  # fmt: skip
+def test_shipped_recipes_fit_their_networks(name, digits, tmp_path):
+    recipe = Recipe.load(RECIPES / f"{name}.yaml")
+    model = networks.build(recipe.model, image_shape=digits.image_shape, num_classes=10)
+    with RunFolder(tmp_path).open() as folder:
+        Stages(folder, recipe, model, digits, progress=False).rehearse()

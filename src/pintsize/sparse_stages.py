@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .prune import UNREGULARIZED, Polynomial, Rewind, Rules, Sparsify, Staged, Unregularized, one_shot
+from .prune import (
+    UNREGULARIZED,
+    Importance,
+    Polynomial,
+    Rewind,
+    Rules,
+    Sparsify,
+    Staged,
+    Unregularized,
+    one_shot,
+)
 from .prune.blocks import block_ratios
 from .prune.rounds import prune_rounds
 from .prune.rule_run import prune_by_rules
@@ -92,6 +102,7 @@ def rehearse(stages: Stages, model: nn.Module) -> None:
         RuleStages(model, chosen, example=stages.example)
     if recipe.rounds is not None:
         block_ratios(model, recipe.rounds.ratios)
+        Importance(recipe.rounds.importance)
 
 
 def schedule_of(options: SparsifyOptions, epochs: int) -> Schedule:
