@@ -9,10 +9,12 @@ from torch import nn
 
 import pintsize as ps
 from pintsize import quant
+from pintsize.deploy import integer_nodes
 from pintsize.errors import InputError
 from pintsize.quant import FakeQuantize, QuantizationAware, convert, qat
 from pintsize.record import record
 from pintsize.train.callbacks import TrainState
+from pintsize.train.hooks import optimizer_step_hooks
 
 
 def reference(x, scale, zero_point, qmin, qmax, factor):
@@ -94,6 +96,18 @@ def test_a_learned_scale_stays_positive():
     assert quantizer.scale.item() > 0
 
 
+def test_no_step_shrinks_a_learned_scale_below_half():
+    quantizer = FakeQuantize(4, signed=True, channels=3, axis=0, learnable=True)
+    quantizer.scale.data.copy_(torch.tensor([0.4, 0.4, 0.4]))
+    quantizer(torch.randn(3, 5)).sum().backward()
+    quantizer.scale.data.copy_(torch.tensor([-0.3, 0.1, 0.3]))  # as an optimizer might
+    quantizer.after_optimizer_step()
+    assert quantizer.scale.tolist() == pytest.approx([0.2, 0.2, 0.3])
+    quantizer.scale.data.fill_(0.01)  # set by something else: no step
+    quantizer.after_optimizer_step()
+    assert quantizer.scale.tolist() == pytest.approx([0.01] * 3)
+
+
 def test_followed_range_by_hand():
     quantizer = FakeQuantize(8)
     quantizer.set_range(torch.tensor(0.0), torch.tensor(2.0))
@@ -151,6 +165,8 @@ def fit(model, x, y, steps, lr=0.01):
         optimizer.zero_grad()
         F.cross_entropy(model(x[part]), y[part]).backward()
         optimizer.step()
+        for hook in optimizer_step_hooks(model):
+            hook()
     return model.eval()
 
 
@@ -189,6 +205,24 @@ def test_training_recovers_two_bits_and_folds_exactly(trained, tmp_path):
     ps.save(model, tmp_path / "net.safetensors")
     again = ps.load(tmp_path / "net.safetensors", model=small())
     assert torch.equal(again(unseen[0]), model(unseen[0]))
+
+
+def test_exported_before_and_after_folding(trained, tmp_path):
+    """Both compute what the simulation does; only folded convolutions run in integers."""
+    x, y = stripes(64)
+    model = copy.deepcopy(trained)
+    quant.quantize(model, weights=4, method="lsq", calibration=x)
+    fit(model, x, y, 5)
+    counts = []
+    for _ in range(2):
+        ps.export(model.eval(), tmp_path / "net.onnx", example=x[:2])
+        runtime = ps.open_runtime(tmp_path / "net.onnx")
+        with torch.no_grad():
+            assert (torch.as_tensor(runtime(x)) - model(x)).abs().max() < 0.1 * model(x).abs().max()
+        runtime.close()
+        counts.append(integer_nodes(tmp_path / "net.onnx")["float"])
+        quant.fold_batchnorm(model, x[:2])
+    assert counts == [{"Conv": 2}, {}]
 
 
 def test_negative_norm_factors_do_not_lose_the_lowest_level(trained):

@@ -80,6 +80,7 @@ class FakeQuantize(nn.Module):
         """Sees every input while it is set."""
         self.follow: float | None = None
         """In training the range is an average over the batches, with this weight of what was before."""
+        self._scale_before: Tensor | None = None  # of the optimizer's step
         self._ends: tuple[Tensor, Tensor] | None = None  # the average, which scale and zero point round
         self.frozen = False
         """In training the range stays as it is, learned or followed."""
@@ -110,6 +111,9 @@ class FakeQuantize(nn.Module):
             self.observer.see(x.detach())
         if not self.enabled:
             return x
+        if self.learnable and not torch.compiler.is_exporting():
+            # .data: a second call in one forward must not invalidate the first
+            self.scale.data.clamp_(min=_LEAST)
         if self.training and torch.is_grad_enabled():
             self._prepare(x.detach())
         if self.bits == 1:
@@ -170,7 +174,7 @@ class FakeQuantize(nn.Module):
 
     @torch.no_grad()
     def _prepare(self, x: Tensor) -> None:
-        """In training: let the range follow `x`, or keep a learned scale positive."""
+        """In training: let the range follow `x`, or remember a learned scale."""
         if self.follow is not None and not self.frozen:
             dims = (
                 [dim for dim in range(x.dim()) if dim != self.axis]
@@ -183,10 +187,15 @@ class FakeQuantize(nn.Module):
             self.set_range(*ends)
             self._ends = ends
         elif self.learnable:
-            self.scale.data.clamp_(
-                min=_LEAST
-            )  # .data: a second call in one forward must not invalidate the first
             self.scale.requires_grad_(not self.frozen)
+            self._scale_before = self.scale.detach().clone()
+
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        """Let no step shrink a learned scale below half: at zero a channel would be lost for good."""
+        if self._scale_before is not None:
+            self.scale.data.copy_(torch.maximum(self.scale, 0.5 * self._scale_before))
+            self._scale_before = None
 
     def _binary(self, x: Tensor) -> Tensor:
         sign = torch.where(x.detach() < 0, -1.0, 1.0)
