@@ -55,6 +55,41 @@ def test_gradients_per_channel_by_hand():
     assert weight.grad.tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(2, True), (3, False), (4, True), (5, False), (8, True), (8, False)]
+)
+def test_gradients_of_every_quantizer_against_the_closed_form(bits, signed, channels, learnable):
+    quantizer = FakeQuantize(bits, signed=signed, channels=channels, axis=1, learnable=learnable)
+    generator = torch.Generator().manual_seed(bits)
+    x = torch.randn(4, 3, 5, generator=generator) * 2
+    low, high = (torch.full(quantizer.scale.shape, end) for end in (-1.5, 1.5))
+    quantizer.set_range(low, high)
+    upstream = torch.randn(x.shape, generator=generator)
+    own = x.clone().requires_grad_()
+    quantizer(own).backward(upstream)
+    scale, zero = (quantizer.along(x, v.detach()).double() for v in (quantizer.scale, quantizer.zero_point))
+    q = torch.round(x.double() / scale) + zero
+    inside = (q >= quantizer.qmin) & (q <= quantizer.qmax)
+    assert torch.allclose(own.grad, upstream * inside)
+    if learnable:
+        slope = q.clamp(quantizer.qmin, quantizer.qmax) - zero - torch.where(inside, x.double() / scale, 0.0)
+        shared = x[0].numel() if channels is None else x.numel() // 3
+        wanted = (slope * upstream).sum((0, 2) if channels else (0, 1, 2)) / (shared * quantizer.qmax) ** 0.5
+        assert torch.allclose(quantizer.scale.grad.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_one_bit_weights_against_the_closed_form():
+    quantizer = FakeQuantize(1, signed=True, channels=2, axis=0, learnable=True)
+    quantizer.scale.data.copy_(torch.tensor([0.5, 2.0]))
+    weight = torch.tensor([[0.3, -4.0], [-0.1, 0.0]], requires_grad=True)
+    upstream = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    quantizer(weight).backward(upstream)
+    assert torch.equal(weight.grad, upstream)
+    assert quantizer.scale.grad.tolist() == [1 - 2, -3 + 5]
+
+
 @pytest.mark.parametrize(("signed", "bits"), [(True, 3), (False, 4)])
 def test_scale_gradient_is_the_slope_of_the_output_where_the_levels_stay(signed, bits):
     """With the integers held, the output is linear in the scale outside of the range: a finite difference."""
