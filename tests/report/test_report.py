@@ -152,7 +152,7 @@ def test_gain_loss_and_failures(run):
     )
     assert "0.20 points gained, 1.12× larger, 1.12× slower" in shown.text
     assert "Verification failed" in shown.text
-    assert "The budget was not met." in shown.text
+    assert "The budget was not met: max drop 0.5." in shown.text
     assert "pruned int8 is larger than dense fp32" in shown.text
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_START = re.compile(r" pintsize \S+: ")
-_EVENT = re.compile(r" pintsize INFO (\w[\w-]*): (started|done before|done in)")
+_START = re.compile(r" event=begin( |$)")
+_EVENT = re.compile(r" stage=(\w[\w-]*) event=(started|reused|done)\b")
 _EVENTS = "tensorboard/*/events.*"
 
 

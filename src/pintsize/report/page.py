@@ -73,7 +73,7 @@ def render(run: Run, *, live: str = "") -> str:
             verification=_facts(
                 metrics.verification.model_dump(exclude_none=True) if metrics.verification else {}
             ),
-            budget=_facts(metrics.budget or {}),
+            budget=_facts({key: value for key, value in (metrics.budget or {}).items() if key != "met"}),
             machine=_facts(metrics.machine),
             setting=_facts(
                 {

@@ -157,8 +157,6 @@ def _warnings(metrics: Metrics) -> list[str]:
                 f"{after.name} is larger than {before.name}: {bytes_text(after.bytes)} against "
                 f"{bytes_text(before.bytes)}."
             )
-    if metrics.budget and metrics.budget.get("met") is False:
-        found.append("The budget was not met.")
     return found
 
 
