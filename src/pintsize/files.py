@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -46,15 +47,19 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; ours are ordinary ones
         temporary.replace(path)
     except OSError as error:
-        raise OperationError(
-            str(path),
-            f"cannot be written ({error.strerror or error})",
-            "choose a folder that is writable and has room; a file that was there before is unchanged",
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):  # it was renamed, or its disk is gone: nothing left to tidy
                 temporary.unlink()
+
+
+def _unwritable(path: Path, error: OSError) -> OperationError:
+    return OperationError(
+        str(path),
+        f"cannot be written ({error.strerror or error})",
+        "choose a folder that is writable and has room; a file that was there before is unchanged",
+    )
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -66,6 +71,46 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` atomically as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Make sure, before any work is done, that `path` can be written when it is.
+
+    Raises:
+        InputError: it is a folder.
+        OperationError: its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(str(path), "it is a folder", f"name a file in it, such as {path / 'net'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def check_savable(path: str | os.PathLike[str]) -> None:
+    """`check_place`, and that the suffix is one that `save` writes."""
+    _check_suffix(Path(path))
+    check_place(path)
+
+
+def append(file: io.FileIO, data: bytes) -> None:
+    """Write `data` to an unbuffered file that is open, as logs are; what is in it stays.
+
+    Raises:
+        OperationError: the disk is full.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise OperationError(
+            str(file.name), f"cannot be written ({error.strerror or error})", "make room, and start again"
+        ) from error
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -81,17 +126,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         OperationError: the file cannot be written; an older file of that name is intact.
     """
     path = Path(path)
+    _check_suffix(path)
     if path.suffix == ".pint":
         from .deploy import export
 
         export(model, path)
         return
-    if path.suffix != ".safetensors":
-        raise InputError(
-            str(path),
-            f"the suffix {path.suffix!r} is not one that save writes",
-            "use .safetensors or .pint; the formats that runtimes read are for pintsize.export",
-        )
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
@@ -106,6 +146,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors[name] = tensor.detach().cpu().contiguous()
     document = {**_record.to_json(model), "aliases": aliases, "sha256": _digest(tensors)}
     write_bytes(path, to_bytes(tensors, metadata={_KEY: json.dumps(document)}))
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in {".safetensors", ".pint"}:
+        raise InputError(
+            str(path),
+            f"the suffix {path.suffix!r} is not one that save writes",
+            "use .safetensors or .pint; the formats that runtimes read are for pintsize.export",
+        )
 
 
 def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:
@@ -229,10 +278,10 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch's own message advises to run what is in the file; it stays in the chain of causes
         raise CorruptFile(
             str(path),
-            f"it is not a plain state dict ({reason})",
+            "it is damaged, or holds more than a plain state dict",
             "save model.state_dict(), never the module itself: pickled code is not run",
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

@@ -39,7 +39,7 @@ def train(
     """Train a network and save it."""
     import torch
 
-    from ..files import load, save
+    from ..files import check_savable, load, save
     from ..sparse_stages import training_of
     from ..train import evaluate
     from ..train import train as train_network
@@ -50,6 +50,7 @@ def train(
     network = load_model(
         model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
     )
+    check_savable(out)
     settings, callbacks = training_of(settings, images)
     history = train_network(
         network,
@@ -125,7 +126,7 @@ def prune(
 ) -> None:
     """Remove channels from a network, to an amount or by a rule file, and save what is left."""
     from ..errors import InputError
-    from ..files import save
+    from ..files import check_savable, save
     from ..measure.units import count_text
     from ..prune import prune as prune_network
 
@@ -157,6 +158,7 @@ def prune(
         in_channels=in_channels,
         stem=stem,
     )
+    check_savable(out)
     if rules is not None:
         example = example_for(network, images, image_size)
         sparse.prune_by_rule_file(
@@ -196,7 +198,7 @@ def quantize(
     **options: Any,
 ) -> None:
     """Quantize a network, calibrated on training images, and save it."""
-    from ..files import save
+    from ..files import check_savable, save
     from ..quant import quantize as quantize_network
     from ..train import evaluate
 
@@ -205,6 +207,7 @@ def quantize(
     network = load_model(
         model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
     )
+    check_savable(out)
     before = evaluate(network, images.val)
     count = min(settings["calibration_images"], len(images.train))
     quantize_network(network, **settings, calibration=images.train.subset(count, seed))

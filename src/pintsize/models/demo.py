@@ -10,23 +10,24 @@ from .stem import Stem, residual_stem
 
 
 class DemoResNet(nn.Module):
-    """A stem, three stages of two residual blocks with 16, 32, 64 channels, and one linear layer.
+    """A stem, three stages of two residual blocks with `width`, 2 and 4 times `width` channels, and one linear layer.
 
-    As ResNet18 with a quarter of its width and no fourth stage: shortcuts are projections.
+    As ResNet18 without its fourth stage, and with a quarter of its width where `width` is 16: shortcuts are
+    projections.
 
     Shapes: `[B, in_channels, H, W]` → `[B, num_classes]`.
     """
 
-    def __init__(self, *, num_classes: int, in_channels: int, stem: Stem) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int, stem: Stem, width: int = 16) -> None:
         super().__init__()
-        self.conv1, self.maxpool = residual_stem(in_channels, 16, stem)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1, self.maxpool = residual_stem(in_channels, width, stem)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = stage(BasicBlock, 16, 16, 2, stride=1)
-        self.layer2 = stage(BasicBlock, 16, 32, 2, stride=2)
-        self.layer3 = stage(BasicBlock, 32, 64, 2, stride=2)
+        self.layer1 = stage(BasicBlock, width, width, 2, stride=1)
+        self.layer2 = stage(BasicBlock, width, 2 * width, 2, stride=2)
+        self.layer3 = stage(BasicBlock, 2 * width, 4 * width, 2, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = nn.Linear(4 * width, num_classes)
         kaiming(self)
 
     def forward(self, x: Tensor) -> Tensor:

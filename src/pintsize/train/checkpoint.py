@@ -34,11 +34,7 @@ def prepare(path: Path) -> None:
         InputError: `path` is a folder.
         OperationError: its folder cannot be written to.
     """
-    if path.is_dir():
-        raise InputError(str(path), "it is a folder", f"name a file in it, such as {path / 'train.ckpt'}")
-    trial = path.with_name(f".{path.name}.trial")
-    files.write_bytes(trial, b"")
-    trial.unlink()
+    files.check_place(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
         with contextlib.suppress(OSError):  # half-written by a run that was killed; harmless where it stays
             left.unlink()

@@ -42,7 +42,8 @@ def logits_of(network: Callable[[Tensor], Any], images: Tensor, num_classes: int
 
 def forward_failure(error: Exception, images: Tensor) -> OperationError:
     """The error for a forward or backward that raised `error` on `images`."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    message = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in reason or "allocate memory" in reason:
         remedy = "lower batch_size or the image size"
     else:
