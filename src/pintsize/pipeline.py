@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
-from . import __version__, models, networks
+from . import __version__, logs, models, networks
 from .errors import InputError, InputTypeError
 from .files import write_text
 from .measure import machine
@@ -69,6 +69,8 @@ def compress(
     recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] = "runs/compress",
     progress: bool | None = None,
+    shared: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
     **options: Unpack[CompressOptions],
 ) -> CompressResult:
     """Train, prune, recover, quantize, export, verify and measure a network.
@@ -83,6 +85,10 @@ def compress(
         recipe: a YAML file, its content, or a `Recipe`.
         out: folder for all files of the run.
         progress: False for silence; else a bar on a terminal, one line per epoch elsewhere.
+        shared: a folder in which runs that have stages in common, such as the training of the same dense
+            network, leave them for each other.
+        on_epoch: called after each epoch with the stage's name and the epoch's entry of the history; what
+            it raises ends the run.
         options: single fields of the recipe by flat name (`ratio=0.5`, `epochs=3`, `recover_epochs=5`), see
             `pintsize.options.OPTIONS`. They overrule the recipe.
 
@@ -94,11 +100,11 @@ def compress(
     chosen = read_recipe(model, data, recipe, options)
     images = _data(data, chosen)
     network = _network(model, chosen, images)
-    folder = RunFolder(out)
+    folder = RunFolder(out, shared=shared)
     with folder.open():
-        logger.info("pintsize %s: %s on %s", __version__, type(network).__name__, images.name)
+        logs.event(logger, f"{type(network).__name__} on {images.name}", event="begin", version=__version__)
         chosen.save(folder.path / "recipe.yaml")
-        stages = Stages(folder, chosen, network, images, progress=progress)
+        stages = Stages(folder, chosen, network, images, progress=progress, on_epoch=on_epoch)
         stages.run()
         metrics = _metrics(chosen, network, images, stages)
         final = stages.model(stages.forms[-1].weights)

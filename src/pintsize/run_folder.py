@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from . import __version__
+from . import __version__, logs
 from .errors import OperationError
 from .files import write_text
+from .markers import file_digest, intact, read_marker, refuse_links
 from .record import to_json as record_json
+from .stage_store import StageStore
 
 if TYPE_CHECKING:
     from .data import Data
@@ -33,10 +35,16 @@ _MARKER_FORMAT = 1
 
 
 class RunFolder:
-    """Stages of one run and the files they write, in the order in which `stage` is called."""
+    """Stages of one run and the files they write, in the order in which `stage` is called.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Args:
+        path: of the folder.
+        shared: a folder in which several runs keep the stages that they have in common.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, shared: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path)
+        self._store = None if shared is None else StageStore(shared)
         self._chain = ""
         self._seen: set[str] = set()
 
@@ -46,6 +54,7 @@ class RunFolder:
 
         Raises:
             OperationError: the folder cannot be written, or another process uses it.
+            InputError: a link in it leads out of it.
         """
         from filelock import FileLock, Timeout
 
@@ -63,13 +72,24 @@ class RunFolder:
             ) from error
         self._chain, self._seen = "", set()
         try:
-            with self._logging():
-                yield self
+            refuse_links(self.path)
+            with logs.to_file(self.path / "log.txt"):
+                try:
+                    yield self
+                except Exception as error:
+                    logs.event(logger, "failed", logging.ERROR, error=f"{type(error).__name__}: {error}")
+                    raise
         finally:
             lock.release()
 
     def stage(
-        self, name: str, *, inputs: Any, outputs: Sequence[str], run: Callable[[str], dict[str, Any]]
+        self,
+        name: str,
+        *,
+        inputs: Any,
+        outputs: Sequence[str],
+        run: Callable[[str], dict[str, Any]],
+        shared: bool = False,
     ) -> dict[str, Any]:
         """The result of a stage: from its marker if it is done, else by running it.
 
@@ -78,36 +98,51 @@ class RunFolder:
             inputs: JSON-able: all that decides its result, besides the stages before it.
             outputs: files of the folder that it writes; they must be as it left them to count as done.
             run: does it, given the digest of its inputs; returns a JSON-able result.
+            shared: take it from the shared folder, or leave it there, if the run has one.
         """
         key = digest([_MARKER_FORMAT, __version__, self._chain, name, inputs])
         self._chain = key
         self._seen.add(name)
         marker = self._marker(name)
-        done = _read_marker(marker)
-        if done is not None and done["key"] == key and self._intact(done["outputs"]):
-            logger.info("%s: done before", name)
+        done = read_marker(marker)
+        if done is not None and done["key"] == key and intact(self.path, done["outputs"]):
+            logs.event(logger, f"{name}: done before", stage=name, event="reused")
             return dict(done["result"])
         marker.unlink(missing_ok=True)
-        logger.info("%s: started", name)
+        store = self._store if shared else None
+        with store.turn(key) if store is not None else contextlib.nullcontext():
+            done = store.recall(key, self.path) if store is not None else None
+            if done is not None:
+                logs.event(logger, f"{name}: done before by another run", stage=name, event="reused")
+            else:
+                done = self._run(name, key, outputs, run)
+                if store is not None:
+                    store.keep(key, self.path, done)
+        write_text(marker, json.dumps(done, indent=1))
+        return dict(done["result"])
+
+    def _run(
+        self, name: str, key: str, outputs: Sequence[str], run: Callable[[str], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The marker of a stage that is done now."""
+        logs.event(logger, f"{name}: started", stage=name, event="started")
         start = time.perf_counter()
         result = run(key)
         seconds = time.perf_counter() - start
         sums = {file: file_digest(self.path / file) for file in outputs}
-        document = {"key": key, "seconds": seconds, "outputs": sums, "result": result}
-        write_text(marker, json.dumps(document, indent=1))
-        logger.info("%s: done in %.1f s", name, seconds)
-        return result
+        logs.event(logger, f"{name}: done in {seconds:.1f} s", stage=name, event="done", seconds=seconds)
+        return {"key": key, "seconds": seconds, "outputs": sums, "result": result}
 
     def forget_others(self) -> None:
         """Delete what stages left that are no longer part of the run."""
         kept = {
             file
             for name in self._seen
-            if (done := _read_marker(self._marker(name))) is not None
+            if (done := read_marker(self._marker(name))) is not None
             for file in done["outputs"]
         }
         for marker in sorted((self.path / "stages").glob("*.json")):
-            done = _read_marker(marker)
+            done = read_marker(marker)
             if marker.stem in self._seen or done is None:
                 continue
             for file in done["outputs"].keys() - kept:
@@ -117,55 +152,11 @@ class RunFolder:
     def _marker(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
 
-    def _intact(self, outputs: dict[str, str]) -> bool:
-        return all(
-            (self.path / file).is_file() and file_digest(self.path / file) == known
-            for file, known in outputs.items()
-        )
-
-    @contextlib.contextmanager
-    def _logging(self) -> Iterator[None]:
-        level = logger.level
-        try:
-            handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        except OSError as error:
-            raise OperationError(
-                str(self.path / "log.txt"),
-                f"it cannot be written ({error.strerror})",
-                "choose another folder",
-            ) from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            handler.close()
-
-
-def _read_marker(path: Path) -> dict[str, Any] | None:
-    """What a stage left; None if it left nothing that can be read, so that it is done again."""
-    try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    fields = {"key": str, "outputs": dict, "result": dict}
-    whole = isinstance(marker, dict) and all(isinstance(marker.get(k), t) for k, t in fields.items())
-    return marker if whole else None
-
 
 def digest(value: Any) -> str:
     """A hexadecimal digest of any JSON-able value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from . import sparse_stages
 from .data import Data, Split
 from .deploy import export, open_runtime, verify
+from .epochs import Epochs
 from .errors import OperationError, UnsupportedOp
 from .files import save
 from .forms import Form, before_quantize, forms_of
@@ -29,6 +30,8 @@ from .viz import to_png
 
 _JUDGED_IMAGES = 1024
 """Training images that pruning criteria may look at."""
+_OWN = {"export", "verify", "measure"}
+"""Stages that runs do not take from each other: quick, or measured on this machine."""
 
 
 class Stages:
@@ -40,13 +43,21 @@ class Stages:
         model: the dense network to start from; not changed.
         data: train fits, val steers, test is read once, in `measure`.
         progress: as for `pintsize.train`.
+        on_epoch: called with the stage's name and each epoch's entry of the history.
     """
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, model: nn.Module, data: Data, *, progress: bool | None
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        model: nn.Module,
+        data: Data,
+        *,
+        progress: bool | None,
+        on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         self.folder, self.recipe, self.data, self.progress = folder, recipe, data, progress
-        self._start = model
+        self._start, self._on_epoch = model, on_epoch
         self._loaded: dict[str, nn.Module] = {}
         self.example = next(iter(data.val.batches(batch_size=2)))[0]
         self.results: dict[str, dict[str, Any]] = {}
@@ -122,7 +133,8 @@ class Stages:
         return self._loaded[file]
 
     def _stage(self, name: str, inputs: Any, outputs: list[str], run: Any) -> None:
-        self.results[name] = self.folder.stage(name, inputs=inputs, outputs=outputs, run=run)
+        shared = name not in _OWN
+        self.results[name] = self.folder.stage(name, inputs=inputs, outputs=outputs, run=run, shared=shared)
 
     def _train(self, key: str) -> dict[str, Any]:
         model = copy.deepcopy(self._start)
@@ -272,7 +284,7 @@ class Stages:
             checkpoint=mine,
             log_dir=self.folder.path / "tensorboard" / name,
             progress=self.progress,
-            callbacks=[*callbacks, *more],
+            callbacks=[*callbacks, *more, Epochs(name, self._on_epoch)],
         )
         _delete(mine)
         return list(history)
