@@ -158,15 +158,15 @@ def sparsify(
     from ..prune import sparsify as sparsify_network
     from ..prune.weights import SparsityResult
     from ..train import evaluate
-    from ..train import train as train_network
 
     how = SparsifyOptions(
         density=density, importance=importance, scope=scope, pattern=pattern, min_density=min_density,
         ignore=tuple(ignore or ()), schedule=when, epoch=epoch, end=end, every=every, densities=_stages(densities),
     )  # fmt: skip
-    if "epochs" not in options and (options or when != "one-shot" or epoch or checkpoint or log_dir):
+    trains = options.get("epochs", 0) > 0
+    if not trains and (options or when != "one-shot" or epoch or checkpoint or log_dir):
         raise InputError("options of training", "nothing is trained", "pass --epochs, or leave them out")
-    if "epochs" in options and data is None:
+    if trains and data is None:
         raise InputError("--epochs", "there is nothing to train on", "pass --data")
     images = None if data is None else load_data(
         data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size
@@ -177,22 +177,10 @@ def sparsify(
         stem=stem,
     )  # fmt: skip
     history: list[Any] = []
-    if "epochs" in options and images is not None:
-        from ..sparse_stages import callback_of, training_of
-
-        settings, callbacks = training_of(o.section_values("train", options), images)
-        callbacks.append(callback_of(how, settings["epochs"], images, seed))
-        history = list(
-            train_network(
-                network,
-                images,
-                **settings,
-                callbacks=callbacks,
-                checkpoint=checkpoint,
-                log_dir=log_dir,
-                seed=seed,
-            )
-        )
+    if trains:
+        history = _train_sparse(
+            network, images, how, options, checkpoint=checkpoint, log_dir=log_dir, seed=seed
+        )  # fmt: skip
         result = SparsityResult(masks_of(network))
     else:
         result = sparsify_network(
@@ -207,6 +195,18 @@ def sparsify(
     layers = [{"name": one.name, "kept": one.kept, "total": one.total} for one in result.layers]
     emit({"file": out, "density": result.density, "val_accuracy": accuracy, "layers": layers, "history": history},
          result, told, as_json=as_json)  # fmt: skip
+
+
+def _train_sparse(
+    network: Any, images: Any, how: SparsifyOptions, options: dict[str, Any], **kept: Any
+) -> list[dict[str, Any]]:
+    """Train while the weights go; the history."""
+    from ..sparse_stages import callback_of, training_of
+    from ..train import train
+
+    settings, callbacks = training_of(o.section_values("train", options), images)
+    callbacks.append(callback_of(how, settings["epochs"], images, kept["seed"]))
+    return list(train(network, images, **settings, callbacks=callbacks, **kept))
 
 
 @o.with_recipe_options(*o.section_options("recover"))
