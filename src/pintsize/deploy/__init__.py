@@ -1,8 +1,8 @@
 """The files that are deployed: writing them, running them, holding them against the simulated model."""
 
-from .onnxruntime import integer_nodes as integer_nodes
 from .options import ExportInfo as ExportInfo
 from .runtime import Runtime as Runtime
+from .runtime import integer_nodes as integer_nodes
 from .runtime import open_runtime as open_runtime
 from .verify import Verification as Verification
 from .verify import verify as verify

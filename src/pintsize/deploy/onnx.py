@@ -26,6 +26,13 @@ _SIZE_LIMIT = 2**31 - 2**20
 
 def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
     """Write `model` as one ONNX file, atomically; see `pintsize.export`."""
+    data, shape, opset = content(model, path, options)
+    files.write_bytes(path, data)
+    return ExportInfo(path, "onnx", len(data), shape, opset)
+
+
+def content(model: nn.Module, path: Path, options: Options) -> tuple[bytes, tuple[int | None, ...], int]:
+    """The bytes of the ONNX file, the shape of its first input, its opset; `path` names it in errors."""
     from .onnx_trace import check_forward, evaluating
 
     if options.opset is not None and not DEFAULT_OPSET <= options.opset <= _newest_opset():
@@ -38,12 +45,10 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
     with evaluating(model):
         check_forward(model, _like(model, args))
         graph_model, opset = _lowered(model, args, options)
-    content = _serialise(graph_model, model, path, options)
-    files.write_bytes(path, content)
     shape = tuple(
         None if options.dynamic_batch and dim == 0 else size for dim, size in enumerate(args[0].shape)
     )
-    return ExportInfo(path, "onnx", len(content), shape, opset)
+    return _serialise(graph_model, model, path, options), shape, opset
 
 
 def metadata(model: nn.Module, options: Options) -> dict[str, str]:
@@ -70,7 +75,7 @@ def _lowered(model: nn.Module, args: tuple[Any, ...], options: Options) -> tuple
     from .onnx_weights import lower_weights, opset_needed
 
     wrapped = options.include_normalization or options.include_softmax
-    target = _on_cpu(Deployed(model, options).eval() if wrapped else model)
+    target = on_cpu(Deployed(model, options).eval() if wrapped else model)
     inputs = tuple(_two_images(arg) if options.dynamic_batch else arg for arg in _like(target, args))
     graph_model = trace(target, inputs, opset=DEFAULT_OPSET, dynamic_batch=options.dynamic_batch)
     # masks, parametrizations and the like: only their result belongs in the file
@@ -130,7 +135,7 @@ def _serialise(graph_model: ir.Model, model: nn.Module, path: Path, options: Opt
     return seal.seal(proto.SerializeToString())
 
 
-def _on_cpu(model: nn.Module) -> nn.Module:
+def on_cpu(model: nn.Module) -> nn.Module:
     """`model` itself, or its copy on the CPU in float32 if it is elsewhere."""
     tensors = [*model.parameters(), *model.buffers()]
     if all(

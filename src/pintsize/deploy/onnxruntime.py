@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -53,36 +52,23 @@ class OnnxRuntime(Closing):
         outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
         return like_input(outputs, inputs[0])
 
+    def integer_nodes(self) -> dict[str, dict[str, int]]:
+        """Read from the graph that ONNX Runtime has optimised."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            _session(self.path, threads=1, optimised=optimised)
+            nodes = onnx.load(optimised).graph.node
+        integer = Counter(
+            node.op_type for node in nodes if node.op_type.startswith("QLinear") or node.op_type in _INTEGER
+        )
+        floating = Counter(node.op_type for node in nodes if node.op_type in _HEAVY)
+        return {"integer": dict(sorted(integer.items())), "float": dict(sorted(floating.items()))}
+
     def close(self) -> None:
         """Free the session."""
         self._session = None
-
-
-def integer_nodes(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
-    """What ONNX Runtime makes of a file, read from its optimised graph.
-
-    Returns:
-        "integer": how many nodes of which type compute in integers; "float": how many convolutions
-        and matrix products are left in floating point.
-
-    Raises:
-        CorruptFile: the file is damaged.
-    """
-    import onnx
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(str(path), "there is no such file", "check the path")
-    seal.check(path)
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        _session(path, threads=1, optimised=optimised)
-        nodes = onnx.load(optimised).graph.node
-    integer = Counter(
-        node.op_type for node in nodes if node.op_type.startswith("QLinear") or node.op_type in _INTEGER
-    )
-    floating = Counter(node.op_type for node in nodes if node.op_type in _HEAVY)
-    return {"integer": dict(sorted(integer.items())), "float": dict(sorted(floating.items()))}
 
 
 def _session(path: Path, *, threads: int, optimised: Path | None = None) -> Any:

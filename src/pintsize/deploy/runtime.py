@@ -22,6 +22,8 @@ Shape = tuple[int | None, ...]
 
 _BACKENDS = {
     "onnxruntime": ("onnxruntime", "OnnxRuntime", (".onnx",)),
+    "openvino": ("openvino", "OpenVino", (".xml", ".onnx")),
+    "executorch": ("executorch", "ExecuTorch", (".pte",)),
     "torch": ("runtime", "TorchRuntime", (".safetensors", ".pint")),
 }
 """Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""
@@ -41,6 +43,10 @@ class Runtime(Protocol):
         """Run the network on NumPy arrays or on tensors; a tuple comes back if it has several outputs."""
         ...
 
+    def integer_nodes(self) -> dict[str, dict[str, int]] | None:
+        """What it computes in integers and what in float, see `pintsize.deploy.integer_nodes`; None: not told."""
+        ...
+
     def close(self) -> None:
         """Free what the runtime holds; it cannot be called afterwards."""
         ...
@@ -52,9 +58,10 @@ def open_runtime(
     """Open an exported file to run it.
 
     Args:
-        path: `.onnx`, or `.safetensors` or `.pint` of a network from `pintsize.models`; a module is taken
-            as it is.
-        backend: "onnxruntime" or "torch"; by default the one that fits the suffix.
+        path: `.onnx`, `.xml` (OpenVINO), `.pte` (ExecuTorch), or `.safetensors` or `.pint` of a network
+            from `pintsize.models`; a module is taken as it is.
+        backend: "onnxruntime", "openvino", "executorch" or "torch"; by default the first of these that
+            runs files of that suffix.
         threads: of the computation.
 
     Raises:
@@ -90,6 +97,35 @@ def open_runtime(
         path, threads=threads
     )
     return runtime
+
+
+def integer_nodes(
+    path: str | os.PathLike[str], *, backend: str | None = None
+) -> dict[str, dict[str, int]] | None:
+    """What a runtime makes of a file, read from the graph that it really runs.
+
+    Args:
+        path: as for `open_runtime`.
+        backend: as for `open_runtime`.
+
+    Returns:
+        "integer": how many nodes of which type compute in integers; "float": how many convolutions and
+        matrix products are left in floating point. None for runtimes that do not tell: ExecuTorch, PyTorch.
+
+    Raises:
+        CorruptFile: the file is damaged.
+    """
+    runtime = open_runtime(path, backend=backend, threads=1)
+    try:
+        return runtime.integer_nodes()
+    finally:
+        runtime.close()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file that is deployed; an OpenVINO `.xml` with its `.bin`."""
+    pair = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    return sum(file.stat().st_size for file in pair)
 
 
 def as_float32(inputs: Sequence[Array], expected: Sequence[Shape], what: str) -> list[np.ndarray[Any, Any]]:
@@ -146,6 +182,10 @@ class Closing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def integer_nodes(self) -> dict[str, dict[str, int]] | None:
+        """What it computes in integers; None: it does not tell."""
+        return None
 
     def close(self) -> None:
         """Free what the runtime holds."""

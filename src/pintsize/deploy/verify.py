@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, VerificationFailed
 from .onnx_trace import evaluating
-from .onnxruntime import integer_nodes
-from .runtime import Runtime, open_runtime
+from .runtime import Runtime, open_runtime, size_of
 
 if TYPE_CHECKING:
     from ..measure import Latency
@@ -48,7 +47,7 @@ class Verification:
     """Median latency of `against` over that of the file."""
     bytes: int
     integer_nodes: dict[str, dict[str, int]] | None
-    """What ONNX Runtime computes in integers and what in float; None for other formats."""
+    """What the runtime computes in integers and what in float; None if it does not tell."""
     agreement_at_least: float
     ok: bool
     """Whether the agreement reaches `agreement_at_least`."""
@@ -125,6 +124,7 @@ def verify(
     try:
         found, first = _compare(runtime, model, _batches(split, batch_size, limit))
         latency, other_latency = _time(runtime, other, first, threads, repeats)
+        nodes = runtime.integer_nodes()
     finally:
         runtime.close()
         if other is not None:
@@ -136,7 +136,7 @@ def verify(
         accuracy=found.percent(found.file_right), model_accuracy=found.percent(found.model_right),
         latency=latency, against=None if against is None else str(against), against_latency=other_latency,
         speedup=None if other_latency is None else other_latency.median_ms / latency.median_ms,
-        bytes=path.stat().st_size, integer_nodes=integer_nodes(path) if path.suffix == ".onnx" else None,
+        bytes=size_of(path), integer_nodes=nodes,
         agreement_at_least=agreement_at_least,
         ok=agreement >= agreement_at_least and found.largest != float("inf"),
     )  # fmt: skip

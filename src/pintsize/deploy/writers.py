@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import InputError, InputTypeError, unknown
 from .options import ExportInfo, Options
 
-_WRITERS = {".onnx": "onnx", ".pint": "pint"}
+_WRITERS = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch", ".pint": "pint"}
 """Suffix → module with `write(model, path, options) -> ExportInfo`."""
 
 
@@ -38,7 +38,8 @@ def export(
 
     Args:
         model: any module, compressed or not, on any device.
-        path: ends in `.onnx`, or in `.pint` for the smallest file, which `pintsize.load` reads back exactly.
+        path: ends in `.onnx`; in `.xml` for OpenVINO's format (a `.bin` file is written beside it); in
+            `.pte` for ExecuTorch; in `.pint` for the smallest file, which `pintsize.load` reads back exactly.
         example: an input batch, or a tuple of all inputs; may be left out for networks from
             `pintsize.models`, which are then exported for the image size their stem is made for.
         opset: of ONNX, 19 or later; by default the lowest that has the types the weights need.
