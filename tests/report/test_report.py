@@ -230,6 +230,7 @@ def test_tensorboard_has_the_same_figures(run):
 
 def test_layers_sort_by_number(run):
     layers = [{"name": "a", "params": 20}, {"name": "b", "params": 3, "density": 0.25, "extra": "x"}]
+    layers.append({"name": "a ReLU, which costs nothing", "params": 0, "macs": 0})
     shown = page(run(layers=layers))
     keys = [attrs["data-key"] for tag, attrs in shown.tags if tag in {"td", "th"} and "data-key" in attrs]
     assert keys == ["a", "20", "–", "–", "b", "3", "0.25", "x"]

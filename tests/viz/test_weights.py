@@ -29,6 +29,17 @@ def test_per_channel_levels_become_a_second_histogram():
     )
 
 
+def test_in_steps_of_each_channel_the_levels_are_the_same():
+    scale = torch.tensor([0.1, 0.25])
+    after = torch.tensor([[0.1, -0.3, 0.0], [0.25, 0.5, -0.75]])
+    figure = weights.weight_histogram(after + 0.01, after, scale=scale, bins=10)
+    levels = [segment[0][0] for segment in figure.axes[0].collections[0].get_segments()]
+    assert levels == [-3, 0, 1, 2]
+    assert figure.axes[0].get_xlabel() == "weight (steps of its channel)"
+    with pytest.raises(InputError, match="2 scales"):
+        weights.weight_histogram(torch.ones(3, 2), scale=scale)
+
+
 @pytest.mark.parametrize("bad", [torch.empty(0), torch.tensor([1.0, float("nan")])])
 def test_histogram_of_nothing(bad):
     with pytest.raises(InputError):

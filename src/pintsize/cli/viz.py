@@ -106,8 +106,8 @@ def display_scatter(
     """How often each weight value occurs in two networks."""
     from ..viz import display_scatter as draw
 
-    labels = (Path(first).stem, Path(second).stem)
-    return draw(network_of(first, model), network_of(second, model), labels=labels, decimals=decimals)
+    one, other = _labels([first, second])
+    return draw(network_of(first, model), network_of(second, model), labels=(one, other), decimals=decimals)
 
 
 @picture
@@ -183,11 +183,12 @@ def weight_histogram(
     after = network_of(network, model)
     name, weight = _layer(after, layer)
     quantizer = getattr(after.get_submodule(name), "weight_quantizer", None)
+    first = weight if before is None else _layer(network_of(before, model), name)[1]
+    if quantizer is None:
+        return draw(first, None if before is None else weight, layer=name)
     with torch.no_grad():
-        levels = weight if quantizer is None else quantizer(weight)
-    if before is not None:
-        return draw(_layer(network_of(before, model), name)[1], levels, layer=name)
-    return draw(weight, levels if quantizer is not None else None, layer=name)
+        levels, scale = quantizer(weight), quantizer.scale.detach()
+    return draw(first, levels, scale=scale if len(scale) in {1, len(weight)} else None, layer=name)
 
 
 @picture
@@ -231,7 +232,7 @@ def filters_per_layer(networks: Networks, *, model: Plain = None) -> Figure:
         for layer, weight in found[0].items()
         if weight.dim() > 2 and all(layer in weights for weights in found)
     }
-    return draw(counts, labels=[Path(name).stem for name in networks])
+    return draw(counts, labels=_labels(networks))
 
 
 @picture
@@ -252,13 +253,13 @@ def round_bars(
 
     images = load_data(data, val_fraction=val_fraction, limit=limit, image_size=image_size, seed=seed)
     rounds = []
-    for name in networks:
+    for name, label in zip(networks, _labels(networks), strict=True):
         network = network_of(name, model)
         cost = profile(network, example_for(network, images, image_size))
         accuracy = evaluate(network, images.val)
         rounds.append(
             {
-                "name": Path(name).stem,
+                "name": label,
                 "accuracy": accuracy,
                 "params": cost.params,
                 "macs": cost.macs,
@@ -363,6 +364,12 @@ def runtime_bars(
     from ..viz import runtime_bars as draw
 
     return draw({name: row for file in benchmarks for name, row in _benchmark(file).items()})
+
+
+def _labels(networks: list[str]) -> list[str]:
+    """What tells files apart: their stems, else their paths."""
+    stems = [Path(name).stem if Path(name).suffix else name for name in networks]
+    return stems if len(set(stems)) == len(stems) else [str(Path(name).with_suffix("")) for name in networks]
 
 
 def _layer(network: nn.Module, name: str | None) -> tuple[str, Any]:

@@ -132,7 +132,10 @@ def _weights(run: Run) -> Figure | None:
     from ..viz.weights import weight_histogram
 
     largest = max(quantized_layers(run), key=lambda layer: layer.before.numel(), default=None)
-    return weight_histogram(largest.before, largest.after, layer=largest.name) if largest else None
+    if largest is None:
+        return None
+    by_channel = largest.scale if len(largest.scale) == len(largest.before) else None
+    return weight_histogram(largest.before, largest.after, scale=by_channel, layer=largest.name)
 
 
 def _errors(run: Run) -> Figure | None:

@@ -167,6 +167,9 @@ _KNOWN_COLUMNS = {
 
 def layer_table(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Headings and cells (text, sort key) of the per-layer table; columns nobody fills are left out."""
+    layers = [
+        row for row in layers if row.get("params") != 0 or row.get("macs") != 0
+    ]  # a ReLU holds and costs nothing
     keys = [
         key
         for key in dict.fromkeys([*_KNOWN_COLUMNS, *(key for row in layers for key in row)])
@@ -214,7 +217,7 @@ def _words(key: str, value: Any) -> str:
         return ", ".join(
             f"{name.removesuffix('_ms')} {_words(str(name), part)}"
             for name, part in value.items()
-            if not (isinstance(part, list | tuple) and len(part) > 12)
+            if part not in ({}, [], None) and not (isinstance(part, list | tuple) and len(part) > 12)
         )
     if isinstance(value, list | tuple):
         return ", ".join(_words(key, part) for part in value[:12]) + (" …" if len(value) > 12 else "")

@@ -25,6 +25,8 @@ class QuantizedLayer:
     bits: int
     before: Tensor
     after: Tensor
+    scale: Tensor
+    """Step between two levels, of each channel."""
 
 
 @contextlib.contextmanager
@@ -70,7 +72,7 @@ def quantized_layers(run: Run) -> list[QuantizedLayer]:
             )  # a transposed convolution's channels come second
             quantizer = FakeQuantize(bits, signed=True, channels=len(scale), axis=axis)
             quantizer.scale.copy_(scale)
-            found.append(QuantizedLayer(layer, bits, weight, quantizer(weight)))
+            found.append(QuantizedLayer(layer, bits, weight, quantizer(weight), scale))
     return found
 
 

@@ -175,5 +175,7 @@ def _cost_axis(axes: Axes, cost: str, values: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     text = COSTS[cost][1] if cost in COSTS else count_text
+    if cost == "latency_ms":
+        text = "{:g}".format  # the axis names the unit
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axes.margins(x=0.16, y=0.12)

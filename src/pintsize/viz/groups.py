@@ -64,6 +64,7 @@ def channel_group_graph(
         )
     style.dress(axes, title=title, x="group (channels below)", grid="y")
     style.names_axis(axes, layers)
+    axes.set_title("● makes   ○ reads", fontsize=8.5, color=style.INK, loc="right")
     axes.set_xticks(
         range(len(groups)), [str(group.size) for group in groups], rotation=90 if len(groups) > 12 else 0
     )

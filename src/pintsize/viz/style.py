@@ -209,6 +209,12 @@ def whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def shade(share: float) -> str:
+    """From pale (0) to full blue (1), for moments in order."""
+    pale, full = (197, 225, 242), tuple(int(BLUE[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(pale, full, strict=True))
+
+
 def depth_colors(layers: int) -> list[tuple[float, ...]]:
     """One colour a layer, from the input on; the map's palest end is left out, as it is lost on white."""
     import matplotlib as mpl

@@ -21,28 +21,38 @@ _MOST_LEVELS = 300
 
 
 def weight_histogram(
-    before: Tensor, after: Tensor | None = None, *, layer: str = "weights", bins: int = 120
+    before: Tensor,
+    after: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    layer: str = "weights",
+    bins: int = 120,
 ) -> Figure:
     """How often each value occurs before quantization, and the levels after it.
 
     Args:
         before: weights of any shape.
         after: the same weights quantized and scaled back; its distinct values are drawn as levels if they are
-            few (one scale for the tensor), as a second histogram if every channel has levels of its own.
+            few, as a second histogram if every channel has levels of its own.
+        scale: step between two levels, of each channel (the first dimension): the weights are drawn in steps,
+            where the levels of all channels are the same whole numbers.
         layer: its name, for the title.
         bins: of the histogram.
 
     Raises:
-        InputError: a tensor is empty or not finite.
+        InputError: a tensor is empty or not finite, or there is not one scale for each channel.
     """
-    values = _numbers(before, layer)
+    steps = _steps(before, scale, layer)
+    values = _numbers(before / steps, layer)
     figure, (axes,) = style.figure()
     edges = np.histogram_bin_edges(values, bins=bins)
     axes.hist(values, bins=edges.tolist(), color=style.BLUE, alpha=0.45, label="before")
-    told = f"{values.size} weights from {values.min():.3g} to {values.max():.3g}"
+    told = f"{values.size} weights from {before.min():.3g} to {before.max():.3g}"
     if after is not None:
-        quantized = _numbers(after, layer)
-        levels, counts = np.unique(quantized, return_counts=True)
+        quantized = _numbers(after / steps, layer)
+        levels, counts = np.unique(
+            quantized.round() if scale is not None else quantized, return_counts=True
+        )  # a weight is not exactly its code times its scale, divided by it
         if len(levels) <= _MOST_LEVELS:
             # each level is drawn as high as the histogram would be with its weights spread over its bin
             width = (levels[-1] - levels[0]) / max(len(levels) - 1, 1) or 1.0
@@ -64,9 +74,22 @@ def weight_histogram(
                 linewidth=1.1,
                 label="after (each channel\nhas its own levels)",
             )
-    style.dress(axes, title=f"Weights of {layer}", x="weight", y="weights per bin")
+    unit = "weight" if scale is None else "weight (steps of its channel)"
+    style.dress(axes, title=f"Weights of {layer}", x=unit, y="weights per bin")
     style.legend(axes, loc="upper right")
     return style.describe(figure, f"Histogram of {layer}: {told}.")
+
+
+def _steps(weight: Tensor, scale: Tensor | None, layer: str) -> Tensor:
+    """The step of each weight, in a shape that divides them."""
+    if scale is None:
+        return torch.ones(())
+    scale = scale.detach().float().cpu().flatten()
+    if len(scale) not in {1, len(weight) if weight.dim() else 1}:
+        raise InputError(
+            f"{len(scale)} scales of {layer}", f"it has {len(weight)} channels", "pass one scale for each"
+        )
+    return scale.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def channel_box(weight: Tensor, *, layer: str = "weights", most: int = 64) -> Figure:
