@@ -91,6 +91,8 @@ def start(args: argparse.Namespace) -> None:
     for seed in range(args.seeds):
         data = bench.data(seed)
         for name, how in START.items():
+            if args.only and name not in args.only:
+                continue
 
             def do(checkpoint: Path, how: Any = how, data: Any = data, seed: int = seed) -> Row:
                 model = bench.network(args.model, seed)
@@ -315,6 +317,7 @@ def main() -> None:
         command.add_argument("--batch-size", type=int, default=50, help="in start and rules")
         command.add_argument("--limit", type=int, help="training images")
         command.add_argument("--image-size", type=int, help="side of the images; 28 by default")
+        command.add_argument("--only", action="append", help="rows of start; repeatable, by default all")
         command.add_argument("--seeds", type=int)
         command.add_argument("--density", type=float, default=0.05, help="of the weights, in start")
         command.add_argument("--keep", type=float, default=0.1, help="of the parameters, in rules")
