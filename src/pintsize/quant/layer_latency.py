@@ -46,7 +46,7 @@ def layer_latencies(
         threads: of the runtime.
         repeats: timed calls each.
     """
-    inputs = _inputs(model, example, layers)
+    inputs = layer_inputs(model, example, layers)
     known: dict[tuple[str, torch.Size], LayerTimes] = {}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -54,14 +54,15 @@ def layer_latencies(
             layer, x = model.get_submodule(name), inputs[name]
             key = (repr(layer), x.shape)
             if key not in known:
-                known[key] = _times(layer, x, Path(folder), activations, threads=threads, repeats=repeats)
+                known[key] = time_layer(layer, x, Path(folder), activations, threads=threads, repeats=repeats)
             found[name] = known[key]
     return found
 
 
-def _times(
+def time_layer(
     layer: nn.Module, x: Tensor, folder: Path, activations: int | None, *, threads: int, repeats: int
 ) -> LayerTimes:
+    """Time one layer for the input `x`; `folder` is for its files."""
     from ..deploy import export, open_runtime
     from ..measure import side_by_side
 
@@ -84,7 +85,7 @@ def _times(
 
 
 @torch.no_grad()
-def _inputs(model: nn.Module, example: Any, layers: Sequence[str]) -> dict[str, Tensor]:
+def layer_inputs(model: nn.Module, example: Any, layers: Sequence[str]) -> dict[str, Tensor]:
     """What each layer reads first, of one image."""
     found: dict[str, Tensor] = {}
 

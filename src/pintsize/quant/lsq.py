@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import straight_through
+
 
 def learned(x: Tensor, scale: Tensor, zero_point: Tensor, *, qmin: int, qmax: int, axis: int) -> Tensor:
-    """`x` fake-quantized by the fused kernel, differentiable for `x` and for `scale`.
+    """`x` fake-quantized, differentiable for `x` and for `scale`.
 
     Args:
         x: [B, …] activations if `axis` is -1, else weights.
@@ -28,6 +30,8 @@ def learned(x: Tensor, scale: Tensor, zero_point: Tensor, *, qmin: int, qmax: in
     # per image: the loss is a mean over the batch, and so is this gradient
     count = x.numel() // max(1, x.shape[0] if axis < 0 and x.dim() > 1 else scale.numel())
     factor = 1.0 / (max(1, count) * qmax) ** 0.5
+    if straight_through.applies(x):
+        return straight_through.quantize(x, scale, zero_point, qmin=qmin, qmax=qmax, axis=axis, factor=factor)
     out: Tensor = _Learned.apply(x, scale, zero_point, qmin, qmax, axis, factor)
     return out
 
