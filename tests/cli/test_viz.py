@@ -45,6 +45,8 @@ def files(tmp_path_factory):
     ps.save(int4, folder / "int4.safetensors")
     scan = ps.sensitivity(dense, data.val, level="filter", importance="l1", ratios=[0.5], progress=False)
     scan.save(folder / "scan.json")
+    printed = {"scan": {"accuracy": 90.0, "ratios": [0.5]}, "retrained": {"conv1": [85.0]}}
+    (folder / "retrained.json").write_text(json.dumps(printed))
     for name, accuracy, size, bits in (("a", 90.0, 3000, 8), ("b", 80.0, 1000, 4)):
         epochs = [{"epoch": 1, "train_loss": 1.0, "val_accuracy": 70.0, "kept": {"c": 0.5}, "ends": True}]
         stages = [("dense fp32", 91.0, 9000, 5.0), ("pruned", accuracy, size, 2.0)]
@@ -86,7 +88,7 @@ def files(tmp_path_factory):
             "dense 175 k, pruned",
         ),
         (["sensitivity-curves", "scan.json", "--max-drop", 2], "most sensitive"),
-        (["layer-importance", "scan.json", "--retrained", "scan.json"], "largest fall"),
+        (["layer-importance", "scan.json", "--retrained", "retrained.json"], "largest fall"),
         (["training-curves", "a"], "over 2 epochs; best validation accuracy 70.00 %"),
         (["layer-epoch-heatmap", "a"], r"after 1 epochs 50 % are kept on average, least in c"),
         (["stage-bars", "a"], "dense fp32 91.00, pruned 90.00"),
@@ -133,7 +135,12 @@ def test_written_as_svg_and_pdf_beside_nothing_else(files, tmp_path):
         ),
         (["layer-epoch-heatmap", "b0"], InputError, "no such run folder"),
         (["accuracy-compression", "a", "--cost", "byte"], InputError, "bytes"),
-        (["runtime-bars", "scan.json"], CorruptFile, "no benchmark"),
+        (["runtime-bars", "scan.json"], CorruptFile, "not a benchmark"),
+        (
+            ["layer-importance", "scan.json", "--retrained", "bench.json"],
+            CorruptFile,
+            "not a scan with --epochs",
+        ),
         (["runtime-bars", "none.json"], InputError, "no such file"),
     ],
 )

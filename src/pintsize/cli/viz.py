@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .loading import example_for, load_data, load_model
+from .loading import example_for, load_data
 from .output import emit
+from .picture_sources import benchmark, cost_of, curves, labels, layer_of, network_of, retrained_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import nn
 else:
     Figure = Any  # typer reads the annotations, and must not load matplotlib for that
 
@@ -70,15 +70,6 @@ def picture(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return draw
 
 
-def network_of(name: str, plain: str | None) -> nn.Module:
-    """The network in a file, or the one that has the name."""
-    from ..files import load
-
-    if Path(name).suffix not in {".safetensors", ".pint", ".pt", ".pth", ".th"}:
-        return load_model(name).eval()
-    return load(name, model=None if plain is None else load_model(plain))
-
-
 @picture
 def display_kernels(
     network: Network,
@@ -106,7 +97,7 @@ def display_scatter(
     """How often each weight value occurs in two networks."""
     from ..viz import display_scatter as draw
 
-    one, other = _labels([first, second])
+    one, other = labels([first, second])
     return draw(network_of(first, model), network_of(second, model), labels=(one, other), decimals=decimals)
 
 
@@ -161,7 +152,7 @@ def channel_box(network: Network, *, model: Plain = None, layer: Layer = None) -
     """Spread of the weights of each output channel of a layer."""
     from ..viz import channel_box as draw
 
-    name, weight = _layer(network_of(network, model), layer)
+    name, weight = layer_of(network_of(network, model), layer)
     return draw(weight, layer=name)
 
 
@@ -181,9 +172,9 @@ def weight_histogram(
     from ..viz import weight_histogram as draw
 
     after = network_of(network, model)
-    name, weight = _layer(after, layer)
+    name, weight = layer_of(after, layer)
     quantizer = getattr(after.get_submodule(name), "weight_quantizer", None)
-    first = weight if before is None else _layer(network_of(before, model), name)[1]
+    first = weight if before is None else layer_of(network_of(before, model), name)[1]
     if quantizer is None:
         return draw(first, None if before is None else weight, layer=name)
     with torch.no_grad():
@@ -232,7 +223,7 @@ def filters_per_layer(networks: Networks, *, model: Plain = None) -> Figure:
         for layer, weight in found[0].items()
         if weight.dim() > 2 and all(layer in weights for weights in found)
     }
-    return draw(counts, labels=_labels(networks))
+    return draw(counts, labels=labels(networks))
 
 
 @picture
@@ -253,7 +244,7 @@ def round_bars(
 
     images = load_data(data, val_fraction=val_fraction, limit=limit, image_size=image_size, seed=seed)
     rounds = []
-    for name, label in zip(networks, _labels(networks), strict=True):
+    for name, label in zip(networks, labels(networks), strict=True):
         network = network_of(name, model)
         cost = profile(network, example_for(network, images, image_size))
         accuracy = evaluate(network, images.val)
@@ -288,13 +279,13 @@ def layer_importance(
     scan: Scan,
     *,
     retrained: Annotated[
-        Path | None, typer.Option(help="A scan of the same network with retraining.")
+        Path | None, typer.Option(help="What `pintsize scan --epochs N --json` printed of the same network.")
     ] = None,
 ) -> Figure:
     """Accuracy as each layer's smallest filters go, without and with retraining."""
     from ..viz import layer_importance as draw
 
-    return draw(_curves(scan), None if retrained is None else _curves(retrained))
+    return draw(curves(scan), None if retrained is None else retrained_curves(retrained))
 
 
 @picture
@@ -341,7 +332,7 @@ def accuracy_compression(runs: Runs, *, cost: Cost = "bytes") -> Figure:
     from ..report.compare import points
     from ..viz import accuracy_compression as draw
 
-    return draw(points(runs, all_stages=len(runs) == 1), cost=_cost(cost))
+    return draw(points(runs, all_stages=len(runs) == 1), cost=cost_of(cost))
 
 
 @picture
@@ -353,7 +344,7 @@ def bits_frontier(runs: Runs, *, cost: Cost = "bytes") -> Figure:
     series: dict[str, list[dict[str, Any]]] = {}
     for point in points(runs):
         series.setdefault(point["bits"], []).append(point)
-    return draw(series, cost=_cost(cost))
+    return draw(series, cost=cost_of(cost))
 
 
 @picture
@@ -363,60 +354,4 @@ def runtime_bars(
     """Latency and size of files, across runtimes."""
     from ..viz import runtime_bars as draw
 
-    return draw({name: row for file in benchmarks for name, row in _benchmark(file).items()})
-
-
-def _labels(networks: list[str]) -> list[str]:
-    """What tells files apart: their stems, else their paths."""
-    stems = [Path(name).stem if Path(name).suffix else name for name in networks]
-    return stems if len(set(stems)) == len(stems) else [str(Path(name).with_suffix("")) for name in networks]
-
-
-def _layer(network: nn.Module, name: str | None) -> tuple[str, Any]:
-    """A layer's path and weight; of all, the one with the most weights."""
-    from ..errors import unknown
-    from ..viz.weights import layer_weights
-
-    weights = layer_weights(network)
-    name = name or max(weights, key=lambda layer: weights[layer].numel())
-    if name not in weights:
-        raise unknown("layer", name, weights)
-    return name, weights[name]
-
-
-def _curves(scan: Path) -> dict[str, dict[float, float]]:
-    from ..prune.sensitivity import Sensitivity
-
-    found = Sensitivity.load(scan)
-    return {
-        curve.name: {0.0: found.accuracy, **dict(zip(found.ratios, curve.accuracy, strict=True))}
-        for curve in found.curves
-    }
-
-
-def _cost(name: str) -> str:
-    from ..errors import unknown
-    from ..viz.frontier import COSTS
-
-    if name not in COSTS:
-        raise unknown("cost", name, COSTS)
-    return name
-
-
-def _benchmark(file: Path) -> dict[str, dict[str, Any]]:
-    """File and runtime → what was measured."""
-    import json
-
-    from ..errors import CorruptFile, InputError
-
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["files"]
-        return {f"{Path(row['file']).name}, {row['backend']}": dict(row) for row in rows}
-    except FileNotFoundError as error:
-        raise InputError(str(file), "there is no such file", "check the path") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CorruptFile(
-            str(file),
-            f"it is no benchmark ({type(error).__name__}: {error})",
-            "write it with pintsize bench --json",
-        ) from error
+    return draw({name: row for file in benchmarks for name, row in benchmark(file).items()})
