@@ -168,3 +168,31 @@ def test_a_plan_reads_well() -> None:
     lines = str(plan).splitlines()
     assert [line.split(":")[0] for line in lines] == ["params", "macs", "bytes", "channels"]
     assert lines[3] == "channels: 20 → 10 (50.0% kept)"
+
+
+def without_biases() -> nn.Sequential:
+    """What the batch norm leaves behind goes into biases of layers that have none and are cut themselves."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 10, 3, bias=False),
+        nn.ReLU(), nn.Conv2d(10, 6, 1, bias=False), nn.ReLU(), nn.Conv2d(6, 3, 1, bias=False),
+    )  # fmt: skip
+
+
+def test_biases_of_layers_that_are_cut_themselves_are_replayed_and_joined(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dense, x = reference.randomise(without_biases()), torch.randn(2, 3, 9, 9)
+    model = copy.deepcopy(dense)
+    first = ps.prune(model, x, ratio=0.5, scope="local")
+    second = ps.prune(model, x, ratio=0.5, scope="local")
+    assert "3" in first.biases
+    assert second.removed["3.bias"] == {0: second.removed["3.weight"][0]}
+    ps.save(model, tmp_path / "net.safetensors")
+    loaded = ps.load(tmp_path / "net.safetensors", model=without_biases())
+    assert torch.equal(loaded(x), model.eval()(x))
+    whole = first.then(second)
+    assert "3.bias" not in whole.removed
+    whole.masks(dense)
+    whole.apply(dense)
+    assert {k: v.shape for k, v in dense.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }

@@ -82,9 +82,9 @@ class PruningPlan:
 
         undo = Undo()
         try:
-            for path in self.biases:
-                add_bias(model.get_submodule(path), undo)
             cut(model, self.removed, self.attributes, undo)
+            for path in self.biases:  # made for the cut layer, so of its size
+                add_bias(model.get_submodule(path), undo)
         except (AttributeError, KeyError, IndexError, TypeError) as error:
             undo()
             raise InputError(
@@ -126,6 +126,8 @@ class PruningPlan:
             for dim, indices in dims.items():
                 gone = removed.setdefault(name, {}).get(dim, [])
                 removed[name][dim] = sorted([*gone, *_original(indices, gone)])
+        for path in self.biases:  # the network before both has no such bias that could be cut
+            removed.pop(f"{path}.bias", None)
         attributes = {path: dict(values) for path, values in self.attributes.items()}
         for path, values in later.attributes.items():
             attributes.setdefault(path, {}).update(values)
