@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, convolutions, pieces, shapes, weights  # noqa: F401 (they register their cases)
+from . import attention, convolutions, pieces, places, shapes, weights  # noqa: F401 (they register their cases)
 from .case import CASES, Case
 
 __all__ = ["CASES", "Case"]

@@ -99,3 +99,64 @@ class Parametrised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.a(torch.relu(self.stem(x)))))
+
+
+@case({"stem": 8})
+class SharedWithAnIdleCopy(nn.Module):
+    """A second instance that never runs holds the same parameters; its running statistics are its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = conv(3, 8), nn.BatchNorm2d(8), Head(8)
+        self.idle = nn.BatchNorm2d(8)
+        self.idle.weight, self.idle.bias = self.norm.weight, self.norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.stem(x))))
+
+
+@case({"stem": 4, "out": 8, "hidden": 12}, (2, 7, 4))
+class Latents(nn.Module):
+    """Queries that are parameters, normed before they attend: their width is the residual's, the one head stays whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(1, 5, 8))
+        self.norm, self.stem, self.query, self.pair = (
+            nn.LayerNorm(8),
+            nn.Linear(4, 4),
+            nn.Linear(8, 6),
+            nn.Linear(4, 12),
+        )
+        self.out, self.hidden, self.back, self.fc = (
+            nn.Linear(6, 8),
+            nn.Linear(8, 12),
+            nn.Linear(12, 8),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = self.pair(torch.tanh(self.stem(x))).chunk(2, -1)
+        latents = self.latents.expand(len(x), -1, -1)
+        latents = latents + self.out(
+            F.scaled_dot_product_attention(self.query(self.norm(latents)), key, value)
+        )
+        return self.fc((latents + self.back(torch.relu(self.hidden(latents)))).mean(1))
+
+
+@case({"": 10, "'": 6, "last": 5})
+class DynamicConvolution(nn.Module):
+    """Filters mixed per image from three banks, one group per image: channels of the banks are free, windows stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.choice, self.last = conv(3, 6), nn.Linear(6, 3), conv(10, 5)
+        self.banks, self.head = nn.Parameter(torch.randn(3, 10, 6, 3, 3)), Head(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        n = len(x)
+        share = self.choice(x.mean((2, 3))).softmax(-1)
+        filters = torch.einsum("nk,koihw->noihw", share, self.banks).flatten(0, 1)
+        x = F.conv2d(x.reshape(1, -1, *x.shape[2:]), filters, padding=1, groups=n)
+        return self.head(self.last(torch.relu(x.view(n, -1, *x.shape[2:]))))

@@ -134,3 +134,55 @@ def test_a_network_of_heads_that_pytorch_forbids_runs_and_trains() -> None:
     assert tuple(attention.out_proj.weight.shape) == (6, 6)
     model.train()(CASES["ViT"].example()).sum().backward()
     assert attention.in_proj_weight.grad is not None
+
+
+def test_an_optimiser_takes_up_the_biases_that_layers_get() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False), nn.Conv2d(4, 2, 1)
+    )
+    nn.init.ones_(model[1].bias)
+    rest = [p for k in (0, 1, 4) for p in model[k].parameters()]
+    optimizer = torch.optim.SGD([{"params": rest}, {"params": [model[3].weight], "lr": 0.01}], lr=0.1)
+    plan = ps.prune(model, torch.randn(2, 3, 4, 4), ratio=0.5, scope="local", optimizer=optimizer)
+    assert plan.biases == ("3",)
+    assert {id(p) for p in optimizer.param_groups[1]["params"]} == {id(p) for p in model[3].parameters()}
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
+
+
+def test_a_copy_that_never_runs_follows_its_shared_parameters() -> None:
+    model = pruned("SharedWithAnIdleCopy")
+    assert model.idle.weight is model.norm.weight
+    assert (model.idle.num_features, model.idle.running_mean.shape) == (4, (4,))
+    assert model.idle.eval()(torch.randn(1, 4, 2, 2)).shape == (1, 4, 2, 2)
+
+
+def test_norms_of_parameters_and_of_what_nobody_reads_keep_their_attributes_right() -> None:
+    assert pruned("Latents").norm.normalized_shape == (4,)
+    model = pruned("Computed")
+    assert (model.across.norm.num_features, tuple(model.across.norm.weight.shape)) == (3, (3,))
+
+
+def test_heads_of_training_are_cut_with_the_network_and_leave_no_trace() -> None:
+    model = CASES["AuxiliaryHead"].make()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    random = torch.get_rng_state()
+    ps.channel_groups(model, CASES["AuxiliaryHead"].example())
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(random)
+    CASES["AuxiliaryHead"].example()
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    ps.prune(model, CASES["AuxiliaryHead"].example(), ratio=0.5, scope="local")
+    assert (model.aux.conv.in_channels, model.aux.conv.out_channels, model.score.fc.in_features) == (4, 2, 2)
+    main, side = model.train()(CASES["AuxiliaryHead"].example())
+    assert main.shape == side.shape
+
+
+def test_torchscript_is_refused_by_name_and_gets_no_hooks() -> None:
+    with pytest.warns(DeprecationWarning, match="torch.jit.trace"):
+        scripted = torch.jit.trace(nn.Conv2d(8, 4, 1), torch.randn(1, 8, 2, 2))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), scripted)
+    with pytest.raises(ps.errors.InputError, match=r"module '1': it is compiled by TorchScript"):
+        ps.prune(model, torch.randn(1, 3, 2, 2), ratio=0.5)
+    assert not any(module._forward_hooks for module in model.modules())

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from ..errors import OperationError
 from .groups import Graph, Removed
 from .labels import along
 from .ops import aten
 from .surgery import Undo, _tensor, cut, new_attributes
-from .trace import Alongside, Op, as_args, quiet
+from .trace import Alongside, Op, Trace, as_args, quiet, record_training
 
 TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""
@@ -92,7 +93,24 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
             found = first_difference(model, example, graph, removed, undo)
             undo()
             raise found from None
+    try:
+        _trains(model, example, graph)
+    except Mismatch:
+        undo()
+        raise
     return undo, error
+
+
+def _trains(model: nn.Module, example: Any, graph: Graph) -> None:
+    """What runs in training alone must go on running."""
+    if graph.trace.training is None:
+        return
+    trace = Trace()
+    try:
+        record_training(model, example, trace)
+    except OperationError as error:
+        ops = graph.trace.training.ops
+        raise Mismatch(ops[min(len(trace.ops), len(ops) - 1)], error.cause.splitlines()[0]) from error
 
 
 @contextlib.contextmanager

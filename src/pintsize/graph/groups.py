@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import OperationError
 from . import ops, reduce_ops, shape_ops  # noqa: F401 (they register their rules)
 from .labels import FIXED, Labels, compact, dims_of
-from .trace import Op, Trace, Value, record
+from .trace import Op, Trace, Value, record, record_training
 
 Removed = dict[str, dict[int, list[int]]]
 """Parameter name → dimension → sorted indices."""
@@ -83,12 +85,24 @@ class Graph:
         self.trace = trace
         self.labels = Labels(trace)
         live = trace.live()
-        for op in trace.ops:
+        for op in trace.all_ops:
             if op in live:  # what nobody reads asks for nothing
                 ops.apply(op, self.labels)
-        for value in trace.outputs:
+        self._join_copies()
+        for value in [*trace.outputs, *(trace.training.outputs if trace.training is not None else [])]:
             self.labels.freeze(self.labels.of(value), "it is an output of the network")
         self.settle()
+
+    def _join_copies(self) -> None:
+        """A norm that shares its weight keeps statistics of its own, which go with the weight even if it never runs."""
+        first, parameters = self.labels.first, self.trace.parameters
+        for alias, name in self.trace.aliases.items():
+            path, _, key = alias.rpartition(".")
+            for other in ("bias", "running_mean", "running_var") if key == "weight" else ():
+                own = f"{path}.{other}"
+                if (own, 0) in first and parameters[own].shape == parameters[name].shape:
+                    ids = torch.arange(parameters[own].shape[0])
+                    self.labels.join(first[own, 0] + ids, first[name, 0] + ids)
 
     def settle(self) -> None:
         """Find the groups anew, after ids were joined or frozen."""
@@ -198,4 +212,12 @@ class Graph:
 
 def analyse(model: nn.Module, example: Any) -> Graph:
     """Trace `model` on `example` and find its channel groups."""
-    return Graph(record(model, example))
+    trace = record(model, example)
+    unread = trace.unread()
+    if unread:
+        training = Trace(parameters=dict(trace.parameters))
+        # a forward that wants more than the example in training (targets) cannot be followed there
+        with contextlib.suppress(OperationError):
+            record_training(model, example, training)
+            trace.training = training if training.unread() < unread else None
+    return Graph(trace)

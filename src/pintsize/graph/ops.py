@@ -68,6 +68,7 @@ def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor
     layers = [[align(layer, ndim) for layer in labels.of(v)] for v in values]
     kept: list[Tensor] = []
     for mine in range(len(values)):
+        before = list(kept)  # several layers of one value may vary along one dimension, and all stay
         for layer in layers[mine]:
             stays = False
             for other in range(len(values)):
@@ -82,7 +83,7 @@ def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor
                     labels.join(layer, one)
             if stays:
                 continue
-            same = [k for k in kept if set(dims_of(k)) & set(dims_of(layer))]
+            same = [k for k in before if set(dims_of(k)) & set(dims_of(layer))]
             if not same:
                 kept.append(layer)
             elif layer.numel() > max(k.numel() for k in same):
@@ -119,6 +120,9 @@ def convolution(op: Op, labels: Labels) -> None:
     transposed, groups = op.args[6], op.args[8]
     channels = mixed(op, labels, x, 1, keep=[0])
     first, second = weight_axis(labels, weight, 0), weight_axis(labels, weight, 1)
+    if weight.name is None:  # computed: what made it may take its window for channels
+        window = [layer for layer in labels.of(weight) if any(d > 1 for d in dims_of(layer))]
+        labels.freeze(window, "it is a position in the window of a convolution", op)
     depthwise = groups > 1 and groups == x.shape[1]
     if groups > 1 and first is not None:
         # depthwise: a channel goes with its own filters; else the same filters of every group: groups stay equal
@@ -196,11 +200,12 @@ def matmul(op: Op, labels: Labels) -> None:
         labels.sources.extend(one.reshape(-1) for one in rows)
     if right in labels.weights and left not in labels.weights:
         labels.sources.extend(one.reshape(-1) for one in columns)
+    kept = list(rows)
     for one in columns:  # a batch layer that both bring is kept once, at its larger size
         meets = [r for r in rows if set(dims_of(r)) & set(dims_of(one))]
         if not meets or one.numel() > max(r.numel() for r in meets):
-            rows = [r for r in rows if all(r is not m for m in meets)] + [one]
-    labels.set(output, rows)
+            kept = [r for r in kept if all(r is not m for m in meets)] + [one]
+    labels.set(output, kept)
     if biased and isinstance(op.args[0], Value):
         labels.set(output, merge(op, labels, [output, op.args[0]], len(output.shape)))
 

@@ -67,11 +67,11 @@ def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
     op = mismatch.op
     call = [
         o
-        for o in graph.trace.ops
+        for o in graph.trace.all_ops
         if o is op or (op is not None and op.call is not None and o.call == op.call)
     ]
     gone = graph.gone(removed)
-    same_kind = [o for o in graph.trace.ops if op is not None and _kind(o) == _kind(op)]
+    same_kind = [o for o in graph.trace.all_ops if op is not None and _kind(o) == _kind(op)]
     if _turn(graph, {value for o in (*call, *same_kind) for value in o.outputs}):
         return
     for candidates in (call, same_kind, *_wider(graph, op)):
@@ -83,7 +83,9 @@ def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
             graph.labels.freeze(layers, f"{where} does not allow its size to change ({mismatch.reason})", op)
             graph.settle()
             return
-    raise AssertionError(f"nothing to blame for: {mismatch.reason}")
+    assert gone.any(), f"nothing to blame for: {mismatch.reason}"
+    graph.labels.freeze([gone.nonzero()], f"the network does not allow it to change ({mismatch.reason})", op)
+    graph.settle()
 
 
 def _turn(graph: Graph, values: set[Value]) -> bool:
@@ -109,11 +111,13 @@ def _kind(op: Op) -> tuple[Any, ...]:
 
 def _wider(graph: Graph, op: Op | None) -> list[list[Op]]:
     path = op.module if op is not None else ""
-    scopes = [[o for o in graph.trace.ops if op is not None and o.module == path]]  # without its submodules
+    scopes = [
+        [o for o in graph.trace.all_ops if op is not None and o.module == path]
+    ]  # without its submodules
     while path:
-        scopes.append([o for o in graph.trace.ops if o.module == path or o.module.startswith(path + ".")])
+        scopes.append([o for o in graph.trace.all_ops if o.module == path or o.module.startswith(path + ".")])
         path = path.rpartition(".")[0]
-    return [*scopes, graph.trace.ops]
+    return [*scopes, graph.trace.all_ops]
 
 
 def _removable(graph: Graph, ops: list[Op], gone: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .labels import Labels, dims_of
-from .ops import aten, rule
+from .ops import aten, merge, rule
 from .shape_ops import argument, dimension
 from .trace import Op
 
@@ -87,3 +87,25 @@ def spatial(op: Op, labels: Labels) -> None:
     kept = [one for one in labels.of(x) if all(d < start for d in dims_of(one))]
     for output in op.outputs:
         labels.set(output, kept)
+
+
+@rule(aten.grid_sampler_2d, aten.grid_sampler_3d)
+def grid_sample(op: Op, labels: Labels) -> None:
+    """Sampling at given places: channels pass, the places (and what computes them) stay."""
+    x, grid = op.args[:2]
+    labels.freeze(labels.of(grid), "it says where to sample", op)
+    labels.freeze(
+        [one for one in labels.of(x) if any(d > 1 for d in dims_of(one))], f"{op.func} runs over it", op
+    )
+    labels.set(op.outputs[0], [one for one in labels.of(x) if all(d <= 1 for d in dims_of(one))])
+
+
+@rule(aten.max_unpool2d, aten.max_unpool3d)
+def unpool(op: Op, labels: Labels) -> None:
+    """Maxima put back where they were found: a channel goes with its places."""
+    x, places = op.args[:2]
+    start = len(x.shape) - (2 if op.func.overloadpacket is aten.max_unpool2d else 3)
+    spatial = [one for v in (x, places) for one in labels.of(v) if any(d >= start for d in dims_of(one))]
+    labels.freeze(spatial, f"{op.func} runs over it", op)
+    merged = merge(op, labels, [x, places], len(x.shape))
+    labels.set(op.outputs[0], [one for one in merged if all(d < start for d in dims_of(one))])

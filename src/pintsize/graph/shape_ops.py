@@ -91,11 +91,14 @@ def expand(op: Op, labels: Labels) -> None:
         labels.splits.append(op)
 
 
-@rule(aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.narrow, aten.chunk)
+_SPLITS = (aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes)
+
+
+@rule(aten.slice, aten.select, aten.unbind, aten.narrow, *_SPLITS)
 def cut(op: Op, labels: Labels) -> None:
     """Pieces along one dimension; equal pieces of labelled channels shrink alike, uneven ones stay."""
     x = op.inputs[0]
-    position = 2 if op.func.overloadpacket in (aten.split, aten.split_with_sizes) else 1
+    position = 2 if op.func.overloadpacket in _SPLITS else 1
     dim = dimension(x, argument(op, position, "dim", 0))
     _fresh_outputs(op, labels)
     packet = op.func.overloadpacket
@@ -106,7 +109,7 @@ def cut(op: Op, labels: Labels) -> None:
         for layer in inside:
             labels.join_over(layer, [dim])
         whole = [layer for layer in labelled if len(dims_of(layer)) == 1]
-        if packet in (aten.split, aten.split_with_sizes, aten.chunk):
+        if packet in _SPLITS:
             _pieces(op, labels, whole, dim)
         elif packet in (aten.select, aten.unbind):
             labels.freeze(whole, "one of its positions is picked by number", op)
@@ -268,7 +271,7 @@ def glu(op: Op, labels: Labels) -> None:
 
 @rule(aten.gather, aten.scatter, aten.scatter_add, aten.index_add, aten.index_put, aten.index_put_,
       aten.index_copy, aten.masked_select, aten.nonzero, aten.one_hot, aten.unfold, aten.im2col,
-      aten.col2im, aten.grid_sampler_2d)  # fmt: skip
+      aten.col2im)  # fmt: skip
 def addressed(op: Op, labels: Labels) -> None:
     """Ops that address elements by number: what is labelled in them stays."""
     labels.freeze([one for v in op.inputs for one in labels.of(v)], "its positions are picked by number", op)

@@ -89,6 +89,8 @@ def follow(
 ) -> None:
     """Let an optimiser go on after a cut: its parameters and their state (momentum …) are cut alike.
 
+    A bias that a layer got joins the options of its weight.
+
     Args:
         optimizer: it holds parameters of `model` as they were before the cut.
         before: `dict(model.named_parameters())` from before the cut.
@@ -112,6 +114,11 @@ def follow(
                 else value
                 for key, value in state.items()
             }
+    for name in after.keys() - before.keys():
+        weight = after.get(f"{name.rpartition('.')[0]}.weight")
+        for group in optimizer.param_groups:
+            if any(parameter is weight for parameter in group["params"]):
+                group["params"].append(after[name])
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
@@ -157,6 +164,8 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
         if isinstance(module, _NORMS):
             if path in inputs:
                 values = _norm(module, graph.kept_shape(inputs[path], gone))
+            elif shape is not None:  # it did not run, and shares its weight with one that did
+                values = _idle_norm(module, shape)
         elif isinstance(module, nn.MultiheadAttention):
             if packed in parameters:
                 inner, width = parameters[packed]
@@ -178,7 +187,11 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
     parameters = {**graph.trace.parameters, **graph.trace.aliases}
     used: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, Value] = {}
-    for op in graph.trace.ops:
+    latents: dict[str, Value] = {}
+    live = graph.trace.live()
+    for op in graph.trace.all_ops:
+        if op not in live:
+            continue
         packet = op.func.overloadpacket
         if f"{op.module}.weight" in parameters:
             pass
@@ -189,7 +202,9 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
         seen = [v for v in op.inputs if v not in graph.labels.weights]
         if seen:
             inputs.setdefault(op.module, seen[0])
-    return used, inputs
+        elif op.inputs:  # what a norm of parameters (queries, tokens) takes
+            latents.setdefault(op.module, op.inputs[0])
+    return used, {**latents, **inputs}
 
 
 # Calls that are given sizes as numbers.
@@ -206,6 +221,12 @@ def _norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         1 if not isinstance(module, nn.modules.instancenorm._InstanceNorm) else -module._get_no_batch_dim()
     )
     return {"num_features": shape[channel]}
+
+
+def _idle_norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": shape}
+    return {"num_channels" if isinstance(module, nn.GroupNorm) else "num_features": shape[0]}
 
 
 def _layer(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -247,7 +268,7 @@ def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[st
     if not candidates:
         return {}
     sizes: dict[int, set[int]] = {}
-    for op in graph.trace.ops:
+    for op in graph.trace.all_ops:
         function = op.call.function.rpartition(".")[2] if op.call is not None else ""
         if op.module == path and function in _SIZED:
             for value in op.outputs:

@@ -79,10 +79,23 @@ class Trace:
     """Other names of a shared parameter → its first name."""
     paddings: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Modules that keep the amounts of `F.pad` in an attribute `padding`, which can be changed."""
+    training: Trace | None = None
+    """The pass in training mode, where it reads parameters that this one does not (auxiliary heads)."""
+
+    @property
+    def all_ops(self) -> list[Op]:
+        """The ops of both passes."""
+        return self.ops if self.training is None else [*self.ops, *self.training.ops]
+
+    def unread(self) -> set[str]:
+        """Parameters that the outputs do not depend on."""
+        read = {value.name for op in self.live() for value in op.inputs}
+        return {name for name, value in self.parameters.items() if value.is_parameter and name not in read}
 
     def live(self) -> set[Op]:
-        """The ops that the outputs depend on."""
-        needed, found = set(self.outputs), set()
+        """The ops that the outputs of either pass depend on."""
+        needed = set(self.outputs)
+        found = self.training.live() if self.training is not None else set()
         for op in reversed(self.ops):
             if op.func._schema.is_mutable or not needed.isdisjoint(op.outputs):
                 needed.update(op.inputs)
@@ -125,12 +138,23 @@ def as_args(example: Any) -> tuple[Any, ...]:
     )
 
 
+_MOODY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+"""Layers that change or draw numbers in training."""
+
+
 @contextlib.contextmanager
-def quiet(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, and no fused attention that would hide its parts; all restored afterwards."""
+def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
+    """Eval mode, no gradients, and no fused attention that would hide its parts; all restored afterwards.
+
+    With `training_paths` the user's own modules take the way of training, while norms and dropout do not.
+    """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
+    if training_paths:
+        for module in training:
+            if not (type(module).__module__.startswith("torch.nn") or isinstance(module, _MOODY)):
+                module.training = True
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
@@ -141,16 +165,35 @@ def quiet(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def record_training(model: nn.Module, example: Any, trace: Trace | None = None) -> Trace:
+    """As `record`, the way that training takes; buffers and random numbers are as before afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=()):
+            return record(model, example, trace=trace, training_paths=True)
+    finally:
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+
 def record(
-    model: nn.Module, example: Any, *, trace: Trace | None = None, results: list[list[Tensor]] | None = None
+    model: nn.Module,
+    example: Any,
+    *,
+    trace: Trace | None = None,
+    results: list[list[Tensor]] | None = None,
+    training_paths: bool = False,
 ) -> Trace:
     """Run `model` once in eval mode, without gradients, and note every op.
 
     Args:
         model: any module; its mode and its buffers are as before afterwards.
         example: an input tensor, or a tuple of them.
-        trace: an empty one to fill, which holds the ops so far if the forward fails.
+        trace: one without ops to fill, which holds the ops so far if the forward fails; parameters
+            that it knows keep their values.
         results: gets, for each op, copies of what it gave.
+        training_paths: let the user's modules take the way of training.
 
     Raises:
         OperationError: the model's forward fails on `example`.
@@ -162,7 +205,7 @@ def record(
             recorder.trace.inputs.append(recorder.value(leaf))
     handles = list(recorder.attach())
     try:
-        with quiet(model), recorder.functions, recorder:
+        with quiet(model, training_paths=training_paths), recorder.functions, recorder:
             outputs = model(*args)
     except Exception as error:
         where = recorder.counter.modules[-1] or type(model).__name__
@@ -226,6 +269,12 @@ class _Recorder(DispatchMode):
         self.functions = _Functions(self.counter)
         self._values = WeakTensorKeyDictionary()  # what the network lets go is let go here too
         for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise InputError(
+                    f"module '{path}'",
+                    "it is compiled by TorchScript, which hides its layers",
+                    "pass the network as it was before torch.jit.script or torch.jit.trace",
+                )
             padding = getattr(module, "padding", None)
             if isinstance(padding, tuple) and all(type(amount) is int for amount in padding):
                 self.trace.paddings[path] = padding
@@ -239,10 +288,10 @@ class _Recorder(DispatchMode):
                 assert known.name is not None
                 self.trace.aliases[name] = known.name
                 continue
-            value = self._note(
-                tensor, Value(tensor.shape, tensor.dtype, name, isinstance(tensor, nn.Parameter))
+            value = self.trace.parameters.get(name) or Value(
+                tensor.shape, tensor.dtype, name, isinstance(tensor, nn.Parameter)
             )
-            self.trace.parameters[name] = value
+            self.trace.parameters[name] = self._note(tensor, value)
 
     def _note(self, tensor: Tensor, value: Value) -> Value:
         self._values[tensor] = value
