@@ -1,5 +1,6 @@
 # make demo   train, prune, quantize, export and verify a small network: the whole way in one go
 # make test   every test, with every optional dependency
+# make nightly  10,000 damaged and hostile files of every format
 # make check  linters, types, documentation
 # make bench  timings against other ways of doing the same
 # make docs   the documentation site, in site/
@@ -15,7 +16,7 @@ TORCH := torch==2.13.0
 export PIP_CONSTRAINT ?= requirements.lock
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check bench docs lock clean
+.PHONY: demo test nightly check bench docs lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.stamp
@@ -23,6 +24,9 @@ demo: $(VENV)/core.stamp
 
 test: $(VENV)/full.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal  # one thread each: two that spin on two cores starve each other
+
+nightly: $(VENV)/full.stamp
+	OMP_NUM_THREADS=1 PINTSIZE_MUTATIONS=10000 $(BIN)/pytest -n 2 --dist worksteal tests/deploy/test_hostile.py
 
 check: $(VENV)/full.stamp
 	$(BIN)/ruff check .

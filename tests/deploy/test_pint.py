@@ -13,6 +13,7 @@ from torch import nn
 import pintsize as ps
 from pintsize import errors
 from pintsize.deploy import export, pint
+from pintsize.deploy.pint_tensors import as_entries
 from pintsize.record import record
 
 
@@ -100,6 +101,22 @@ def test_clustered_and_sparse_weights_are_small(tmp_path):
     numbers = 16 * 16 * 9
     assert sizes["dense"] - sizes["clustered"] > numbers * 3.2 - numbers * 2.4 / 8 - 200  # log2 5 bits each
     assert sizes["dense"] - sizes["sparse"] > numbers * 2.9
+
+
+@pytest.mark.parametrize("options", [{"k": 5}, {"bits": 4}, {"k": 2}, {"k": 5, "scope": "channel"}])
+def test_codes_of_clustered_layers_are_coded(tmp_path, options):
+    model = network()
+    ps.cluster(model, **options)
+    ps.save(model, tmp_path / "net.safetensors")
+    info = export(model, tmp_path / "net.pint")
+    found = ps.load(tmp_path / "net.pint", model=network())
+    assert same_state(found, model)
+    assert torch.equal(found[3].weight, model[3].weight)
+    entries = {entry.name: entry for entry in as_entries(model)[0]}
+    assert entries["3.weight_codes"].kind == "codes"
+    assert entries["3.weight_codes"].shape == (16, 16, 3, 3)
+    if options == {"k": 5}:
+        assert info.details["symbols"] < 1.02 * (16 * 16 * 9 + 16 * 27 + 160) * 2.33 / 8 + 300
 
 
 def test_weights_of_other_types_and_tied_ones(tmp_path):
@@ -256,6 +273,18 @@ def _set(path, value):
         _set(["tensors", 0, 4], {"scale": "0.weight", "axis": 0}),
         _set(["tensors", 0, 4], {}),
         _set(["tensors"], [["x", "float32", [1], "plain", {}]] * 70000),
+        _set(
+            ["tensors", 0],
+            ["0.weight", "uint8", [16, 3, 3, 3], "codes", {"bits": 9, "order": [0], "center": 0}],
+        ),
+        _set(
+            ["tensors", 0],
+            ["0.weight", "uint8", [16, 3, 3, 3], "codes", {"bits": 2, "order": [0], "center": 0}],
+        ),
+        _set(
+            ["tensors", 0],
+            ["0.weight", "uint8", [16, 3, 3, 3], "codes", {"bits": 2, "order": [0, 999], "center": 0}],
+        ),
         _set(["blocks", 0, "largest"], 10**6),
         _set(["blocks", 0, "largest"], 3),
         _set(["blocks", 0, "bytes"], 10**9),

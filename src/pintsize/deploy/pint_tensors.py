@@ -30,7 +30,7 @@ _DTYPES = {
         "bool",
     )
 }
-_KINDS = ("plain", "integers", "codebook", "sparse")
+_KINDS = ("plain", "integers", "codebook", "codes", "sparse")
 
 
 @dataclass
@@ -38,8 +38,9 @@ class Entry:
     """One tensor of the state dict.
 
     plain: its numbers as they are. integers: symbol × scale, a tensor of the file. codebook: the
-    (symbol + center)-th of `plain`. sparse: a symbol is the sign, 0 for nothing; `plain` holds the
-    magnitudes of the others, in order.
+    (symbol + center)-th of `plain`. codes: of a clustered layer, packed to `bits` bits each; `shape` is
+    that of the weight, and a code is the (symbol + center)-th of `order`. sparse: a symbol is the sign,
+    0 for nothing; `plain` holds the magnitudes of the others, in order.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Entry:
     shape: tuple[int, ...]
     kind: str
     extra: dict[str, Any] = field(default_factory=dict)
-    """integers: scale (a name), axis. codebook: center, size."""
+    """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits."""
     symbols: Tensor | None = None
     plain: Tensor | None = None
 
@@ -112,13 +113,17 @@ class Entry:
             raise ValueError(f"tensor {str(name)[:80]!r} is described wrongly")
         if kind == "codebook" and not 0 < extra["size"] <= entropy.LARGEST + 1:
             raise ValueError(f"the codebook of {name[:80]!r} has a wrong size")
+        if kind == "codes" and not (
+            dtype == "uint8" and 1 <= extra["bits"] <= 8 and set(extra["order"]) <= set(range(256))
+        ):
+            raise ValueError(f"the codes of {name[:80]!r} are described wrongly")
         return cls(name, dtype, tuple(shape), kind, extra)
 
 
 def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     """Every tensor of `model` in the form that codes best, and the names of tied ones → the first name."""
     state = model.state_dict()
-    integers = _integer_weights(model)
+    integers, codes = _integer_weights(model), _codes(model)
     entries: list[Entry] = []
     aliases: dict[str, str] = {}
     first: dict[Any, str] = {}
@@ -130,7 +135,10 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
         first[key] = name
         tensor = value.detach().cpu().contiguous()
         entry = Entry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), "plain")
-        if name in integers:
+        if name in codes:
+            entry.shape, entry.kind = tuple(codes[name][0].shape), "codes"
+            entry.symbols, entry.extra = codes[name]
+        elif name in integers:
             entry.kind, entry.symbols, entry.extra = "integers", *integers[name]
         elif not (_as_codebook(entry, tensor) or _as_sparse(entry, tensor)):
             entry.plain = tensor
@@ -167,6 +175,11 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
         if int(index.min()) < 0 or int(index.max()) >= len(values):
             raise ValueError(f"a symbol of {entry.name[:80]!r} is not in its codebook")
         return values[index]
+    if entry.kind == "codes":
+        order, index = torch.tensor(entry.extra["order"]), symbols.long() + int(entry.extra["center"])
+        if int(index.min()) < 0:
+            raise ValueError(f"a symbol of {entry.name[:80]!r} is not a code")
+        return _packed(order[index], int(entry.extra["bits"]))
     if entry.kind == "sparse":
         found = torch.zeros(entry.shape, dtype=entry.plain_dtype)
         found[symbols != 0] = _plain(entry)
@@ -208,6 +221,33 @@ def _integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, dict[str, Any]
         if same and symbols.any():
             found[name] = (symbols, {"scale": scale, "axis": quantizer.axis})
     return found
+
+
+def _codes(model: nn.Module) -> dict[str, tuple[Tensor, dict[str, Any]]]:
+    """The codes of clustered layers as symbols in the order of their centroids, from the one next to zero."""
+    from ..quant.clustered import CODES, clustered_layers, codebook
+
+    found = {}
+    for path, layer in clustered_layers(model).items():
+        codes, centroids = layer.get_buffer(CODES).cpu(), codebook(layer).cpu().float()
+        levels = centroids.shape[1]
+        if codes.numel() < _FEWEST or int(codes.max()) >= levels:
+            continue
+        mean = centroids.sum(0) / (centroids != 0).sum(0).clamp(min=1)  # over the rows that use a code
+        order = mean.argsort(stable=True)
+        center = int(mean[order].abs().argmin())
+        symbols = (order.argsort()[codes.long()] - center).to(torch.int16)
+        bits = max(1, (levels - 1).bit_length())
+        if symbols.any():
+            name = f"{path}.{CODES}" if path else CODES
+            found[name] = (symbols, {"center": center, "order": order.tolist(), "bits": bits})
+    return found
+
+
+def _packed(codes: Tensor, bits: int) -> Tensor:
+    """`codes` with `bits` bits each, one after the other, the highest bit first; uint8."""
+    planes = np.unpackbits(codes.flatten().numpy().astype(np.uint8)[:, None], axis=1)[:, 8 - bits :]
+    return torch.from_numpy(np.packbits(planes))
 
 
 def _as_codebook(entry: Entry, tensor: Tensor) -> bool:
