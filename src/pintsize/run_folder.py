@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from . import __version__, logs
-from .errors import OperationError
 from .files import write_text
+from .locks import one_process
 from .markers import file_digest, intact, read_marker, refuse_links
 from .record import to_json as record_json
 from .stage_store import StageStore
@@ -56,22 +56,8 @@ class RunFolder:
             OperationError: the folder cannot be written, or another process uses it.
             InputError: a link in it leads out of it.
         """
-        from filelock import FileLock, Timeout
-
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")  # the system frees it when the process dies, however it dies
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OperationError(
-                str(self.path), "another process is running in this folder", "wait for it, or choose another"
-            ) from error
-        except OSError as error:
-            raise OperationError(
-                str(self.path), f"it cannot be written ({error.strerror or error})", "choose another folder"
-            ) from error
-        self._chain, self._seen = "", set()
-        try:
+        with one_process(self.path):
+            self._chain, self._seen = "", set()
             refuse_links(self.path)
             with logs.to_file(self.path / "log.txt"):
                 try:
@@ -79,8 +65,6 @@ class RunFolder:
                 except Exception as error:
                     logs.event(logger, "failed", logging.ERROR, error=f"{type(error).__name__}: {error}")
                     raise
-        finally:
-            lock.release()
 
     def stage(
         self,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import files, lists, network, quantizing, runs, show, sparse, viz
+from . import files, lists, network, quantizing, runs, show, sparse, sweep, viz
 
 app = typer.Typer(
     name="pintsize",
@@ -48,6 +48,7 @@ for _command in (
     files.unpack,
     files.verify,
     files.bench,
+    sweep.sweep,
     runs.report,
     show.show,
     lists.models,

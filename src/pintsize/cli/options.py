@@ -47,6 +47,9 @@ DistillWeight = Annotated[float, typer.Option(help="Share of the teacher in the 
 Temperature = Annotated[float, typer.Option(help="Softens the outputs of teacher and student.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="File to resume from, written after each epoch.")]
 LogDir = Annotated[Path | None, typer.Option(help="Folder for TensorBoard events.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Show the log; -vv more of it, in the file, too.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 _TITLES = {
@@ -54,6 +57,7 @@ _TITLES = {
     "data": "Data",
     "train": "Training",
     "prune": "Pruning",
+    "budget": "Budget, instead of an amount to prune",
     "recover": "Recovery after pruning",
     "quantize": "Quantization",
     "export": "Export",

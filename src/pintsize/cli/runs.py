@@ -24,13 +24,19 @@ def compress(
     data: o.OptionalData = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file; the options below overrule it.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/compress"),
+    shared: Annotated[
+        Path | None, typer.Option(help="Folder in which runs leave stages that they have in common.")
+    ] = None,
+    verbose: o.Verbose = 0,
     as_json: o.AsJson = False,
     **options: Any,
 ) -> None:
     """Train, prune, recover, quantize, export, verify and measure a network."""
+    from ..logs import to_stderr
     from ..pipeline import compress as run
 
-    result = run(model, data, recipe=recipe, out=out, **options)
+    to_stderr(verbose)
+    result = run(model, data, recipe=recipe, out=out, shared=shared, **options)
     emit(
         {"file": result.path, "report": result.report, **result.metrics},
         result,

@@ -1,0 +1,64 @@
+"""Asynchronous successive halving (Li et al., 2020, Alg. 2, in the stopping form) on shared storage.
+
+Each trial leaves its value at each rung as a file, so the rule needs no process that must not die: trials on
+any machine, and those of a sweep that is taken up again, see what the others reached.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+
+
+class Stopped(Exception):
+    """A trial fell behind; it ends here, and is no failure."""
+
+
+@dataclass(frozen=True)
+class Asha:
+    """What one trial asks after each epoch.
+
+    Args:
+        folder: of all rungs.
+        trial: what names this trial's values.
+        stage: the training that is watched.
+        grace: epochs before the first rung.
+        factor: of the trials at a rung, the best 1/factor go on.
+    """
+
+    folder: Path
+    trial: str
+    stage: str
+    grace: int
+    factor: int
+
+    def __call__(self, stage: str, entry: dict[str, Any]) -> None:
+        """After an epoch.
+
+        Raises:
+            Stopped: the trial is not among the best at this rung.
+        """
+        epoch, value = int(entry["epoch"]), entry["val_accuracy"]
+        if stage != self.stage or value is None or not self._is_rung(epoch):
+            return
+        rung = self.folder / str(epoch)
+        write_text(rung / f"{self.trial}.json", json.dumps(value))
+        reached = sorted((_value(file) for file in rung.glob("*.json")), reverse=True)
+        # as many as may go on, one at least: the first to come is not held up by the lack of others
+        cutoff = reached[max(1, len(reached) // self.factor) - 1]
+        if value < cutoff:
+            raise Stopped(f"{value:.2f} % after epoch {epoch} of {stage}; going on takes {cutoff:.2f} %")
+
+    def _is_rung(self, epoch: int) -> bool:
+        rung = self.grace
+        while rung < epoch:
+            rung *= self.factor
+        return rung == epoch
+
+
+def _value(file: Path) -> float:
+    return float(json.loads(file.read_text(encoding="utf-8")))

@@ -1,0 +1,249 @@
+"""The sweep file: a recipe, the fields that vary, and how many trials run where.
+
+    format: 1
+    recipe: base.yaml                  # beside this file; or the recipe itself
+    grid:                              # every combination
+      prune.ratio: [0.3, 0.5]
+      bits:                            # several fields that go together, each with a name
+        w8a8: {quantize.weights: 8, quantize.activations: 8}
+        w4a8: {quantize.weights: 4, quantize.activations: 8}
+    search:                            # drawn `samples` times for each point of the grid
+      recover.lr: {log_uniform: [0.001, 0.1]}
+    samples: 8
+
+What it draws is decided by `seed` alone, so the trials are known before the first one runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import InputError
+from ..options import with_options
+from ..recipe import PruneSection, Recipe, merge, read_yaml
+from ..run_folder import digest
+
+_MOST_TRIALS = 10_000
+_LONGEST_NAME = 80
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Range(_Section):
+    """Where the values of a searched field come from: exactly one of the four."""
+
+    uniform: tuple[float, float] | None = None
+    """Between two numbers."""
+    log_uniform: tuple[float, float] | None = None
+    """Between two numbers above 0, their logarithms evenly spread."""
+    integer: tuple[int, int] | None = None
+    """A whole number between two, both included."""
+    choice: list[Any] | None = Field(default=None, min_length=1)
+    """One of these."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Range:
+        given = [
+            name
+            for name in ("uniform", "log_uniform", "integer", "choice")
+            if getattr(self, name) is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of uniform, log_uniform, integer, choice, found {len(given)}")
+        bounds = getattr(self, given[0])
+        if given[0] != "choice" and not bounds[0] <= bounds[1]:
+            raise ValueError(f"{given[0]} is from {bounds[0]} down to {bounds[1]}")
+        if given[0] == "log_uniform" and bounds[0] <= 0:
+            raise ValueError("log_uniform begins above 0")
+        return self
+
+    def at(self, share: float) -> Any:
+        """The value at a share of the range, in [0, 1)."""
+        if self.uniform is not None:
+            low, high = self.uniform
+            return low + share * (high - low)
+        if self.log_uniform is not None:
+            low, high = map(math.log, self.log_uniform)
+            return math.exp(low + share * (high - low))
+        if self.integer is not None:
+            return self.integer[0] + int(share * (self.integer[1] - self.integer[0] + 1))
+        assert self.choice is not None
+        return self.choice[int(share * len(self.choice))]
+
+
+class AshaSection(_Section):
+    """Asynchronous successive halving: of the trials that come to a rung, the best 1/factor go on."""
+
+    stage: Literal["train", "recover", "sparsify"] = "recover"
+    """The training whose validation accuracy is compared."""
+    grace: int = Field(default=1, ge=1)
+    """Epochs before the first rung; the next ones are `factor` times as far each."""
+    factor: int = Field(default=3, ge=2)
+    """Of the trials at a rung, the best 1/factor go on."""
+
+
+class Resources(_Section):
+    """What a trial needs, and how trials are retried; heeded on Ray."""
+
+    cpus: float = Field(default=1, gt=0)
+    """Cores of a trial."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs of a trial; 0.25 puts four on one."""
+    at_once: int | None = Field(default=None, ge=1)
+    """Most trials at a time; by default as many as the machines hold."""
+    retries: int = Field(default=3, ge=0)
+    """How often a trial is started again whose worker or machine died."""
+
+
+class SweepFile(_Section):
+    """The content of a sweep file."""
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    recipe: str | dict[str, Any]
+    """A recipe, or the name of its file, relative to the sweep's."""
+    grid: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
+    """Recipe field → its values; or a name of your own → named groups of fields."""
+    search: dict[str, Range] = {}
+    """Recipe field → where its values come from."""
+    samples: int = Field(default=1, ge=1)
+    """Draws of `search` for each point of the grid."""
+    asha: AshaSection | None = None
+    """Stop trials early that fall behind; left out, all run to their end."""
+    resources: Resources = Resources()
+    """Of each trial."""
+    seed: int = Field(default=0, ge=0)
+    """Decides what `search` draws."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep."""
+
+    name: str
+    """Of its folder."""
+    changes: dict[str, Any]
+    """Recipe fields in which it differs from the base."""
+    recipe: Recipe
+
+    @property
+    def key(self) -> str:
+        """A digest of all that decides it."""
+        return digest(self.recipe.model_dump(mode="json"))
+
+
+def read_sweep(path: str | os.PathLike[str]) -> SweepFile:
+    """Read a sweep file.
+
+    Raises:
+        InputError: it cannot be read, a key is unknown, or a value out of range.
+    """
+    document = read_yaml(path)
+    try:
+        if not isinstance(document, dict):
+            raise InputError(str(path), "it is not a mapping", f"write {', '.join(SweepFile.model_fields)}")
+        found = SweepFile.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        cause = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
+        if first["type"] == "extra_forbidden":
+            cause = "there is no such key"
+        raise InputError(
+            f"{path}, {where}" if where else str(path),
+            cause,
+            f"the keys are {', '.join(SweepFile.model_fields)}",
+        ) from None
+    if not found.grid and not found.search:
+        raise InputError(str(path), "nothing varies in it", "write grid: or search:")
+    return found
+
+
+def trials(
+    sweep: SweepFile, *, folder: Path, names: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[Trial]:
+    """All trials, checked, the last axis of the grid varying first.
+
+    Args:
+        sweep: the file.
+        folder: where it lies.
+        names: `model.name` and `data.name` that overrule the recipe's.
+        options: flat options that overrule the recipe, see `pintsize.options`.
+
+    Raises:
+        InputError: a trial's recipe cannot be; it is named.
+    """
+    base = sweep.recipe if isinstance(sweep.recipe, dict) else read_yaml(folder / sweep.recipe)
+    if not isinstance(base, Mapping):
+        raise InputError(f"recipe {sweep.recipe}", "it is not a mapping of sections", "write a recipe")
+    base = with_options(merge(base, names), options)
+    axes = [_axis(field, values) for field, values in sweep.grid.items()]
+    count = math.prod(map(len, axes)) * (sweep.samples if sweep.search else 1)
+    if not 0 < count <= _MOST_TRIALS:
+        raise InputError(f"{count} trials", f"a sweep has 1 to {_MOST_TRIALS}", "let fewer fields vary")
+    found: dict[str, Trial] = {}
+    for point in itertools.product(*axes):
+        parts, together = (
+            [label for label, _ in point],
+            {k: v for _, changes in point for k, v in changes.items()},
+        )
+        for number, drawn in enumerate(_draws(sweep)):
+            name = _name([*parts, f"s{number:03d}"] if sweep.search else parts)
+            changes = {**together, **drawn}
+            if name in found:
+                name = f"{name[: _LONGEST_NAME - 9]}-{digest(changes)[:8]}"
+            found[name] = Trial(name, changes, _recipe(base, changes, name))
+    return list(found.values())
+
+
+def _axis(field: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The points of an axis: what names them, and what they change."""
+    if isinstance(values, dict):
+        return [(label, changes) for label, changes in values.items()]
+    short = field.rpartition(".")[2]
+    return [(f"{short}-{value}", {field: value}) for value in values]
+
+
+def _draws(sweep: SweepFile) -> list[dict[str, Any]]:
+    """Evenly spread draws (a scrambled Halton sequence), a longer list beginning with the shorter."""
+    if not sweep.search:
+        return [{}]
+    from scipy.stats import qmc
+
+    shares = qmc.Halton(len(sweep.search), rng=sweep.seed).random(sweep.samples)
+    return [
+        {
+            field: values.at(float(share))
+            for (field, values), share in zip(sweep.search.items(), row, strict=True)
+        }
+        for row in shares
+    ]
+
+
+def _recipe(base: Mapping[str, Any], changes: Mapping[str, Any], name: str) -> Recipe:
+    amounts = {f"prune.{amount}" for amount in PruneSection.AMOUNTS}
+    cleared = dict.fromkeys(amounts - changes.keys()) if amounts & changes.keys() else {}
+    recipe = Recipe.parse(merge(base, {**cleared, **changes}), source=f"trial {name}")
+    for section in ("model", "data"):
+        if getattr(recipe, section) is None:
+            raise InputError(
+                f"trial {name}", f"its recipe names no {section}", f"write {section}: in the recipe"
+            )
+    return recipe
+
+
+def _name(parts: list[str]) -> str:
+    """A folder's name, and nothing that leads elsewhere."""
+    text = re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip("-.")
+    return text if 0 < len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 9]}-{digest(parts)[:8]}"

@@ -1,0 +1,176 @@
+"""Sweeps: what is repeated, what is lost, what is compared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pintsize import pipeline
+from pintsize.errors import InputError, MissingExtra, OperationError
+from pintsize.locks import one_process
+from pintsize.search import sweep as sweeps
+from pintsize.search.asha import Asha, Stopped
+from pintsize.search.sweep import sweep
+
+RECIPE = "recipe: {model: resnet-demo, data: digits}\n"
+GRID = RECIPE + "grid: {seed: [0, 1, 2, 3]}\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(GRID)
+    return path
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Runs that measure at once; what they are to raise, by seed."""
+    calls, fails = [], {}
+
+    def compress(*, recipe, out, **_):
+        calls.append(recipe.seed)
+        if recipe.seed in fails:
+            raise fails[recipe.seed]
+        stage = {
+            "name": "dense int8",
+            "accuracy": 90.0 + recipe.seed,
+            "val_accuracy": 90.0 + recipe.seed % 2,
+            "macs": 5,
+            "params": 3,
+            "bytes": 100 * (recipe.seed + 1),
+            "file": "net.onnx",
+            "latency": {"median_ms": 1.0},
+        }
+        metrics = {"format": 1, "machine": {}, "recipe": recipe.model_dump(mode="json"), "stages": [stage]}
+        (out / "metrics.json").write_text(json.dumps(metrics))
+
+    monkeypatch.setattr(pipeline, "compress", compress)
+    return calls, fails
+
+
+def test_no_trial_that_is_over_is_repeated(file, runs, tmp_path):
+    calls, _ = runs
+    first = sweep(file, out=tmp_path / "o", engine="serial")
+    assert sweep(file, out=tmp_path / "o", engine="serial").points == first.points
+    assert calls == [0, 1, 2, 3]
+    (tmp_path / "o" / "trials" / "seed-2" / "metrics.json").unlink()
+    file.write_text(GRID.replace("3]", "3, 4]"))
+    sweep(file, out=tmp_path / "o", engine="serial")
+    assert sorted(calls[4:]) == [2, 4]
+
+
+def test_a_failure_is_its_trials_alone_and_comes_last_the_next_time(file, runs, tmp_path):
+    calls, fails = runs
+    lack = RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    )
+    fails.update({0: lack, 1: OperationError("x", "it broke", "mend it")})
+    found = sweep(file, out=tmp_path / "o", engine="serial")
+    assert [t.state for t in found.trials] == ["failed", "failed", "done", "done"]
+    assert "ran out of memory: lower train.batch_size" in found.trials[0].hint
+    assert (found.trials[1].reason, found.trials[1].hint) == ("x: it broke; mend it", "")
+    fails.clear()
+    file.write_text(GRID.replace("3]", "3, 4]"))
+    assert {t.state for t in sweep(file, out=tmp_path / "o", engine="serial").trials} == {"done"}
+    assert calls[4:] == [4, 0, 1]
+
+
+def test_the_front_is_by_validation_accuracy(file, runs, tmp_path):
+    found = sweep(file, out=tmp_path / "o", engine="serial")
+    assert found.front("bytes") == [
+        "seed-0",
+        "seed-1",
+    ]  # seeds 2 and 3 are better on the test images, and larger
+    assert "seed-1  done   front" in found.table()
+    document = json.loads((tmp_path / "o" / "sweep.json").read_text())
+    assert document["front"]["bytes"] == ["seed-0", "seed-1"]
+    assert document["points"]["seed-3"]["accuracy"] == 93.0
+    assert found.report.is_file()
+    assert (tmp_path / "o" / "frontier.png").is_file()
+    with pytest.raises(InputError, match="cost 'size'"):
+        found.front("size")
+
+
+def test_the_log_of_a_sweep_is_its_own(file, runs, tmp_path):
+    sweep(file, out=tmp_path / "o", engine="serial")
+    lines = (tmp_path / "o" / "log.txt").read_text().splitlines()
+    assert all("logger=pintsize.search" in line for line in lines)
+    assert sum("event=done" in line for line in lines) == 4
+
+
+def test_engines(file, runs, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="engine 'slurm'"):
+        sweep(file, out=tmp_path / "o", engine="slurm")
+    with pytest.raises(InputError, match="address"):
+        sweep(file, out=tmp_path / "o", engine="serial", address="here:1")
+    monkeypatch.setattr(sweeps.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match=r"pintsize\[ray\]"):
+        sweep(file, out=tmp_path / "o", engine="ray")
+    assert len(sweep(file, out=tmp_path / "o").points) == 4  # without Ray, the same file runs here
+
+
+def test_one_sweep_at_a_time_in_a_folder(file, runs, tmp_path):
+    with one_process(tmp_path / "o"), pytest.raises(OperationError, match="another process is running"):
+        sweep(file, out=tmp_path / "o", engine="serial")
+
+
+def test_halving_lets_the_best_third_go_on_whoever_asks(tmp_path):
+    def reach(trial, epoch, accuracy):
+        rule = Asha(tmp_path, trial, stage="recover", grace=1, factor=3)
+        rule("train", {"epoch": epoch, "val_accuracy": 0.0})  # another stage
+        rule("recover", {"epoch": epoch, "val_accuracy": accuracy})
+
+    reach("a", 1, 50.0)  # the first one is the best so far
+    reach("b", 1, 60.0)
+    with pytest.raises(Stopped, match=r"55\.00 % after epoch 1 of recover; going on takes 60\.00 %"):
+        reach("c", 1, 55.0)
+    for trial, accuracy in (("d", 10.0), ("e", 20.0)):
+        with pytest.raises(Stopped):
+            reach(trial, 1, accuracy)
+    reach("f", 1, 58.0)  # of six, two go on
+    reach("a", 2, 1.0)  # no rung
+    reach("a", 3, 50.0)
+    with pytest.raises(Stopped):
+        reach("b", 3, 40.0)
+
+
+SMALL = """
+recipe:
+  model: resnet-demo
+  data: {name: digits, limit: 100}
+  train: {epochs: 1, lr: 0.05, batch_size: 32, precision: fp32}
+  quantize: {calibration_images: 32}
+grid:
+  quantize.weights: [8, 4]
+"""
+
+
+def test_a_sweep_that_is_killed_goes_on_with_what_is_left(tmp_path):
+    """The real thing, on the command line: SIGKILL in the second trial."""
+    file, out = tmp_path / "s.yaml", tmp_path / "o"
+    file.write_text(SMALL)
+    command = [sys.executable, "-c", "from pintsize.cli import main; main()", "sweep", str(file), "--out", str(out),
+               "--engine", "serial", "--json"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = out / "trials" / "weights-4" / "quantized.safetensors"
+    deadline = time.monotonic() + 600
+    while not second.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = out / "trials" / "weights-8" / "metrics.json"
+    before = done.stat().st_mtime_ns
+    again = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found = json.loads(again.stdout)
+    assert [trial["state"] for trial in found["trials"]] == ["done", "done"]
+    assert [trial["starts"] for trial in found["trials"]] == [1, 2]
+    assert done.stat().st_mtime_ns == before
+    assert found["points"]["weights-4"]["bytes"] < found["points"]["weights-8"]["bytes"]
+    log = (out / "trials" / "weights-4" / "log.txt").read_text()
+    assert "train: done before by another run" in log  # the dense network was trained once

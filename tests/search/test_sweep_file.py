@@ -1,0 +1,94 @@
+"""Which trials a sweep file stands for."""
+
+import pytest
+
+from pintsize.errors import InputError
+from pintsize.search.sweep_file import read_sweep, trials
+
+BASE = """
+recipe: {model: resnet-demo, data: digits, prune: {macs: 0.5}}
+"""
+
+
+def expand(tmp_path, text, **options):
+    file = tmp_path / "s.yaml"
+    file.write_text(BASE + text)
+    return trials(read_sweep(file), folder=tmp_path, names={}, options=options)
+
+
+def test_a_grid_is_every_combination_by_name(tmp_path):
+    found = expand(tmp_path, """
+grid:
+  prune.ratio: [0.3, 0.5]
+  bits:
+    w8a8: {quantize.weights: 8, quantize.activations: 8}
+    float: {quantize: null}
+""")  # fmt: skip
+    assert [trial.name for trial in found] == [
+        "ratio-0.3-w8a8", "ratio-0.3-float", "ratio-0.5-w8a8", "ratio-0.5-float",
+    ]  # fmt: skip
+    assert found[3].changes == {"prune.ratio": 0.5, "quantize": None}
+    assert (found[3].recipe.prune.ratio, found[3].recipe.prune.macs, found[3].recipe.quantize) == (
+        0.5,
+        None,
+        None,
+    )
+
+
+def test_a_search_draws_within_its_ranges_and_the_same_again(tmp_path):
+    text = """
+search:
+  train.lr: {log_uniform: [0.001, 0.1]}
+  train.epochs: {integer: [1, 3]}
+  train.optimizer: {choice: [sgd, adamw]}
+  train.momentum: {uniform: [0.5, 0.9]}
+samples: 12
+"""
+    found = expand(tmp_path, text)
+    sections = [trial.recipe.train for trial in found]
+    assert len({trial.name for trial in found}) == 12
+    assert all(0.001 <= t.lr < 0.1 and 0.5 <= t.momentum < 0.9 for t in sections)
+    assert sum(t.lr < 0.01 for t in sections) == 6  # half of them below the geometric mean
+    assert {t.epochs for t in sections} == {1, 2, 3}
+    assert {t.optimizer for t in sections} == {"sgd", "adamw"}
+    longer = expand(tmp_path, text.replace("12", "20"))
+    assert [trial.key for trial in longer[:12]] == [trial.key for trial in found]
+
+
+def test_options_overrule_the_recipe_and_names_cannot_leave_the_folder(tmp_path):
+    (trial,) = expand(tmp_path, """
+grid:
+  way: {"../../etc/x": {train.epochs: 3}}
+""", seed=7)  # fmt: skip
+    assert trial.name == "etc-x"
+    assert (trial.recipe.seed, trial.recipe.train.epochs) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing varies"),
+        ("grdi: {train.lr: [1]}", "grdi.*no such key"),
+        ("search: {train.lr: {uniform: [2, 1]}}", "from 2.0 down to 1.0"),
+        ("search: {train.lr: {uniform: [1, 2], choice: [1]}}", "exactly one"),
+        ("search: {train.lr: {log_uniform: [0, 1]}}", "above 0"),
+        ("grid: {train.epochs: [1, -1]}", r"trial epochs--1, train\.epochs = -1"),
+        ("grid: {train.epohcs: [1]}", "did you mean epochs"),
+        ("grid: {train.lr: []}", "0 trials"),
+        (
+            "grid: {seed: [1], train.lr: [1]}\nsearch: {train.momentum: {uniform: [0, 0.9]}}\nsamples: 20000",
+            "20000 trials",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        expand(tmp_path, text)
+
+
+def test_a_base_recipe_in_a_file_beside_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("model: resnet-demo\ndata: digits\n")
+    file = tmp_path / "s.yaml"
+    file.write_text("recipe: base.yaml\ngrid: {seed: [0, 1]}\n")
+    found = trials(read_sweep(file), folder=tmp_path, names={"model.name": "resnet20"}, options={})
+    assert [(t.recipe.model.name, t.recipe.seed) for t in found] == [("resnet20", 0), ("resnet20", 1)]
