@@ -186,3 +186,14 @@ def test_torchscript_is_refused_by_name_and_gets_no_hooks() -> None:
     with pytest.raises(ps.errors.InputError, match=r"module '1': it is compiled by TorchScript"):
         ps.prune(model, torch.randn(1, 3, 2, 2), ratio=0.5)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_an_encoder_layer_with_fewer_heads_runs_where_pytorch_would_take_its_fused_kernel() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True)
+    model, x = nn.Sequential(nn.Linear(5, 16), layer, nn.Linear(16, 3)), torch.randn(2, 7, 5)
+    ps.prune(model, x, scope="local", ratios={"1.self_attn": 0.5})
+    assert (layer.self_attn.num_heads, layer.self_attn.embed_dim) == (2, 16)
+    slow = model.eval()(x)  # with gradients PyTorch takes the layer's parts
+    with torch.no_grad():
+        assert torch.allclose(model(x), slow, atol=1e-6)

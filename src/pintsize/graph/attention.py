@@ -24,6 +24,11 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
             and not module.add_zero_attn
         )
 
+    @property
+    def _qkv_same_embed_dim(self) -> bool:
+        """PyTorch's encoder layers ask this before they hand the weights to a kernel that wants the full width."""
+        return False
+
     def forward(
         self,
         query: Tensor,
