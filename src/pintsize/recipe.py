@@ -10,7 +10,6 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .attention_options import AttentionOptions
 from .errors import InputError, InputTypeError
 from .sparse_options import RoundsOptions, RulesOptions, SparsifyOptions
+from .yaml_files import read_yaml as read_yaml  # noqa: PLC0414 (its place was here)
 
 FORMAT: Final = 1
 
@@ -37,9 +37,9 @@ class ModelSection(_Section):
 
     name: str
     """A name of `pintsize.models.list()`, or `package.module:factory`."""
-    num_classes: int | None = Field(default=None, ge=1)
+    num_classes: int | None = Field(default=None, ge=1, le=1_000_000)
     """Number of logits; by default the number of classes of the data."""
-    in_channels: int | None = Field(default=None, ge=1)
+    in_channels: int | None = Field(default=None, ge=1, le=4096)
     """Colour channels of an image; by default those of the data."""
     stem: Literal["auto", "imagenet", "small"] = "auto"
     """First layers: `small` for images up to 64×64, `imagenet` above; `auto` goes by the data."""
@@ -56,7 +56,7 @@ class DataSection(_Section):
     """Share of the training images that is set aside to steer the run."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most so many images of each split."""
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=8192)
     """Side to which images are resized; by default they stay as they are."""
 
 
@@ -168,7 +168,7 @@ class ExportSection(_Section):
 
     opset: int | None = Field(default=None, ge=19)
     """ONNX operator set; by default the one pintsize is tested with."""
-    threads: int = Field(default=2, ge=1)
+    threads: int = Field(default=2, ge=1, le=1024)
     """Threads of the runtime in every measurement."""
 
 
@@ -259,25 +259,6 @@ class Recipe(_Section):
         from .files import write_text
 
         write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """What a YAML file holds; no tag in it is obeyed.
-
-    Raises:
-        InputError: it cannot be read, or is no YAML.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"recipe {path}", f"it cannot be read ({error.strerror})", "check the path"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"recipe {path}", f"it is no YAML ({reason})", "mend it at that place") from error
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from .masks import maskable
 from .weights import weight_name
 
 ELEMENTS = "abs"
+_LARGEST = 2**20
+"""Characters of a rule file."""
 _NORMS = {"l1norm": "l1", "l2norm": "l2"}
 
 
@@ -72,7 +74,8 @@ class Rules:
             InputError: it cannot be read, or a line is no rule; the line is named.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with Path(path).open(encoding="utf-8") as file:
+                text = file.read(_LARGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"rule file {path}", f"it cannot be read ({error})", "check the path") from error
         return cls.parse(text, source=str(path))
@@ -80,6 +83,10 @@ class Rules:
     @classmethod
     def parse(cls, text: str, *, source: str = "rules") -> Rules:
         """Read the text of a rule file."""
+        if len(text) > _LARGEST:
+            raise InputError(
+                source, f"it is longer than {_LARGEST} characters", "check that it is a rule file"
+            )
         found = []
         for number, line in enumerate(text.splitlines(), 1):
             content = _without_comment(line).strip()

@@ -29,8 +29,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from ..options import with_options
-from ..recipe import PruneSection, Recipe, merge, read_yaml
+from ..recipe import PruneSection, Recipe, merge
 from ..run_folder import digest
+from ..yaml_files import read_yaml
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 80
