@@ -1,6 +1,7 @@
 """The scan: same numbers with and without reuse, resumable, rules from curves."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -141,6 +142,10 @@ def test_rules_from_curves_by_hand(tmp_path):
     assert Sensitivity.load(tmp_path / "s.json") == made()
     with pytest.raises(InputError, match="no drop"):
         made().to_rules(-1)
+    first, second = Curve("a", ["a.weight", "b.weight"], 8, [90.0, 0.0, 0.0], [0.0] * 3), made().curves[1]
+    both = Sensitivity("group", "l2", [0.2, 0.5, 0.9], 90.0, 0.0, 100, [
+        dataclasses.replace(second, parameters=["b.weight"]), first])  # fmt: skip
+    assert both.to_rules(0.5).text() == "b\\.weight,0.2,l2norm\na\\.weight,0.2,l2norm\n"
     only = Sensitivity("weight", "magnitude", [0.2, 0.5, 0.9], 90.0, 0.0, 100, made().curves[2:])
     with pytest.raises(InputError, match="costs more"):
         only.to_rules(0.5)

@@ -81,11 +81,13 @@ class Sensitivity:
         if not (isinstance(max_drop, int | float) and max_drop >= 0):
             raise InputError(f"max_drop={max_drop!r}", "it is no drop", "pass percentage points, e.g. 0.5")
         importance = ELEMENTS if self.level == "weight" else _RULE_NAMES.get(self.importance, self.importance)
-        chosen = [
-            (parameter, self.ratio_for(curve, max_drop), importance)
-            for curve in self.curves
-            for parameter in curve.parameters
-        ]
+        tolerated: dict[str, float] = {}
+        for curve in self.curves:
+            for (
+                name
+            ) in curve.parameters:  # channels of one weight may belong to several groups: the least counts
+                tolerated[name] = min(tolerated.get(name, 1.0), self.ratio_for(curve, max_drop))
+        chosen = [(name, ratio, importance) for name, ratio in tolerated.items()]
         if not any(ratio for _, ratio, _ in chosen):
             raise InputError(
                 f"max_drop={max_drop:g}",
