@@ -23,7 +23,7 @@ from torch import nn
 import pintsize as ps
 from pintsize.files import write_text
 from pintsize.measure import machine
-from pintsize.quant import QuantizationAware, fold_batchnorm
+from pintsize.quant import QuantizationAware, fold_batchnorm, reestimate_norms
 from pintsize.train import Callback, TrainState
 
 
@@ -70,6 +70,7 @@ def run(setting: str, dense: nn.Module, data: ps.data.Data, options: argparse.Na
             QuantizationAware(freeze_at=options.freeze_at, damping=options.damping),
         ],
     )
+    reestimate_norms(model, data.train.subset(min(4096, len(data.train)), options.seed), images=None)
     images, _ = next(iter(data.val.batches(2)))
     fold_batchnorm(model, images)
     ps.save(model, options.out / f"{setting}.safetensors")
