@@ -95,7 +95,8 @@ def files(tmp_path_factory):
         (["accuracy-compression", "a", "b"], r"2 networks, 2 on the Pareto front: b 80.00 % at 1.00 kB"),
         (["accuracy-compression", "a", "--cost", "latency_ms"], "2 networks.*pruned 90.00 % at 2.00 ms"),
         (["bits-frontier", "a", "b"], "W8A8 up to 90.00 %, W4A8 up to 80.00 %"),
-        (["runtime-bars", "bench.json"], "net.onnx, onnxruntime 2.00 ms"),
+        (["runtime-bars", "bench.json"], "net.onnx 2.00 ms"),
+        (["runtime-bars", "bench.json", "bench.json"], "1 x/net.onnx, onnxruntime 2.00 ms, 2 x/net.onnx"),
     ],
 )
 def test_each_picture(files, tmp_path, monkeypatch, args, says):

@@ -50,7 +50,7 @@ def test_filters_before_and_after():
     figure = stages.filters_per_layer({"conv1": [64, 30], "conv2": [128, 128]})
     assert widths(figure.axes[0]) == [64, 128, 30, 128]
     assert style.description(figure) == "Filters per layer: 192 before, 158 after, in 2 layers."
-    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["before", "after"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["before", "after"]
 
 
 @pytest.mark.parametrize("filters", [{}, {"a": [1, 2], "b": [1]}, {"a": [1, 2, 3]}])

@@ -76,13 +76,26 @@ def cost_of(name: str) -> str:
     return name
 
 
-def benchmark(file: Path) -> dict[str, dict[str, Any]]:
-    """File and runtime → what was measured."""
-    document = _json(file, "a benchmark")
-    try:
-        return {f"{Path(row['file']).name}, {row['backend']}": dict(row) for row in document["files"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise _not("a benchmark", file, error) from error
+def benchmarks(files: list[Path]) -> dict[str, dict[str, Any]]:
+    """What was measured, by names that tell the contenders apart: file, runtime, folder as far as needed."""
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        document = _json(file, "a benchmark")
+        try:
+            rows += [
+                {**row, "file": Path(row["file"]), "backend": str(row["backend"])}
+                for row in document["files"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _not("a benchmark", file, error) from error
+    named = [row["file"].name for row in rows]
+    if len(set(named)) < len(rows):
+        named = ["/".join(row["file"].parts[-2:]) for row in rows]
+    if len({row["backend"] for row in rows}) > 1 or len(set(named)) < len(rows):
+        named = [f"{name}, {row['backend']}" for name, row in zip(named, rows, strict=True)]
+    if len(set(named)) < len(rows):
+        named = [f"{number} {name}" for number, name in enumerate(named, 1)]
+    return dict(zip(named, rows, strict=True))
 
 
 def _json(file: Path, what: str) -> Any:

@@ -13,7 +13,8 @@ import typer
 from . import options as o
 from .loading import example_for, load_data
 from .output import emit
-from .picture_sources import benchmark, cost_of, curves, labels, layer_of, network_of, retrained_curves
+from .picture_sources import benchmarks as measured
+from .picture_sources import cost_of, curves, labels, layer_of, network_of, retrained_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -354,4 +355,4 @@ def runtime_bars(
     """Latency and size of files, across runtimes."""
     from ..viz import runtime_bars as draw
 
-    return draw({name: row for file in benchmarks for name, row in benchmark(file).items()})
+    return draw(measured(benchmarks))

@@ -31,9 +31,10 @@ def sensitivity_curves(
     Raises:
         InputError: there is no curve, or one has no point.
     """
-    figure, (axes,) = style.figure(height=3.8)
+    figure, (axes,) = style.figure(height=3.8 if len(curves) > _NAMED else 4.4)
     _draw(axes, curves)
     style.dress(axes, title=title, x="removed from the layer (%)", y="accuracy (%)")
+    _name(figure, curves)
     dense = _dense(curves)
     if max_drop is not None:
         axes.axhline(dense - max_drop, color=style.INK, linestyle="--", linewidth=1)
@@ -63,7 +64,7 @@ def layer_importance(
         InputError: there is no curve, or one has no point.
     """
     panels = [("without retraining", without), *([("after retraining", retrained)] if retrained else [])]
-    figure, grid = style.figure(len(panels), 1, height=0.6 + 2.7 * len(panels), sharex=True, sharey=True)
+    figure, grid = style.figure(len(panels), 1, height=1.1 + 2.7 * len(panels), sharex=True, sharey=True)
     for axes, (label, curves) in zip(grid, panels, strict=True):
         _draw(axes, curves)
         style.dress(
@@ -74,6 +75,7 @@ def layer_importance(
             panel=True,
         )
     style.head(figure, title)
+    _name(figure, without)
     falls = {name: max(curve.values()) - curve[max(curve)] for name, curve in without.items()}
     most = max(falls, key=lambda name: falls[name])
     return style.describe(
@@ -98,10 +100,24 @@ def _draw(axes: Axes, curves: Curves) -> None:
             linestyle="--" if few and number >= len(style.COLORS) else "-",
             label=style.short_names([name])[0],
         )
-    if few:
-        style.legend(axes, fontsize=7.5, ncols=2 if len(curves) > 5 else 1)
-    else:
+    if not few:
         style.depth_bar(axes, len(curves))
+
+
+def _name(figure: Figure, curves: Curves) -> None:
+    """The names of few curves, below the axes, where they hide nothing."""
+    if len(curves) <= _NAMED:
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        longest = max(map(len, names))
+        figure.legend(
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=3 if longest <= 15 else 2,
+            fontsize=8,
+            frameon=False,
+            labelcolor=style.INK,
+        )
 
 
 def _dense(curves: Curves) -> float:

@@ -24,6 +24,9 @@ _QUANTITIES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("latency", "latency, median", milliseconds_text),
 )
 
+_LONGEST_WHISKER = 1.6
+"""Of the longest bar; one that is longer ends in an arrow."""
+
 
 def stage_bars(stages: Sequence[Stage], *, title: str = "Stage by stage") -> Figure:
     """Accuracy, parameters, MACs, bytes and latency of each stage; a quantity that no stage has is left out.
@@ -103,8 +106,12 @@ def filters_per_layer(
     style.dress(axes, title=title, x="filters", grid="x")
     style.names_axis(axes, counts)
     if moments > 1:
-        style.legend(
-            axes, loc="upper left", bbox_to_anchor=(0, -0.35 / (1 + 0.2 * len(counts)) - 0.02), ncols=moments
+        figure.legend(
+            loc="outside lower center",
+            ncols=moments if sum(map(len, labels[:moments])) < 40 else 1,
+            fontsize=8.5,
+            frameon=False,
+            labelcolor=style.INK,
         )
     first, last = (sum(row[i] for row in counts.values()) for i in (0, -1))
     return style.describe(
@@ -166,17 +173,25 @@ def _bars(
 ) -> None:
     """A bar a name with its number behind it; `ends` are where whiskers reach to."""
     shown = [value or 0 for value in values]
-    reach = [max(value, end or 0) for value, end in zip(shown, ends or shown, strict=True)]
+    most = _LONGEST_WHISKER * max(
+        shown
+    )  # one slow call in twenty must not make the bars too short to compare
+    reach = [min(max(value, end or 0), most) for value, end in zip(shown, ends or shown, strict=True)]
     colors = [style.COLORS[number % len(style.COLORS)] for number in range(len(names))]
     axes.barh(range(len(names)), shown, color=colors, height=0.72)
     style.names_axis(axes, names)
-    axes.set_xlim(0, max(reach) * 1.24 or 1)
+    axes.set_xlim(0, max(reach) * (1.65 if ends else 1.24) or 1)
     for row, value in enumerate(values):
-        if ends and value is not None and ends[row] is not None:
+        told = "not measured" if value is None else text(value)
+        end = ends[row] if ends else None
+        if value is not None and end is not None:
             axes.plot(
                 [value, reach[row]], [row, row], color=style.INK, linewidth=1.2, marker="|", markersize=5
             )
-        style.note(axes, "not measured" if value is None else text(value), (reach[row], row))
+            if end > reach[row]:
+                axes.plot([reach[row]], [row], color=style.INK, marker=">", markersize=5)
+            told += f", p95 {text(end)}"
+        style.note(axes, told, (reach[row], row))
 
 
 def _bare(axes: Axes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MOST_LEVELS = 300
 """More distinct values than this are no levels but a float tensor."""
+_APART = 40
+"""So many levels can be told apart by eye."""
 
 
 def weight_histogram(
@@ -45,7 +47,7 @@ def weight_histogram(
     steps = _steps(before, scale, layer)
     values = _numbers(before / steps, layer)
     figure, (axes,) = style.figure()
-    edges = np.histogram_bin_edges(values, bins=bins)
+    edges = np.histogram_bin_edges(values, bins=bins) if scale is None else _whole_bins(values, bins)
     axes.hist(values, bins=edges.tolist(), color=style.BLUE, alpha=0.45, label="before")
     told = f"{values.size} weights from {before.min():.3g} to {before.max():.3g}"
     if after is not None:
@@ -61,9 +63,11 @@ def weight_histogram(
                 0,
                 counts * (edges[1] - edges[0]) / width,
                 color=style.RED,
-                linewidth=1.6,
+                linewidth=1.6 if len(levels) <= _APART else 0.5,
                 label=f"{len(levels)} levels after",
             )
+            if len(levels) > _APART:  # they stand so close that they hide what is behind
+                axes.hist(values, bins=edges.tolist(), histtype="step", color=style.BLUE, linewidth=1.3)
             told += f", {len(levels)} levels after quantization"
         else:
             axes.hist(
@@ -78,6 +82,14 @@ def weight_histogram(
     style.dress(axes, title=f"Weights of {layer}", x=unit, y="weights per bin")
     style.legend(axes, loc="upper right")
     return style.describe(figure, f"Histogram of {layer}: {told}.")
+
+
+def _whole_bins(values: np.ndarray[Any, Any], bins: int) -> np.ndarray[Any, Any]:
+    """Edges of about so many bins, each with the same number of whole numbers in it, or parts of one."""
+    low, high = np.floor(values.min()) - 0.5, np.ceil(values.max()) + 0.5
+    width = (high - low) / bins
+    width = np.ceil(width) if width > 1 else 1 / np.floor(1 / width)
+    return np.arange(low, high + width, width)
 
 
 def _steps(weight: Tensor, scale: Tensor | None, layer: str) -> Tensor:
