@@ -1,7 +1,7 @@
 # make demo   train, prune, quantize, export and verify a small network: the whole way in one go
 # make test   every test, with every optional dependency
 # make nightly  10,000 damaged and hostile files of every format
-# make check  linters, types, documentation
+# make check  linters, types, documentation, known vulnerabilities
 # make bench  timings against other ways of doing the same
 # make docs   the documentation site, in site/
 # make lock   requirements.lock anew, from the newest versions that fit together
@@ -33,6 +33,7 @@ check: $(VENV)/full.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict --quiet
+	@.ci/audit
 
 bench: $(VENV)/full.stamp
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

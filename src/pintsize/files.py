@@ -22,6 +22,8 @@ from . import record as _record
 from .errors import CorruptFile, InputError, OperationError, unknown
 
 _KEY = "pintsize"
+_FREE, _PER_NUMBER = 2**28, 64
+"""A file may name a network of so many parameters, and so many more for each number in it: pruning leaves few."""
 
 
 @contextlib.contextmanager
@@ -310,6 +312,10 @@ def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[s
                 str(path), f"{option}={value} does not fit its tensors", "restore it from a copy"
             )
     try:
+        with torch.device("meta"):  # nothing is allocated yet
+            numbers = sum(one.numel() for one in models.create(made["name"], **made["options"]).parameters())
+        if numbers > _FREE + _PER_NUMBER * sum(tensor.numel() for tensor in tensors.values()):
+            raise CorruptFile(str(path), f"it asks for {numbers} parameters", "restore it from a copy")
         return models.create(made["name"], **made["options"])
     except TypeError as error:
         raise CorruptFile(

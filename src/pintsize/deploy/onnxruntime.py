@@ -11,6 +11,7 @@ import torch
 
 from ..errors import CorruptFile, InputError, OperationError
 from . import seal
+from .onnx_paths import check_paths
 from .runtime import Array, Closing, Shape, as_float32, like_input
 
 _HEAVY = {
@@ -81,6 +82,7 @@ def _session(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+    check_paths(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -13,6 +13,7 @@ from torch import nn
 from .. import files
 from ..errors import CorruptFile, InputError, MissingExtra, OperationError
 from . import onnx, seal
+from .onnx_paths import check_paths
 from .openvino_graph import prepared
 from .options import ExportInfo, Options
 from .runtime import Array, Closing, Shape, as_float32, like_input
@@ -128,6 +129,7 @@ def _read(core: Any, path: Path) -> Any:
     pair = seal.check_pair(path) if path.suffix == ".xml" else None
     if pair is None:
         seal.check(path)
+        check_paths(path)
     try:
         return core.read_model(prepared(path.read_bytes())) if pair is None else core.read_model(*pair)
     except (DecodeError, RuntimeError, ValueError, TypeError) as error:

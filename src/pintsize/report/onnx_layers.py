@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..deploy.onnx_paths import check_paths
 from ..errors import CorruptFile
 from .show import ShownLayer
 
@@ -31,6 +32,7 @@ def onnx_layers(file: Path) -> tuple[list[ShownLayer], tuple[int, ...] | None]:
     import onnx
     from google.protobuf.message import DecodeError
 
+    check_paths(file)
     try:
         model = onnx.load(file)
         onnx.checker.check_model(model)

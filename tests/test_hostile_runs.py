@@ -1,0 +1,52 @@
+"""A run folder or a network's file that a stranger prepared."""
+
+import json
+
+import pytest
+
+import pintsize as ps
+from pintsize import files, record
+from pintsize.errors import CorruptFile, InputError
+from pintsize.run_folder import RunFolder
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    run.mkdir()
+    outside.mkdir()
+    (run / "stages").symlink_to(outside)
+    with (
+        pytest.raises(InputError, match=r"stages: it is a link out of the run folder"),
+        RunFolder(run).open(),
+    ):
+        pass
+    (run / "stages").unlink()
+    (run / "figures").mkdir()
+    (run / "latest").symlink_to("figures")  # within it, links are harmless
+    with RunFolder(run).open():
+        pass
+
+
+@pytest.mark.parametrize("name", ["../precious.txt", "/precious.txt", "a/../../precious.txt"])
+def test_a_marker_cannot_have_other_files_deleted(tmp_path, name):
+    precious, run = tmp_path / "precious.txt", tmp_path / "run"
+    precious.write_text("x")
+    (run / "stages").mkdir(parents=True)
+    name = str(precious) if name[0] == "/" else name
+    marker = {"key": "k", "outputs": {name: "0" * 64}, "result": {}}
+    (run / "stages" / "old.json").write_text(json.dumps(marker))
+    folder = RunFolder(run)
+    with folder.open():
+        folder.forget_others()
+    assert precious.exists()
+
+
+def test_a_file_cannot_ask_for_a_network_of_gigabytes(tmp_path):
+    network = ps.models.create("resnet-demo", num_classes=10, in_channels=1)
+    network.register_buffer(
+        "long", __import__("torch").zeros(1_000_000)
+    )  # so that large numbers look justified
+    record.set_origin(network, "vgg16", {"num_classes": 10, "in_channels": 1_000_000})
+    files.save(network, tmp_path / "n.safetensors")
+    with pytest.raises(CorruptFile, match="it asks for .* parameters"):
+        ps.load(tmp_path / "n.safetensors")
