@@ -72,6 +72,15 @@ def test_every_point_links_to_its_recipe(runs, tmp_path):
     assert "http" not in re.sub(r"http://www\.w3\.org/[\w/]+|http-equiv", "", text)
 
 
+def test_the_brief_recipe_tells_what_is_unusual(runs, tmp_path):
+    metrics = json.loads((runs[0] / "metrics.json").read_text())
+    metrics["recipe"] |= {"train": {"epochs": 10, "lr": 0.3, "ema": None}}
+    (runs[0] / "metrics.json").write_text(json.dumps(metrics))
+    text = report.compare(runs, tmp_path / "out.html").read_text()
+    brief = re.search(r'id="run-0" data-brief="([^"]*)"', text)[1].splitlines()
+    assert brief == ["prune.ratio: 0.5", "train.epochs: 10", "train.lr: 0.3"]  # epochs: the others name none
+
+
 def test_links_to_the_reports_that_exist(runs, tmp_path):
     report.write(runs[0])
     text = report.compare(runs, tmp_path / "sub" / "out.html").read_text()

@@ -125,6 +125,7 @@ def _entry(number: int, name: str, run: Run, differences: Sequence[str], out: Pa
         "drop": dense - last.accuracy if dense is not None and last.accuracy is not None else None,
         "summary": summarise(run.metrics),
         "differs": [_text(fields.get(key)) for key in differences],
+        "brief": _brief(fields, differences),
         "recipe": run.recipe or json.dumps(run.metrics.recipe, indent=1),
         "link": os.path.relpath(own, out.resolve().parent) if own.is_file() else None,
         "accuracy": last.accuracy,
@@ -215,6 +216,26 @@ def flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def _brief(fields: Mapping[str, Any], differences: Sequence[str]) -> str:
+    """What the runs differ in, and what else is not as it is by default, a line a field."""
+    usual = _defaults()
+    chosen = [
+        key
+        for key, value in fields.items()
+        if key not in differences and value not in (None, [], {}) and value != usual.get(key)
+    ]
+    return "\n".join(f"{key}: {_text(fields.get(key))}" for key in (*differences, *chosen))
+
+
+def _defaults() -> dict[str, Any]:
+    from ..recipe import Recipe
+
+    parsed = Recipe.parse({"prune": {"ratio": 0.5}, "recover": {}}, source="defaults")
+    return {
+        key: value for key, value in flatten(parsed.model_dump(mode="json")).items() if key != "prune.ratio"
+    }
 
 
 def _text(value: Any) -> str:

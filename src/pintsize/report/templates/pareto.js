@@ -7,7 +7,7 @@ for (const plot of document.querySelectorAll(".plot")) {
     const run = document.getElementById("run-" + point.dataset.run);
     const name = document.createElement("strong"), recipe = document.createElement("pre");
     name.textContent = point.getAttribute("aria-label");
-    recipe.textContent = run.querySelector("pre").textContent;
+    recipe.textContent = run.dataset.brief;
     tip.replaceChildren(name, recipe);
     tip.hidden = false;
     const frame = plot.getBoundingClientRect(), dot = point.getBoundingClientRect();
