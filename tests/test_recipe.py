@@ -10,6 +10,7 @@ from pintsize.prune import importance
 from pintsize.recipe import SECTIONS, Recipe, merge, read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+SWEEPS = {"fig5"}
 
 
 def refused(document, match):
@@ -154,7 +155,9 @@ def test_two_amounts_at_once_stay_a_mistake():
         Recipe.parse(with_options({}, {"ratio": 0.25, "macs": 0.5}))
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in sorted(RECIPES.glob("*.yaml")) if p.stem not in SWEEPS], ids=lambda path: path.stem
+)
 def test_the_recipes_of_the_project_are_valid(path):
     recipe = Recipe.load(path)
     assert recipe.model is not None

@@ -1,5 +1,7 @@
 """Which trials a sweep file stands for."""
 
+from pathlib import Path
+
 import pytest
 
 from pintsize.errors import InputError
@@ -92,3 +94,12 @@ def test_a_base_recipe_in_a_file_beside_it(tmp_path):
     file.write_text("recipe: base.yaml\ngrid: {seed: [0, 1]}\n")
     found = trials(read_sweep(file), folder=tmp_path, names={"model.name": "resnet20"}, options={})
     assert [(t.recipe.model.name, t.recipe.seed) for t in found] == [("resnet20", 0), ("resnet20", 1)]
+
+
+def test_the_report_s_figure_is_five_bit_settings_at_six_sizes():
+    file = Path(__file__).parents[2] / "recipes" / "fig5.yaml"
+    found = trials(read_sweep(file), folder=file.parent, names={}, options={})
+    settings = {(t.recipe.attention.weights, t.recipe.attention.activations) for t in found}
+    assert settings == {(8, 8), (4, 8), (4, 4), (2, 8), (2, 4)}
+    assert len({trial.key for trial in found}) == len(found) == 30
+    assert len({str(trial.recipe.train) for trial in found}) == 1  # one dense network for all
