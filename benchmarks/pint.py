@@ -51,7 +51,13 @@ print(total)
 
 def quantized(bits: int) -> Callable[[nn.Module, torch.Tensor], None]:
     return lambda model, images: ps.quantize(
-        model, weights=bits, activations=8, edges=None, calibration=[images], method="minmax"
+        model,
+        weights=bits,
+        activations=None,
+        edges=None,
+        calibration=[images],
+        example=images,
+        method="minmax",
     )
 
 

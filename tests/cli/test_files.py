@@ -69,3 +69,17 @@ def test_unpack_refuses_what_is_no_pint_file(tmp_path):
     assert error.startswith("pintsize: net.pint: its content does not match its checksum; restore it from")
     assert error.count("\n") == 1
     assert "there is no such file" in pintsize("unpack", "x.pint", "-o", "a.onnx", folder=tmp_path, code=2)
+
+
+def test_bench_compares_formats_as_table_json_and_picture(demo, tmp_path):
+    x = torch.zeros(1, 1, 8, 8)
+    ps.export(demo, tmp_path / "q.onnx", example=x)
+    ps.export(ps.models.create("resnet-demo", in_channels=1), tmp_path / "fp.onnx", example=x)
+    text = pintsize("bench", "fp.onnx", "q.onnx", "--repeats", 3, "--figure", "b.png", folder=tmp_path)
+    assert [line.split()[0] for line in text.splitlines()[-2:]] == ["fp.onnx", "q.onnx"]
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    out = json.loads(pintsize("bench", "q.onnx", "--repeats", 3, "--json", folder=tmp_path))
+    assert out["files"][0]["bytes"] == (tmp_path / "q.onnx").stat().st_size
+    assert 0 < out["files"][0]["median_ms"] <= out["files"][0]["p95_ms"]
+    error = pintsize("bench", "q.onnx", "--figure", "b.bmp", folder=tmp_path, code=2)
+    assert "kind of picture" in error

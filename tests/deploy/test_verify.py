@@ -8,6 +8,7 @@ import torch
 
 from pintsize import errors
 from pintsize.deploy import export, verify
+from pintsize.deploy.layers import layer_errors
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -44,6 +45,25 @@ def test_a_different_model_fails_loudly(plain, images, tmp_path):
         errors.VerificationFailed, match=r"agreement with the model is 0\.00 % on 64 images, 99 % are"
     ):
         verify(path, plain, [images], threads=1, repeats=1)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_first_layer_that_differs_is_named(residual, images, tmp_path, backend):
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="the extra 'openvino' cannot be installed here")
+    path = export(residual, tmp_path / "net.onnx", example=EXAMPLE).path
+    errors_before = layer_errors(path, residual, images[:8], backend=backend, threads=1)
+    assert {"q_input", "q1", "q2", "q3", "q4"} <= errors_before.keys()
+    assert max(errors_before.values()) < 0.02
+    with torch.no_grad():
+        residual.conv2.weight.neg_()
+    found = layer_errors(path, residual, images[:8], backend=backend, threads=1)
+    assert found["q1"] < 0.02
+    assert found["q2"] > 0.5
+    with pytest.raises(
+        errors.VerificationFailed, match=r"the first layer that differs is conv2(.quantizer)? \(relative"
+    ):
+        verify(path, residual, [images], backend=backend, threads=1, repeats=1, agreement_at_least=100)
 
 
 def test_outputs_that_are_not_finite_fail(plain, images, tmp_path):

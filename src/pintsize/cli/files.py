@@ -159,19 +159,23 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Calls that are.")] = 50,
     threads: o.Threads = 2,
     backend: o.Backend = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the times and sizes here: .png or .svg.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Time exported files side by side, with their bytes and peak memory."""
     import numpy as np
 
     from ..deploy import open_runtime
-    from ..errors import InputError
+    from ..deploy.runtime import size_of
+    from ..errors import InputError, unknown
     from ..measure import machine, peak_memory, side_by_side
     from ..measure.units import bytes_text, milliseconds_text
     from ..tables import text_table
 
     if batch < 1:
         raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")
+    if figure is not None and figure.suffix not in {".png", ".svg"}:
+        raise unknown("kind of picture", figure.suffix, (".png", ".svg"))
     runtimes = {str(file): open_runtime(file, backend=backend, threads=threads) for file in files}
     shapes = {tuple(runtime.input_shape)[1:] for runtime in runtimes.values()}
     if len(shapes) > 1:
@@ -184,7 +188,7 @@ def bench(
             "backend": runtimes[name].backend,
             "median_ms": timed.median_ms,
             "p95_ms": timed.p95_ms,
-            "bytes": Path(name).stat().st_size,
+            "bytes": size_of(Path(name)),
             "peak_memory_bytes": peak_memory(name, backend=backend, threads=threads, batch=batch),
         }
         for name, timed in times.items()
@@ -199,5 +203,9 @@ def bench(
         )
         for row in rows
     ]
+    if figure is not None:
+        from ..viz import runtime_bars, save
+
+        save(runtime_bars({str(row["file"]): row for row in rows}), figure)
     table = text_table(("", "median", "p95", "file", "peak memory"), cells)
     emit({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table, as_json=as_json)

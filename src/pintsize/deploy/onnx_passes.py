@@ -83,7 +83,7 @@ def use_global_pools(graph: ir.Graph) -> None:
             axes = constant(graph, np.array([2, 3], np.int64), f"{y.name}_axes")
             new.append(ir.node("Squeeze", [new[-1].outputs[0], axes]))
         graph.insert_before(node, new)
-        replace(graph, y, new[-1].outputs[0])
+        replace(y, new[-1].outputs[0])
         graph.remove(node, safe=True)
 
 
@@ -129,13 +129,12 @@ def constant(graph: ir.Graph, content: np.ndarray[Any, Any], name: str) -> ir.Va
     return value
 
 
-def replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let everything that reads `old` read `new`, the graph's outputs included; names of outputs stay."""
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let everything that reads `old` read `new`, which gets its name, the graph's outputs included."""
     new.shape, new.type = old.shape, old.type
     name = old.name
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if any(output is new for output in graph.outputs):
-        old.name, new.name = f"{name}_before", name
+    old.name, new.name = f"{name}_before", name
 
 
 def quantized_values(graph: ir.Graph) -> dict[ir.Value, ir.Node]:
@@ -276,7 +275,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
         new.append(ir.node("Clip", [new[-1].outputs[0], *bounds]))
     new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], scale, zero_point], axis))
     graph.insert_before(node, new)
-    replace(graph, y, new[-1].outputs[0])
+    replace(y, new[-1].outputs[0])
     graph.remove(node, safe=True)
 
 

@@ -7,6 +7,7 @@ nodes to standard ONNX once the whole graph can be seen.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import logging
@@ -57,10 +58,31 @@ def trace(model: nn.Module, args: tuple[Any, ...], *, opset: int, dynamic_batch:
         ) from error
     assert program is not None
     graph_model: ir.Model = program.model
+    _name_by_module(graph_model.graph)
     for kind, values in (("input", graph_model.graph.inputs), ("output", graph_model.graph.outputs)):
         for number, value in enumerate(values):
             value.name = kind if len(values) == 1 else f"{kind}_{number}"
     return graph_model
+
+
+def _name_by_module(graph: ir.Graph) -> None:
+    """Name what a module gives after the module, if it runs once: so that layers can be told in the file."""
+    last: dict[str, list[ir.Node]] = {}
+    before = None
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        inside = [scope for scope in scopes[1:-1] if "activation_quantizers." not in scope]
+        if not inside or inside[-1].endswith(".weight_quantizer"):
+            continue
+        path = inside[-1]
+        if path == before:
+            last[path][-1] = node
+        else:
+            last.setdefault(path, []).append(node)
+        before = path
+    for path, nodes in last.items():
+        if len(nodes) == 1 and len(nodes[0].outputs) == 1 and not nodes[0].outputs[0].is_graph_output():
+            nodes[0].outputs[0].name = path
 
 
 def _open_batch(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:

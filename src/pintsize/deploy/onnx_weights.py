@@ -74,7 +74,7 @@ def _lower(graph: ir.Graph, node: ir.Node, grids: dict[ir.Value, ir.Node], opset
     dequantized = _emit(graph, node, symbols, span, opset)
     for bias in biases:
         _lower_bias(graph, bias, span)
-    replace(graph, node.outputs[0], dequantized)
+    replace(node.outputs[0], dequantized)
     graph.remove(node, safe=True)
 
 

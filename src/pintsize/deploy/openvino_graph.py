@@ -92,11 +92,14 @@ def _arithmetic(graph: Any, x: str, y: str, scale: Any, zero: Any) -> list[Any]:
         "high": limits.max - int(zero),
         "step": scale,
     }
+    within = f"{y}/rounding"
     for key, value in numbers.items():
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), f"{y}.{key}"))
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), f"{within}/{key}"))
     return [
-        helper.make_node("Mul", [x, f"{y}.inverse"], [f"{y}.steps"]),
-        helper.make_node("Round", [f"{y}.steps"], [f"{y}.rounded"]),
-        helper.make_node("Clip", [f"{y}.rounded", f"{y}.low", f"{y}.high"], [f"{y}.clipped"]),
-        helper.make_node("Mul", [f"{y}.clipped", f"{y}.step"], [y]),
+        helper.make_node("Mul", [x, f"{within}/inverse"], [f"{within}/steps"]),
+        helper.make_node("Round", [f"{within}/steps"], [f"{within}/whole"]),
+        helper.make_node(
+            "Clip", [f"{within}/whole", f"{within}/low", f"{within}/high"], [f"{within}/clipped"]
+        ),
+        helper.make_node("Mul", [f"{within}/clipped", f"{within}/step"], [y]),
     ]

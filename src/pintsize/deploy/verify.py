@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, VerificationFailed
+from .layers import first_divergence, layer_errors
 from .onnx_trace import evaluating
 from .runtime import Runtime, open_runtime, size_of
 
@@ -48,6 +49,8 @@ class Verification:
     bytes: int
     integer_nodes: dict[str, dict[str, int]] | None
     """What the runtime computes in integers and what in float; None if it does not tell."""
+    first_divergent: str | None
+    """Where images have another top-1 class: the first layer whose output differs by more than rounding."""
     agreement_at_least: float
     ok: bool
     """Whether the agreement reaches `agreement_at_least`."""
@@ -65,6 +68,8 @@ class _Comparison:
     largest: float = 0.0
     total: float = 0.0
     outputs: int = 0
+    sample: Tensor = field(default_factory=lambda: torch.empty(0))
+    """A few images, to look into the layers with."""
 
     def add(self, ours: Tensor, reference: Tensor, labels: Tensor | None) -> None:
         difference = (ours.double() - reference.double()).abs()
@@ -130,13 +135,16 @@ def verify(
         if other is not None:
             other.close()
     agreement = 100 * found.same / found.images
+    where = None
+    if found.same < found.images and path.suffix == ".onnx":
+        where = first_divergence(layer_errors(path, model, found.sample, backend=backend, threads=threads))
     result = Verification(
         path=str(path), backend=runtime.backend, threads=threads, images=found.images, agreement=agreement,
         max_logit_error=found.largest, mean_logit_error=found.total / max(found.outputs, 1),
         accuracy=found.percent(found.file_right), model_accuracy=found.percent(found.model_right),
         latency=latency, against=None if against is None else str(against), against_latency=other_latency,
         speedup=None if other_latency is None else other_latency.median_ms / latency.median_ms,
-        bytes=size_of(path), integer_nodes=nodes,
+        bytes=size_of(path), integer_nodes=nodes, first_divergent=where,
         agreement_at_least=agreement_at_least,
         ok=agreement >= agreement_at_least and found.largest != float("inf"),
     )  # fmt: skip
@@ -155,7 +163,8 @@ def _figures(result: Verification) -> str:
     )
     if result.accuracy is not None and result.model_accuracy is not None:
         text += f"; accuracy {result.accuracy:.2f} % on the file, {result.model_accuracy:.2f} % in the model"
-    return text + ")"
+    where = result.first_divergent
+    return text + (f"; the first layer that differs is {where})" if where else ")")
 
 
 def _batches(split: Any, batch_size: int, limit: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -182,7 +191,8 @@ def _compare(
         raise InputError("split", "it has no images", "pass at least one batch")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     fixed = runtime.input_shape[0] if runtime.input_shape else None
-    found = _Comparison()
+    count = fixed or 8
+    found = _Comparison(sample=start[0][:count].cpu())
     with evaluating(model), torch.no_grad():
         for images, labels in itertools.chain([start], batches):
             reference = model(images.to(device)).cpu()
