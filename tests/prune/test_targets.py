@@ -244,3 +244,29 @@ def test_a_channel_count_in_the_forward_of_a_trained_network_is_found_before_any
     ps.prune(model, before, ratio=0.5, fold_constants=False)
     assert (model.a.out_channels, model.b.out_channels) == (8, 3)
     assert reference.error(reference.outputs(dense, before), reference.outputs(dense, before)) == 0
+
+
+@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_as_much_goes_in_rounds_as_at_once(scope: str, steps: int) -> None:
+    """What a round leaves over because channels are whole, later ones make up for."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 10, 1), nn.ReLU(), nn.Conv2d(10, 14, 1), nn.ReLU(), nn.Conv2d(14, 2, 1)
+    )
+    plan = ps.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5, scope=scope, steps=steps)
+    assert sum(len(plan.removed[name][0]) for name in ("0.weight", "2.weight")) == 12
+    assert plan.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"ratio": 0.5, "round_to": 16}, "ratio: 0.000 of the channels removed of the 0.500 asked for"),
+        ({"ratio": 0.05}, "ratio: 0.000 of the channels removed of the 0.050 asked for"),
+        ({"ratio": 0.75, "min_channels": 6}, "ratio: 0.250 of the channels removed of the 0.750 asked for"),
+    ],
+)
+def test_a_ratio_that_limits_forbid_is_noted(request_: dict[str, Any], message: str) -> None:
+    plan = ps.prune(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4), **request_)
+    assert [note.partition(";")[0] for note in plan.notes] == [message]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Request:
     ignore: tuple[str, ...]
     ratios: Mapping[str, float]
     fold_constants: bool
+    gone: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """(parameter, dimension) → what earlier rounds removed of it; the ratios speak of the network before them."""
+    start: tuple[float, float] | None = None
+    """Prunable channels before the first round, and how many of them went since."""
     strict: bool = True
     """Whether a target that cannot be met is an error; in later rounds, which have cut already, it is a note."""
 
@@ -117,13 +121,18 @@ def prune(
     _record.check_order(model, PruneStep)
     if steps > 1:  # what cannot be met as a whole must show before the first round
         graph = analyse(model, example)
-        _choose(model, graph, _prunable(model, graph, request), request, Statistics(model, data, seed, loss),
+        groups = _prunable(model, graph, request)
+        _choose(model, graph, groups, request, Statistics(model, data, seed, loss),
                 _prices(graph, latency_table))  # fmt: skip
+        request = dataclasses.replace(request, start=(float(costs.total_channels(groups)), 0.0))
     whole: PruningPlan | None = None
     for step in range(steps):
-        part = dataclasses.replace(_part(request, step, steps), strict=step == 0)
+        part = dataclasses.replace(_part(request, step, steps, whole), strict=step == 0)
         plan = _once(model, example, part, Statistics(model, data, seed, loss), latency_table, optimizer)
         whole = plan if whole is None else whole.then(plan)
+        if request.start is not None:
+            went = plan.before["channels"] - plan.after["channels"]
+            request = dataclasses.replace(request, start=(request.start[0], request.start[1] + went))
         if between is not None:
             between(model, step)
     assert whole is not None
@@ -176,24 +185,21 @@ def _request(
     )
 
 
-def _part(request: Request, step: int, steps: int) -> Request:
-    """The request of one round: equal parts of the original, each relative to what is left."""
-    if steps == 1:
-        return request
-    fields = dict(request.__dict__)
+def _part(request: Request, step: int, steps: int, whole: PruningPlan | None) -> Request:
+    """The request of one round: equal parts of the original, so that what rounding left over is made up for."""
+    share = (step + 1) / steps
+    fields: dict[str, Any] = {"ratios": {pattern: value * share for pattern, value in request.ratios.items()}}
     if request.target:
         name, keep = request.target
-        before, after = (1 - (1 - keep) * k / steps for k in (step, step + 1))
-        fields["target"] = (name, after / before)
+        reached = whole.after[name] / whole.before[name] if whole is not None else 1.0
+        fields["target"] = (name, min(1.0, (1 - (1 - keep) * share) / reached))
     if request.ratio is not None:
-        fields["ratio"] = _share(request.ratio, step, steps)
-    fields["ratios"] = {pattern: _share(value, step, steps) for pattern, value in request.ratios.items()}
-    return Request(**fields)
-
-
-def _share(ratio: float, step: int, steps: int) -> float:
-    before, after = ratio * step / steps, ratio * (step + 1) / steps
-    return (after - before) / (1 - before)
+        fields["ratio"] = request.ratio * share
+    if whole is not None:
+        fields["gone"] = {
+            (name, dim): len(indices) for name, dims in whole.removed.items() for dim, indices in dims.items()
+        }
+    return dataclasses.replace(request, **fields)
 
 
 def _once(
@@ -314,7 +320,8 @@ def _choose(
         weights = [0.0 if local[i] is None else float(local[i] or 0.0) for i in range(len(groups))]
     candidates = selection.Candidates(
         groups, scores, request.scope, selection.pools(model, groups, request.scope),
-        [_multiple(group, request.round_to) for group in groups], request.min_channels, weights,
+        [kept_multiple(group, request.round_to) for group in groups], request.min_channels, weights,
+        [_left(graph, group, request.gone) for group in groups], request.start,
     )  # fmt: skip
     note = ""
     if request.target is not None:
@@ -324,11 +331,18 @@ def _choose(
             candidates, lambda n: cost(costs.kept_shapes(graph, groups, n)), keep, name, strict=request.strict
         )
     else:
-        removed = selection.counts(
-            candidates, 1.0 if request.ratios and request.ratio == 0 else float(request.ratio or 0)
-        )
+        level = 1.0 if request.ratios and request.ratio == 0 else float(request.ratio or 0)
+        removed = selection.counts(candidates, level)
+        note = selection.missed(candidates, level, removed)
     units = selection.choose(candidates, removed)
     return union([g.removed(u) for g, u in zip(groups, units, strict=True) if len(u)]), note
+
+
+def _left(graph: Graph, group: ChannelGroup, gone: Mapping[tuple[str, int], int]) -> float:
+    """The share of a group's channels that earlier rounds left."""
+    first = next(m for m in group.members if m.produces)
+    now = graph.trace.parameters[first.parameter].shape[first.dim]
+    return now / (now + gone.get((first.parameter, first.dim), 0))
 
 
 def _ratio_for(group: ChannelGroup, ratios: Mapping[str, float]) -> float | None:
@@ -337,7 +351,7 @@ def _ratio_for(group: ChannelGroup, ratios: Mapping[str, float]) -> float | None
     )
 
 
-def _multiple(group: ChannelGroup, round_to: int | str) -> int:
+def kept_multiple(group: ChannelGroup, round_to: int | str) -> int:
     """`auto`: 16 channels fill a vector register of AVX-512 and a tile of the integer kernels, 8 one of AVX2."""
     if round_to != "auto":
         return int(round_to)

@@ -34,6 +34,18 @@ class Candidates:
     weights: Sequence[float] = field(default_factory=list)
     """Per group: its ratio over the common one (1 unless ratios were given by pattern)."""
 
+    left: Sequence[float] = field(default_factory=list)
+    """Per group: the share of its channels that earlier rounds left; shares to remove count those that went."""
+
+    start: tuple[float, float] | None = None
+    """Channels of all groups before the first round, and how many of them went since."""
+
+    def wanted(self, index: int, level: float) -> float:
+        """Units of a group that make up the share `level`, beside those that went earlier."""
+        size = self.groups[index].size
+        whole = size / self.left[index] if self.left else float(size)
+        return max(0.0, min(level, 1.0) * whole - (whole - size))
+
     def limit(self, index: int) -> int:
         """Most units that may go from a group."""
         group = self.groups[index]
@@ -85,8 +97,8 @@ def counts(candidates: Candidates, level: float) -> list[int]:
     """How many units go from each group when the share `level` of each pool's channels goes."""
     if candidates.scope == "local":
         return [
-            candidates.rounded(i, min(level * candidates.weights[i], 1.0) * group.size)
-            for i, group in enumerate(candidates.groups)
+            candidates.rounded(i, candidates.wanted(i, level * candidates.weights[i]))
+            for i in range(len(candidates.groups))
         ]
     removed = [0.0] * len(candidates.groups)
     for pool in set(candidates.pools):
@@ -96,6 +108,20 @@ def counts(candidates: Candidates, level: float) -> list[int]:
     return [candidates.rounded(i, count) for i, count in enumerate(removed)]
 
 
+def missed(candidates: Candidates, level: float, removed: Sequence[int]) -> str:
+    """A note if `removed` is further from the share `level` than a unit of each group accounts for, or nothing."""
+    channels = [group.channels for group in candidates.groups]
+    total = sum(group.size * group.channels for group in candidates.groups)
+    asked = sum(candidates.wanted(i, level * candidates.weights[i]) * each for i, each in enumerate(channels))
+    gone = sum(count * each for count, each in zip(removed, channels, strict=True))
+    if asked < 1e-9 or (gone and abs(asked - gone) < sum(channels)):
+        return ""
+    return (
+        f"ratio: {gone / total:.3f} of the channels removed of the {asked / total:.3f} asked for; "
+        "whole units, round_to and min_channels allow no closer"
+    )
+
+
 def _lowest(candidates: Candidates, inside: list[int], level: float) -> list[int]:
     """Units per group among the lowest-scored ones that make up the share `level` of the pool's channels."""
     scores = torch.cat([candidates.scores[i] / candidates.weights[i] for i in inside])
@@ -103,7 +129,17 @@ def _lowest(candidates: Candidates, inside: list[int], level: float) -> list[int
         [torch.full((candidates.groups[i].size,), candidates.groups[i].channels) for i in inside]
     )
     owner = torch.cat([torch.full((candidates.groups[i].size,), k) for k, i in enumerate(inside)])
-    goal = level * float(size.sum())
+    if candidates.scope == "global" and candidates.start is not None:  # also of groups that are at their end
+        whole, went = candidates.start
+    else:
+        whole = sum(
+            candidates.groups[i].size
+            * candidates.groups[i].channels
+            / (candidates.left[i] if candidates.left else 1)
+            for i in inside
+        )
+        went = whole - float(size.sum())
+    goal = level * whole - went
     order = torch.argsort(scores, stable=True)
     taken = [0] * len(inside)
     limits = [candidates.limit(i) for i in inside]
@@ -186,4 +222,4 @@ def choose(candidates: Candidates, removed: Sequence[int]) -> list[Tensor]:
     ]
 
 
-__all__ = ["CLOSE", "SCOPES", "Candidates", "Cost", "choose", "counts", "pools", "solve"]
+__all__ = ["CLOSE", "SCOPES", "Candidates", "Cost", "choose", "counts", "missed", "pools", "solve"]
