@@ -11,7 +11,7 @@ from torch import nn
 import pintsize as ps
 from pintsize import record
 from pintsize.errors import IllegalOrder, InputError
-from pintsize.prune import masks_of, prune, remove_masks, set_masks, sparsify
+from pintsize.prune import Sparsify, masks_of, one_shot, prune, remove_masks, set_masks, sparsify
 from pintsize.train import Callback
 
 
@@ -59,6 +59,46 @@ def test_a_plain_loop_with_stale_momentum_does_not_regrow():
     zeros_hold(model, masks)
     with torch.no_grad():
         assert torch.equal(masked_forward, model(images))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_masks_that_come_in_the_middle_hold_at_every_step_and_in_evaluation(fused):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=fused)
+    images, labels = torch.randn(16, 8), torch.arange(16) % 3
+    for step in range(6):
+        if step == 3:  # the optimizer has momentum for what is removed
+            masks = sparsify(model, density=0.3).masks
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        if step < 3:
+            continue
+        with torch.no_grad():
+            found = model(images)
+            layers = [nn.functional.linear(images, model[0].weight * masks["0.weight"], model[0].bias)]
+            layers.append(
+                nn.functional.linear(layers[0].relu(), model[2].weight * masks["2.weight"], model[2].bias)
+            )
+        assert torch.allclose(found, layers[1], atol=1e-6)
+        zeros_hold(model, masks)
+
+
+def test_validation_in_training_sees_the_zeros(digits):
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, state):
+            masks = masks_of(state.model)
+            seen.append(all(not p[~masks[n]].any() for n, p in state.model.named_parameters() if n in masks))
+
+    model = network()
+    history = ps.train(
+        model, digits, epochs=3, lr=0.05, batch_size=20, progress=False,
+        callbacks=[Sparsify(one_shot(0.1, epoch=1), scope="local"), Look()],
+    )  # fmt: skip
+    assert seen == [True] * 3
+    assert history[-1]["val_accuracy"] == ps.evaluate(model, digits.val)
 
 
 def test_gradients_of_removed_weights_are_zero():

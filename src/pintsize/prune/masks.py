@@ -182,6 +182,7 @@ class _Masking:
     _pintsize_mask_base: ClassVar[Any] = None
 
     def after_optimizer_step(self: Any) -> None:
+        self.__dict__.pop(_HELD, None)
         hold(self)
 
     def train(self: Any, mode: bool = True) -> Any:
@@ -199,6 +200,10 @@ class _Masking:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
             self.__dict__[_ACTIVE] = False
+            if (
+                torch.is_grad_enabled()
+            ):  # a step may follow, and fused optimizers leave no trace in the version
+                self.__dict__.pop(_HELD, None)
 
     def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         hold(self)
