@@ -89,8 +89,6 @@ def test_a_factory_of_the_user(tmp_path):
     ("args", "words"),
     [
         (["profile", "--model", "resnet19", "--data", "digits"], ["resnet19", "resnet18"]),
-        (["train", "--model", "resnet-demo", "--data", "digit", "--out", "x.safetensors"], ["digit", "digits"]),
-        (["compress", "--model", "resnet-demo", "--data", "digits", "--ratio", "1.5", "--out", "x"], ["ratio"]),
         (["prune", "--model", "missing.safetensors", "--ratio", "0.5", "--out", "x.safetensors"], ["missing.safetensors"]),
         (["bench", "missing.onnx"], ["missing.onnx"]),
         (["compress", "--model", "resnet-demo", "--data", "digits", "--recipe", "missing.yaml"], ["missing.yaml"]),
