@@ -48,7 +48,17 @@ def files(tmp_path_factory):
     printed = {"scan": {"accuracy": 90.0, "ratios": [0.5]}, "retrained": {"conv1": [85.0]}}
     (folder / "retrained.json").write_text(json.dumps(printed))
     for name, accuracy, size, bits in (("a", 90.0, 3000, 8), ("b", 80.0, 1000, 4)):
-        epochs = [{"epoch": 1, "train_loss": 1.0, "val_accuracy": 70.0, "kept": {"c": 0.5}, "ends": True}]
+        epochs = [
+            {
+                "epoch": 1,
+                "train_loss": 1.0,
+                "val_accuracy": 70.0,
+                "kept": {"c": 0.5},
+                "ends": True,
+                "params": 0.6,
+                "macs": 0.5,
+            }
+        ]
         stages = [("dense fp32", 91.0, 9000, 5.0), ("pruned", accuracy, size, 2.0)]
         content = {
             "format": 1,
@@ -91,6 +101,7 @@ def files(tmp_path_factory):
         (["layer-importance", "scan.json", "--retrained", "retrained.json"], "largest fall"),
         (["training-curves", "a"], "over 2 epochs; best validation accuracy 70.00 %"),
         (["layer-epoch-heatmap", "a"], r"after 1 epochs 50 % are kept on average, least in c"),
+        (["left-over-epochs", "a"], "after 1 epochs 60 % of parameters, 50 % of MACs"),
         (["stage-bars", "a"], "dense fp32 91.00, pruned 90.00"),
         (["accuracy-compression", "a", "b"], r"2 networks, 2 on the Pareto front: b 80.00 % at 1.00 kB"),
         (["accuracy-compression", "a", "--cost", "latency_ms"], "2 networks.*pruned 90.00 % at 2.00 ms"),

@@ -118,3 +118,15 @@ def test_heat_map_of_either_orientation():
 def test_heat_map_needs_the_same_epochs(kept):
     with pytest.raises(InputError):
         training.layer_epoch_heatmap(kept)
+
+
+def test_what_is_left_over_the_epochs():
+    figure = training.left_over_epochs(
+        [{"params": 1.0, "macs": 0.9}, {"params": 0.5, "macs": 0.8}], recovery_ends=[1]
+    )
+    curves = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines[:2]}
+    assert curves == {"parameters": [100, 50], "MACs": [90, 80]}
+    assert list(figure.axes[0].lines[2].get_xdata()) == [1.5, 1.5]
+    assert "after 2 epochs 50 % of parameters, 80 % of MACs" in style.description(figure)
+    with pytest.raises(InputError):
+        training.left_over_epochs([{"epoch": 1}])

@@ -319,6 +319,17 @@ def layer_epoch_heatmap(run: Run) -> Figure:
 
 
 @picture
+def left_over_epochs(run: Run) -> Figure:
+    """Channels, parameters and MACs that an attention pruning left, epoch by epoch."""
+    from ..report.run import read
+    from ..viz import left_over_epochs as draw
+
+    history = read(run, unfinished=True).metrics.histories.get("attention", [])
+    ends = [number for number, epoch in enumerate(history, 1) if epoch.get("ends")]
+    return draw(history, recovery_ends=ends)
+
+
+@picture
 def stage_bars(run: Run) -> Figure:
     """Accuracy, parameters, MACs, bytes and latency of each stage of a run."""
     from ..report.run import read

@@ -19,7 +19,13 @@ def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str
         result: of `prune_by_attention`.
         model: the pruned network, for the box plot of the weights of its most pruned layer.
     """
-    from ..viz import accuracy_compression, channel_box, layer_epoch_heatmap, training_curves
+    from ..viz import (
+        accuracy_compression,
+        channel_box,
+        layer_epoch_heatmap,
+        left_over_epochs,
+        training_curves,
+    )
 
     history = result.history
     ends = result.recovery_ends
@@ -31,7 +37,7 @@ def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str
     ]  # fmt: skip
     found = {
         "training": training_curves(history, recovery_ends=ends, title="Attention pruning"),
-        "compression": _compression(result),
+        "compression": left_over_epochs(history, recovery_ends=ends),
         "layers": layer_epoch_heatmap([row["kept"] for row in history], title="Channels kept"),
         "frontier": accuracy_compression(
             points, cost="params", title="Validation accuracy against parameters left"
@@ -42,27 +48,3 @@ def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str
         layer = name.partition("#")[0]
         found["channels"] = channel_box(model.get_submodule(layer).weight.detach(), layer=layer)  # type: ignore[operator]
     return found
-
-
-def _compression(result: AttentionResult) -> Figure:
-    """Fractions of channels, parameters and MACs that are left, over the epochs."""
-    from ..viz import style
-
-    figure, (axes,) = style.figure(height=3.0)
-    epochs = [row["epoch"] for row in result.history]
-    for number, (key, label) in enumerate(
-        (("channels", "channels attended to"), ("params", "parameters"), ("macs", "MACs"))
-    ):
-        values = [100 * row[key] for row in result.history]
-        axes.plot(epochs, values, color=style.COLORS[number], label=label, linewidth=1.6)
-    for end in result.recovery_ends:
-        axes.axvline(end + 0.5, color=style.INK, linewidth=0.4, linestyle=":")
-    style.dress(axes, title="What is left over the epochs", x="epoch", y="left (%)")
-    style.whole_numbers(axes)
-    style.legend(axes, loc="lower left")
-    last = result.history[-1]
-    return style.describe(
-        figure,
-        f"After {len(epochs)} epochs {last['params']:.0%} of the parameters and {last['macs']:.0%} of the "
-        "MACs are left.",
-    )

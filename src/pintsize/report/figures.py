@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NAMES = ("stages", "training", "kept", "filters", "weights", "quantization")
+NAMES = ("stages", "training", "kept", "left", "filters", "weights", "quantization")
 
 
 def draw(run: Run) -> dict[str, Figure]:
@@ -24,6 +24,7 @@ def draw(run: Run) -> dict[str, Figure]:
         _stages,
         _training,
         _attention,
+        _left,
         _filters,
         _weights,
         _errors,
@@ -104,6 +105,16 @@ def _attention(run: Run) -> Figure | None:
 
     kept = [epoch["kept"] for epoch in run.metrics.histories.get("attention", ()) if epoch.get("kept")]
     return layer_epoch_heatmap(kept) if kept else None
+
+
+def _left(run: Run) -> Figure | None:
+    from ..viz.training import left_over_epochs
+
+    history = [
+        epoch for epoch in run.metrics.histories.get("attention", ()) if epoch.get("params") is not None
+    ]
+    ends = [number for number, epoch in enumerate(history, 1) if epoch.get("ends")]
+    return left_over_epochs(history, recovery_ends=ends) if history else None
 
 
 def _filters(run: Run) -> Figure | None:

@@ -26,7 +26,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _IMAGE_BUDGET = 1_500_000
 """Bytes of PNG files taken in; the page stays under 3 MB."""
 _RECORD_BUDGET = 20_000
-_DRAWN = {*NAMES, "attention-training", "attention-layers"}
+_DRAWN = {*NAMES, "attention-training", "attention-layers", "attention-compression"}
 """Pictures that the page draws itself."""
 
 

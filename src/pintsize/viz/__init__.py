@@ -13,7 +13,7 @@ _MODULES = {
     "sensitivity": ("layer_importance", "sensitivity_curves"),
     "stages": ("filters_per_layer", "round_bars", "runtime_bars", "stage_bars"),
     "style": ("description", "save", "to_png", "to_svg"),
-    "training": ("layer_epoch_heatmap", "training_curves"),
+    "training": ("layer_epoch_heatmap", "left_over_epochs", "training_curves"),
     "weights": (
         "channel_box",
         "display_kernels",
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .style import to_png as to_png
     from .style import to_svg as to_svg
     from .training import layer_epoch_heatmap as layer_epoch_heatmap
+    from .training import left_over_epochs as left_over_epochs
     from .training import training_curves as training_curves
     from .weights import channel_box as channel_box
     from .weights import display_kernels as display_kernels

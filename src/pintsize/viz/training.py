@@ -97,6 +97,40 @@ def _phases(top: Axes, bottom: Axes, phases: Mapping[str, History]) -> None:
         start += len(history)
 
 
+def left_over_epochs(
+    history: History, *, recovery_ends: Sequence[int] = (), title: str = "What is left over the epochs"
+) -> Figure:
+    """Fractions of channels, parameters and MACs that are left, epoch by epoch.
+
+    Args:
+        history: entries with any of channels, params and macs, as fractions of the dense network (0–1).
+        recovery_ends: epochs (from 1) after which a recovery loop ended, drawn as dotted lines.
+        title: of the figure.
+
+    Raises:
+        InputError: no entry has any of them.
+    """
+    labels = {"channels": "channels attended to", "params": "parameters", "macs": "MACs"}
+    curves = {
+        label: [(x, 100 * row[key]) for x, row in enumerate(history, 1) if row.get(key) is not None]
+        for key, label in labels.items()
+    }
+    if not any(curves.values()):
+        raise InputError("history", "it does not say what is left", "pass the history of a pruning")
+    figure, (axes,) = style.figure(height=3.0)
+    for number, (label, points) in enumerate(curves.items()):
+        if points:
+            color, dash = style.COLORS[number], style.DASHES[number]
+            axes.plot(*zip(*points, strict=True), label=label, color=color, linestyle=dash, linewidth=1.6)
+    for end in recovery_ends:
+        axes.axvline(end + 0.5, color=style.INK, linewidth=0.4, linestyle=":")
+    style.dress(axes, title=title, x="epoch", y="left (%)")
+    style.whole_numbers(axes)
+    style.legend(axes, loc="lower left")
+    told = ", ".join(f"{points[-1][1]:.0f} % of {label}" for label, points in curves.items() if points)
+    return style.describe(figure, f"{title}: after {len(history)} epochs {told}.")
+
+
 def layer_epoch_heatmap(
     kept: Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]], *, title: str = "Channels kept"
 ) -> Figure:
