@@ -69,6 +69,7 @@ def main():
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
+            print(f"{kills} kills, {finished} runs ended, {lost} lost", file=sys.stderr, flush=True)
             continue
         same = process.returncode == 0 and digests(folder) == whole
         finished += 1
