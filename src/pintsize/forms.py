@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .recipe import Recipe
@@ -39,6 +40,21 @@ def forms_of(recipe: Recipe) -> list[Form]:
                 "quantized",
             )
         )
+    return _named(forms)
+
+
+def chosen_forms(*, prunes: bool, bits: set[int | None]) -> list[Form]:
+    """The forms of a network that a search has found, pruned or not, with these bits among its layers."""
+    kind = "pruned" if prunes else "dense"
+    widths = [width for width in bits if width is not None]
+    forms = [("dense fp32", "dense"), *([("pruned fp32", "pruned")] if prunes else [])]
+    if widths:
+        forms.append((f"{kind} int{widths[0]}" if len(bits) == 1 else f"{kind} mixed bits", "quantized"))
+    return _named(forms)
+
+
+def _named(forms: Sequence[tuple[str, str]]) -> list[Form]:
+    """Labels and stems with their files; the last one is deployed."""
     last = len(forms) - 1
     return [
         Form(label, f"{stem}.safetensors", "net.onnx" if number == last else f"{stem}.onnx")

@@ -87,6 +87,16 @@ class CompressOptions(TypedDict, total=False):
     round_to: int | str
     min_channels: int
     ignore: tuple[str, ...]
+    max_drop: float
+    minimize: str
+    max_latency: float
+    max_bytes: int
+    max_macs: int
+    time_limit: float | None
+    probes: int
+    probe_epochs: int | None
+    confirmations: int
+    cut_by: str
     recover_epochs: int
     recover_lr: float
     recover_optimizer: str

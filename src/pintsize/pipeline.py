@@ -217,5 +217,5 @@ def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -
         "histories": {name: history for name, history in histories.items() if history},
         "layers": results["measure"]["layers"],
         "rounds": staged.get("rounds", []),
-        "budget": None,
+        "budget": results.get("budget"),
     }

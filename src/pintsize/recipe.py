@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .attention_options import AttentionOptions
+from .budget_options import BudgetSection
 from .errors import InputError, InputTypeError
 from .sparse_options import RoundsOptions, RulesOptions, SparsifyOptions
 from .yaml_files import read_yaml as read_yaml  # noqa: PLC0414 (its place was here)
@@ -193,6 +194,8 @@ class Recipe(_Section):
     """The stages of a rule file, or of the rules that a sensitivity scan gives, instead."""
     rounds: RoundsOptions | None = None
     """Rounds with ratios per block, instead."""
+    budget: BudgetSection | None = None
+    """What may be lost or spent, instead: channels and bits are searched for."""
     recover: RecoverSection | None = None
     """Training after pruning; left out, its defaults apply."""
     quantize: QuantizeSection | None = QuantizeSection()
@@ -317,7 +320,7 @@ def _describe(place: list[str]) -> str:
     return (field.description or "") if field else "docs/recipes.md"
 
 
-def _section_class(name: str) -> type[_Section] | None:
+def _section_class(name: str) -> type[BaseModel] | None:
     return SECTIONS.get(name)
 
 
@@ -327,14 +330,16 @@ WAYS: dict[str, Any] = {
     "sparsify": SparsifyOptions,
     "rules": RulesOptions,
     "rounds": RoundsOptions,
+    "budget": BudgetSection,
 }
 """The ways to prune; a recipe takes one."""
 
-SECTIONS: dict[str, type[_Section]] = {
+SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
     "data": DataSection,
     "train": TrainSection,
     "prune": PruneSection,
+    "budget": BudgetSection,
     "recover": RecoverSection,
     "quantize": QuantizeSection,
     "export": ExportSection,

@@ -83,7 +83,11 @@ class Stages:
                 self._stage("attention", settings, [cut], self._attention)
                 self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
         self._run_sparse()
-        if recipe.quantize is not None:
+        if recipe.budget is not None:
+            from .search.stage import search
+
+            search(self)
+        elif recipe.quantize is not None:
             self._stage("quantize", _settings(recipe.quantize), ["quantized.safetensors"], self._quantize)
         exports = [form.exported for form in self.forms]
         if recipe.sparsify is not None:
@@ -114,8 +118,8 @@ class Stages:
         """
         model = copy.deepcopy(self._start)
         try:
-            if self.recipe.prune is not None:
-                self._pruned(model, self.recipe.prune)
+            if self.recipe.prune is not None or self.recipe.budget is not None:
+                self._pruned(model, self.recipe.prune or PruneSection(ratio=0.3))
             sparse_stages.rehearse(self, model)
             if self.recipe.quantize is not None:
                 section = self.recipe.quantize.model_copy(update={"calibration_images": len(self.example)})
@@ -185,14 +189,15 @@ class Stages:
 
     def _pruned(self, model: nn.Module, section: PruneSection) -> PruningPlan:
         given = {key: value for key, value in section.model_dump().items() if value is not None}
-        return prune(model, self.example, **given, data=self._some_training_images(), seed=self.recipe.seed)
+        return prune(model, self.example, **given, data=self.some_training_images(), seed=self.recipe.seed)
 
     def _quantized(self, model: nn.Module, section: QuantizeSection) -> None:
         quantize(
-            model, **section.model_dump(), calibration=self._some_training_images(section.calibration_images)
+            model, **section.model_dump(), calibration=self.some_training_images(section.calibration_images)
         )
 
-    def _some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
+    def some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
+        """A sample for criteria and ranges, always the same."""
         return self.data.train.subset(min(count, len(self.data.train)), self.recipe.seed)
 
     def _export(self, _: str) -> dict[str, Any]:

@@ -1,0 +1,329 @@
+"""The budget search: try networks on the path of least damage, confirm, back off, keep the best that fits."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..graph import ChannelGroup, Graph, analyse
+from ..prune.channels import kept_multiple
+from ..quant.layer_latency import LayerTimes, layer_inputs
+from ..recipe import RecoverSection
+from .allocation import Allocation, CostModel, Space, first_within
+from .candidate import Workshop
+from .clock import Clock
+from .damage import Damage, damage_of, levels_of
+from .latency_table import LatencyTable, Layer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..stages import Stages
+
+logger = logging.getLogger(__name__)
+
+DENSE = "dense"
+"""Name of the candidate that is the dense network in floating point."""
+_SCANNED = 256
+"""Images on which changes are judged."""
+_LEFT = 0.1
+"""Share of a cut's damage that is expected to be left after a recovery, until one has been seen."""
+_EARNED = 1.0
+"""Points that a full recovery is expected to gain over a short one, until one has been seen."""
+_INTEGERS_MAY_LOSE = 1.0
+"""Points, where a cost is the budget."""
+_WORTHWHILE = 0.97
+"""A further network is tried only if it is predicted to cost less than this share of the best one."""
+
+
+class BudgetSearch:
+    """The search of one run.
+
+    Args:
+        stages: of the run; its dense network is trained, and the recipe has a budget.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        assert stages.recipe.budget is not None
+        self.stages, self.options = stages, stages.recipe.budget
+        self.clock = Clock(self.options.time_limit)
+        self.rows: list[dict[str, Any]] = []
+        self.dense_accuracy = float(stages.results["train"]["val_accuracy"])
+        model = stages.model("dense.safetensors")
+        graph = analyse(model, stages.example)
+        images = stages.data.val.subset(min(_SCANNED, len(stages.data.val)), stages.recipe.seed)
+        self.workshop = Workshop(stages, graph.groups, images, self.options.cut_by, self.clock)
+        quantize = stages.recipe.quantize
+        bits = None if quantize is None else quantize.weights
+        self.widths: list[int | None] = [None] if bits is None else [None, bits]
+        if bits == 8 and self.options.minimize == "bytes":
+            self.widths.append(4)
+        levels = {group.name: levels_of(_choices(group)) for group in graph.groups}
+        settings = [self.options.cut_by, self.options.minimize, levels, self.widths, _SCANNED]
+        scan = self.workshop.part("budget-scan", settings, lambda: self._scan(model, graph, levels, images))
+        damage = Damage.from_json(scan["damage"])
+        times = {
+            name: {(i, o): LayerTimes(f, n) for i, o, f, n in rows} for name, rows in scan["times"].items()
+        }
+        layers = layers_of(model, graph, stages.example, list(times) or list(damage.layers))
+        cost = CostModel(graph, layers, self.options.minimize, times)
+        self.space = Space(graph.groups, levels, self.widths, damage, cost)
+        self.path: list[Allocation] = []
+        self._left, self._earned = _LEFT, _EARNED
+        self._width: int | None = None
+        self._allocations: dict[str, Allocation] = {}
+        self._walk()
+
+    def _scan(
+        self, model: nn.Module, graph: Graph, levels: dict[str, list[int]], images: Any
+    ) -> dict[str, Any]:
+        """Damage of each change, and times of each layer."""
+        stages, quantize = self.stages, self.stages.recipe.quantize
+        activations = None if quantize is None else quantize.activations
+        damage = damage_of(
+            model, images, example=stages.example, levels=levels, widths=self.widths, activations=activations,
+            ignore=() if quantize is None else quantize.ignore, importance=self.options.cut_by, seed=stages.recipe.seed,
+        )  # fmt: skip
+        times: dict[str, Any] = {}
+        if self.options.minimize == "latency":
+            table = LatencyTable(threads=stages.recipe.export.threads)
+            for layer in layers_of(model, graph, stages.example, weight_layers(graph)):
+                found = table.measure(layer)
+                times[layer.name] = [[*pair, each.floating, each.integer] for pair, each in found.items()]
+            logger.info("latency table %s: %d layers timed", table.path, table.measured)
+        return {"damage": damage.to_json(), "times": times}
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The candidate that the search ended with, `history` and all."""
+        return self._best()
+
+    def run(self) -> dict[str, Any]:
+        """Search; the candidates and the chosen one as `metrics.json` has them."""
+        self._try(DENSE, self.space.dense(), 0)
+        if len(self.widths) > 1:
+            self._start_from_integers()
+        if self.options.limit is None:
+            self._cheapest()
+        else:
+            self._most_accurate(self.options.limit)
+        return self._result()
+
+    def _start_from_integers(self) -> None:
+        """Where integers alone keep within the budget, every layer has them: changing to and fro costs time.
+
+        Elsewhere, and only there, some layers may have to stay in floating point.
+        """
+        row = self._try("quantized", self.space.dense(self.widths[1]), 0)
+        allowed = _INTEGERS_MAY_LOSE if self.options.max_drop is None else self.options.max_drop
+        if (row is not None and row["drop"] <= allowed) or self.options.minimize == "macs":
+            self._width = self.widths[1]
+            self._walk()
+
+    def _cheapest(self) -> None:
+        """Bracket by short recoveries, then confirm with full ones, and back off where the budget breaks."""
+        epochs = (self.stages.recipe.recover or RecoverSection()).epochs
+        short = min(epochs, self.options.probe_epochs or max(1, epochs // 5))
+        for number in range(1, self.options.probes + 1 if epochs else 1):
+            good = min([self._best()["predicted"], *self._hopeful()])
+            one = first_within(self.path, self._between(good, self._failed_below(good)))
+            if self._tried(one) or not self._time_for(short + epochs):
+                break
+            if self._try(f"probe-{number}", one, short) is None:
+                return
+        for number in range(1, self.options.confirmations + 1):
+            best = self._best()["predicted"]
+            failed = self._failed_below(best)
+            hopeful = [cost for cost in self._hopeful() if failed < cost < _WORTHWHILE * best]
+            goal = min(hopeful) if hopeful else self._between(best, failed)
+            probe = next((name for name, each in self._allocations.items()
+                          if name.startswith("probe") and each.cost == goal and hopeful), None)  # fmt: skip
+            one = self._allocations[probe] if probe else first_within(self.path, goal)
+            if self._tried(one, fully=True) or one.cost > _WORTHWHILE * best:
+                probe = self._best()[
+                    "name"
+                ]  # nothing cheaper is left to try: the best deserves its full recovery
+                one = self._allocations[probe]
+            afford = self._affordable(epochs)
+            if (epochs and not afford) or self._tried(one, fully=True):
+                return
+            row = self._try(f"full-{number}", one, afford)
+            if row is None:
+                return
+            if probe:
+                self._earned = max(0.0, self._row(probe)["drop"] - row["drop"])
+
+    def _hopeful(self) -> list[float]:
+        """Costs of the networks that a full recovery is expected to bring within the budget."""
+        allowed = (self.options.max_drop or 0.0) + self._earned
+        return [r["predicted"] for r in self._probes() if r["drop"] <= allowed]
+
+    def _failed_below(self, cost: float) -> float:
+        """The dearest network below `cost` that broke the budget, or is expected to; else the cheapest there is."""
+        hopeful = self._hopeful()
+        failed = [r["predicted"] for r in self.rows if r["finished"] and not r["meets"] and r["predicted"] < cost
+                  and not (r in self._probes() and r["predicted"] in hopeful)]  # fmt: skip
+        return max(failed, default=self.path[-1].cost)
+
+    def _probes(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["name"].startswith("probe") and row["finished"]]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        return next(row for row in self.rows if row["name"] == name)
+
+    def _most_accurate(self, limit: float) -> None:
+        """Fit the cost first, without training; then one full recovery, or more if the file missed the limit."""
+        measured = "latency_ms" if self.options.minimize == "latency" else self.options.minimize
+        if any(row["name"] == DENSE and row["meets"] for row in self.rows):
+            return  # nothing has to go
+        known = self.rows[-1]
+        scale = known[measured] / known["predicted"]
+        epochs = (self.stages.recipe.recover or RecoverSection()).epochs
+        for number in range(1, self.options.confirmations + 1):
+            for attempt in range(1, 6):
+                one = first_within(self.path, limit / scale)
+                found = self.workshop.cost(f"fit-{number}-{attempt}", one)[measured]
+                if found <= limit or one is self.path[-1]:
+                    break
+                scale = max(scale * 1.02, found / one.cost)
+            if self._tried(one):
+                return
+            row = self._try(f"full-{number}", one, self._affordable(epochs))
+            if row is None or row["meets"]:
+                return
+            scale *= 1.02 * row[measured] / limit
+
+    def _try(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any] | None:
+        """Make a candidate and tell about it; None if time ran out over it."""
+        self._allocations[name] = allocation
+        row = self.workshop.make(name, allocation, epochs)
+        row["finished"] = "stopped" not in row
+        if row["finished"]:
+            row["drop"] = self.dense_accuracy - row["val_accuracy"]
+            row["meets"] = self._meets(row)
+        else:
+            row["meets"] = False
+        self.rows.append(row)
+        self._tell(row)
+        if row["finished"]:
+            self._learn(row, allocation)
+        return row if row["finished"] else None
+
+    def _meets(self, row: dict[str, Any]) -> bool:
+        if self.options.limit is None:
+            return bool(row["drop"] <= (self.options.max_drop or 0.0) + 1e-9)
+        return bool(self._cost(row) <= self.options.limit)
+
+    def _cost(self, row: dict[str, Any]) -> float:
+        """As measured on the file."""
+        return float(row["latency_ms" if self.options.minimize == "latency" else self.options.minimize])
+
+    def _best(self) -> dict[str, Any]:
+        """Of those that meet the budget; the dense network if none does."""
+        meeting = [row for row in self.rows if row["meets"]]
+        if not meeting:
+            return self.rows[0]
+        if self.options.limit is not None:
+            return max(meeting, key=lambda row: (row["val_accuracy"], -self._cost(row)))
+        relative = "relative_latency" if self.options.minimize == "latency" else self.options.minimize
+        return min(meeting, key=lambda row: (row[relative], row["drop"]))
+
+    def _between(self, good: float, bad: float) -> float:
+        """A cost between two, as far from one as from the other by ratio."""
+        return math.sqrt(good * bad)
+
+    def _tried(self, one: Allocation, *, fully: bool = False) -> bool:
+        return any(
+            each == one and not (fully and name.startswith("probe"))
+            for name, each in self._allocations.items()
+        )
+
+    def _walk(self) -> None:
+        self.path = self.space.path(self._left, self._width)
+
+    def _learn(self, row: dict[str, Any], one: Allocation) -> None:
+        """How much damage recovery leaves, seen on one network, makes the path of the next ones."""
+        if one.cut_error > 0:
+            self._left = min(1.0, max(0.01, row["cut_error"] / one.cut_error))
+            self._walk()
+
+    def _seconds_per_epoch(self) -> float:
+        """Of the slowest recovery so far; else of the dense training, and the teacher's share more."""
+        seen = [epoch["seconds"] for row in self.rows for epoch in row.get("history", ())]
+        dense = [epoch["seconds"] for epoch in self.stages.results["train"].get("history", ())]
+        return max(seen) if seen else 1.5 * max(dense, default=0.0)
+
+    def _time_for(self, epochs: int) -> bool:
+        return epochs * self._seconds_per_epoch() <= self.clock.left
+
+    def _affordable(self, epochs: int) -> int:
+        """As many epochs as there is time for; some is kept for quantizing and measuring."""
+        each = self._seconds_per_epoch()
+        if each == 0 or math.isinf(self.clock.left):
+            return epochs
+        return max(0, min(epochs, int(0.9 * self.clock.left / each)))
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        """One line in the log and, unless silence was asked for, on standard error."""
+        told = describe(row) if row["finished"] else f"{row['name']}: stopped by the time limit"
+        text = f"{told}; best so far: {self._best()['name']}"
+        logger.info("budget: %s", text)
+        if self.stages.progress is not False:
+            from rich.console import Console
+
+            Console(file=sys.stderr, soft_wrap=True).print(f"budget  {text}", highlight=False, markup=False)
+
+    def _result(self) -> dict[str, Any]:
+        best = self._best()
+        keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "drop", "latency_ms",
+                "relative_latency", "bytes", "macs", "params", "seconds", "removed", "bits")  # fmt: skip
+        met = best["meets"] and (self.options.limit is not None or best["name"] != DENSE)
+        return {
+            "max_drop": self.options.max_drop,
+            "minimize": self.options.minimize,
+            "limit": self.options.limit,
+            "met": met,
+            "chosen": best["name"],
+            "seconds": self.clock.spent,
+            "candidates": [{key: row[key] for key in keys if key in row} for row in self.rows],
+        }
+
+
+def _choices(group: ChannelGroup) -> list[int]:
+    """Numbers of units that may go, so that the runtimes' kernels like what is left."""
+    multiple = kept_multiple(group, "auto")
+    return [n for n in range(group.size) if n == 0 or (group.size - n) * group.channels % multiple == 0]
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A candidate in words."""
+    from ..measure.units import bytes_text, count_text, milliseconds_text
+
+    return (
+        f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f}), "
+        f"{milliseconds_text(row['latency_ms'])} ({row['relative_latency']:.2f} of dense), "
+        f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
+        f"{'' if row['meets'] else ', over the budget'}"
+    )
+
+
+def weight_layers(graph: Graph) -> list[str]:
+    """Modules with a weight that a convolution or a product uses, in the order in which they run."""
+    weights = {name.rpartition(".")[0] for name, value in graph.trace.parameters.items()
+               if name.endswith(".weight") and len(value.shape) >= 2}  # fmt: skip
+    ran = dict.fromkeys(op.module for op in graph.trace.ops)
+    return [name for name in ran if name in weights]
+
+
+def layers_of(model: nn.Module, graph: Graph, example: Any, names: list[str]) -> list[Layer]:
+    """The layers by name, each with what it reads and which of its sides may shrink."""
+    free = {(member.parameter, member.dim) for group in graph.groups for member in group.members}
+    inputs = layer_inputs(model, example, names)
+    return [
+        Layer(name, model.get_submodule(name), tuple(inputs[name].shape),
+              (f"{name}.weight", 1) in free, (f"{name}.weight", 0) in free)
+        for name in names
+        if name in inputs
+    ]  # fmt: skip

@@ -1,0 +1,244 @@
+"""One network of a search: cut, recovered, quantized, exported, and measured as the file that it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..deploy import export, open_runtime
+from ..files import save
+from ..graph import ChannelGroup
+from ..markers import read_marker
+from ..measure import profile, side_by_side
+from ..prune import prune
+from ..quant import QuantizationAware, fold_batchnorm, quantize
+from ..recipe import RecoverSection
+from ..replay import replay
+from ..train import evaluate
+from .allocation import Allocation
+from .clock import Clock, Deadline, TimeIsUp
+from .damage import logits, relative_error
+
+if TYPE_CHECKING:
+    from ..data import Split
+    from ..stages import Stages
+
+_FINE_TUNED_BELOW = 8
+"""Layers with fewer bits are trained with their quantizers; at 8 bits calibration does as well."""
+_QUANTIZED_LR = 0.3
+"""Learning rate of that training, as a share of that of the recovery."""
+_REPEATS = 100
+"""Timed calls of a file."""
+
+
+class Workshop:
+    """Makes candidates in the run folder's `budget/`.
+
+    Args:
+        stages: of the run; its dense network is trained.
+        groups: channel groups of the dense network.
+        images: a sample on which networks are compared.
+        criterion: says which channels of a layer go first.
+        clock: of the search.
+    """
+
+    def __init__(
+        self, stages: Stages, groups: Sequence[ChannelGroup], images: Split, criterion: str, clock: Clock
+    ) -> None:
+        self.stages, self.groups, self.images = stages, groups, images
+        self.criterion, self.clock = criterion, clock
+        self.folder = stages.folder.path / "budget"
+        self._wanted = logits(stages.model("dense.safetensors"), images)
+
+    def make(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any]:
+        """A candidate's row; made once, then read from the folder.
+
+        Its networks are `budget/NAME-float.safetensors`, `budget/NAME.safetensors` and `budget/NAME.onnx`.
+        """
+        self._forget_stopped(f"budget-{name}-recover")
+        plan = {"removed": dict(allocation.removed), "bits": dict(allocation.bits)}
+        recover = self.recovery(epochs).model_dump(mode="json")
+        cut = self._part(
+            f"budget-{name}-recover", [plan, recover, self.criterion], [f"budget/{name}-float.safetensors"],
+            lambda key: self._recovered(name, allocation, epochs, key),
+        )  # fmt: skip
+        row = {"name": name, **plan, "epochs": epochs, "predicted": allocation.cost, **cut}
+        if "stopped" in cut:
+            return row
+        files = [f"budget/{name}.safetensors", f"budget/{name}.onnx"]
+        made = self._part(
+            f"budget-{name}", [plan, self._quantize_settings()], files,
+            lambda key: self._measured(name, allocation, epochs, key),
+        )  # fmt: skip
+        return {**row, **made, "seconds": cut["seconds"] + made["seconds"]}
+
+    def _forget_stopped(self, name: str) -> None:
+        """Let what another time limit stopped be tried again."""
+        marker = self.stages.folder.path / "stages" / f"{name}.json"
+        done = read_marker(marker)
+        if done is not None and done["result"].get("stopped", self.clock.limit) != self.clock.limit:
+            marker.unlink()
+
+    def recovery(self, epochs: int) -> RecoverSection:
+        """The recipe's training after a cut, with so many epochs."""
+        return (self.stages.recipe.recover or RecoverSection()).model_copy(update={"epochs": epochs})
+
+    def cost(self, name: str, allocation: Allocation) -> dict[str, Any]:
+        """What the file of an allocation costs, found without any training."""
+
+        def measure(_: str) -> dict[str, Any]:
+            net = self._quantized(self._cut(allocation), allocation)
+            path = self.folder / f"{name}.onnx"
+            self._export(net, path)
+            found = self._file_costs(net, path)
+            path.unlink()
+            return found
+
+        plan = {"removed": dict(allocation.removed), "bits": dict(allocation.bits)}
+        return self._part(f"budget-{name}", [plan, self._quantize_settings()], [], measure)
+
+    def _part(self, name: str, inputs: Any, outputs: list[str], run: Any) -> dict[str, Any]:
+        """A stage of the folder whose result holds its seconds, which the clock counts whenever it was done."""
+
+        def timed(key: str) -> dict[str, Any]:
+            self.clock.begin()
+            result = run(key)
+            return {**result, "seconds": self.clock.elapsed}
+
+        result = self.stages.folder.stage(name, inputs=inputs, outputs=outputs, run=timed)
+        self.clock.spent += result["seconds"]
+        return result
+
+    def part(self, name: str, inputs: Any, run: Any) -> dict[str, Any]:
+        """A piece of work without files, done once."""
+        return self._part(name, inputs, [], lambda _: run())
+
+    def _recovered(self, name: str, allocation: Allocation, epochs: int, key: str) -> dict[str, Any]:
+        net = self._cut(allocation)
+        path = self.folder / f"{name}-float.safetensors"
+        history: list[dict[str, Any]] = []
+        try:
+            if epochs and allocation.prunes:
+                history = self._fit(net, f"budget-{name}", key, self.recovery(epochs), [])
+        except TimeIsUp:
+            save(self._cut(allocation), path)
+            return {"stopped": self.clock.limit, "history": []}
+        save(net, path)
+        error = relative_error(logits(self._load(path.name), self.images), self._wanted)
+        return {"history": history, "cut_error": error}
+
+    def _fit(
+        self, net: nn.Module, name: str, key: str, section: RecoverSection, callbacks: list[Any]
+    ) -> list[dict[str, Any]]:
+        teacher = copy.deepcopy(self.stages.model("dense.safetensors")) if section.distill else None
+        return self.stages.fit(
+            net, name, key, section, teacher=teacher, callbacks=[*callbacks, Deadline(self.clock)]
+        )
+
+    def _measured(self, name: str, allocation: Allocation, epochs: int, key: str) -> dict[str, Any]:
+        """Quantize, with training where bits are few, export, and measure the file."""
+        stages, file = self.stages, self.folder / f"{name}.safetensors"
+        recovered = self._load(f"{name}-float.safetensors")
+        net, tuned = self._finished(recovered, name, allocation, epochs, key)
+        save(net, file)
+        net = self._load(file.name)
+        path = self.folder / f"{name}.onnx"
+        self._export(net, path)
+        runtime = open_runtime(path, threads=stages.recipe.export.threads)
+        try:
+            accuracy = evaluate(runtime, stages.data.val)
+        finally:
+            runtime.close()
+        return {"val_accuracy": accuracy, "quantized_epochs": tuned, **self._file_costs(net, path)}
+
+    def _finished(
+        self, recovered: nn.Module, name: str, allocation: Allocation, epochs: int, key: str
+    ) -> tuple[nn.Module, int]:
+        """The quantized network, and for how many epochs it was trained as such: where bits are few, half as many."""
+        narrow = any(width is not None and width < _FINE_TUNED_BELOW for width in allocation.bits.values())
+        if narrow and epochs:
+            section = self.recovery(max(1, epochs // 2))
+            section = section.model_copy(update={"lr": section.lr * _QUANTIZED_LR})
+            net = self._quantized(recovered, allocation, method="lsq")
+            try:
+                self._fit(net, f"tune-budget-{name}", key, section, [QuantizationAware()])
+            except TimeIsUp:
+                return self._quantized(recovered, allocation), 0
+            fold_batchnorm(net, self.stages.example)
+            return net, section.epochs
+        return self._quantized(recovered, allocation), 0
+
+    def _quantized(self, net: nn.Module, allocation: Allocation, *, method: str | None = None) -> nn.Module:
+        """A quantized copy; the network itself if every layer stays in floating point."""
+        section = self.stages.recipe.quantize
+        if section is None or not allocation.quantizes:
+            return net
+        net = copy.deepcopy(net)
+        quantize(
+            net,
+            weights=dict(allocation.bits),
+            activations={
+                name: section.activations if bits else None for name, bits in allocation.bits.items()
+            },
+            calibration=self.stages.some_training_images(section.calibration_images),
+            calibration_images=section.calibration_images,
+            method=method or section.method,
+            ignore=section.ignore,
+            progress=False,
+        )
+        return net
+
+    def _quantize_settings(self) -> Any:
+        section = self.stages.recipe.quantize
+        return None if section is None else section.model_dump(mode="json")
+
+    def _export(self, net: nn.Module, path: Path) -> None:
+        stages = self.stages
+        export(
+            net, path, example=stages.example, opset=stages.recipe.export.opset, classes=stages.data.classes,
+            mean=stages.data.mean, std=stages.data.std,
+        )  # fmt: skip
+
+    def _file_costs(self, net: nn.Module, path: Path) -> dict[str, Any]:
+        """Latency in turns with the dense network's file, so that a slow spell of the machine hits both."""
+        threads, whole = self.stages.recipe.export.threads, self.folder / "dense.onnx"
+        if not whole.exists():
+            self._export(self.stages.model("dense.safetensors"), whole)
+        runtimes = {"dense": open_runtime(whole, threads=threads), "it": open_runtime(path, threads=threads)}
+        try:
+            times = side_by_side(runtimes, self.stages.example[:1].numpy(), repeats=_REPEATS, threads=threads)
+        finally:
+            for runtime in runtimes.values():
+                runtime.close()
+        cost = profile(net, self.stages.example)
+        return {
+            "latency_ms": times["it"].median_ms,
+            "relative_latency": times["it"].median_ms / times["dense"].median_ms,
+            "bytes": path.stat().st_size,
+            "macs": cost.macs,
+            "params": cost.params,
+        }
+
+    def _load(self, file: str) -> nn.Module:
+        return replay(self.folder / file, self.stages.start().cpu()).eval()
+
+    def _cut(self, allocation: Allocation) -> nn.Module:
+        stages = self.stages
+        net = copy.deepcopy(stages.model("dense.safetensors"))
+        if not allocation.prunes:
+            return net
+        sizes = {group.name: group for group in self.groups}
+        ratios = {
+            sizes[name].layers[0]: count / sizes[name].size
+            for name, count in allocation.removed.items()
+            if count
+        }
+        prune(
+            net, stages.example, ratios=ratios, scope="local", importance=self.criterion, data=self.images,
+            seed=stages.recipe.seed,
+        )  # fmt: skip
+        return net

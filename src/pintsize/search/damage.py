@@ -1,0 +1,127 @@
+"""What each cut and each width alone does to the network's results: the sensitivity that a search goes by.
+
+Cuts and widths are judged in one unit, the relative squared error of the logits, so that they can be
+weighed against each other. Such errors add up nearly (Dong et al., 1911.03852, section 3.2).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Split
+from ..prune.scan_parts import find_parts
+from ..quant import choose_bits
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Errors of the results, of one change each; recovery is not in them."""
+
+    groups: dict[str, dict[int, float]]
+    """Channel group → units removed → error, rising ever faster (see `convex`)."""
+    layers: dict[str, dict[int | None, float]]
+    """Layer → bits, None for floating point → error."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain parts; keys become text."""
+        return {
+            "groups": {name: {str(k): e for k, e in row.items()} for name, row in self.groups.items()},
+            "layers": {
+                name: {"float" if k is None else str(k): e for k, e in row.items()}
+                for name, row in self.layers.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Damage:
+        """What `to_json` gave."""
+        return cls(
+            {name: {int(k): e for k, e in row.items()} for name, row in document["groups"].items()},
+            {
+                name: {None if k == "float" else int(k): e for k, e in row.items()}
+                for name, row in document["layers"].items()
+            },
+        )
+
+
+def damage_of(
+    model: nn.Module,
+    images: Split,
+    *,
+    example: Any,
+    levels: dict[str, list[int]],
+    widths: Sequence[int | None],
+    activations: int | None,
+    ignore: Sequence[str],
+    importance: str,
+    seed: int,
+) -> Damage:
+    """Measure every level of every group, and every width of every layer, alone.
+
+    Args:
+        model: trained; as before afterwards.
+        images: on which results are compared, and which criteria may look at.
+        example: an input batch.
+        levels: group → numbers of removed units.
+        widths: bits a layer may have; None is floating point.
+        activations: bits of what integer layers read.
+        ignore: layers that stay in floating point.
+        importance: criterion that says which units of a group go first.
+        seed: of random criteria.
+    """
+    model = copy.deepcopy(model).eval()
+    wanted = logits(model, images)
+    groups = {}
+    for part in find_parts(model, "group", importance, example=example, data=images, ignore=(), seed=seed):
+        row = {0: 0.0}
+        for count in levels.get(part.name, []):
+            if count:
+                with part.pruned(count / part.size):
+                    row[count] = relative_error(logits(model, images), wanted)
+        groups[part.name] = convex(row)
+    layers: dict[str, dict[int | None, float]] = {}
+    if any(widths):
+        plan = choose_bits(
+            model, calibration=images, widths=[w for w in widths if w is not None], activations=activations,
+            bytes=1.0, ignore=ignore, example=example, progress=False,
+        )  # fmt: skip
+        layers = {name: {None: 0.0, **row} for name, row in plan.errors.items()}
+    return Damage(groups, layers)
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: Split) -> Tensor:
+    """The results of the network, float64."""
+    return torch.cat([model(batch).double() for batch, _ in images.batches(batch_size=128)])
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    """`‖got − wanted‖² / ‖wanted‖²`."""
+    return float((got - wanted).square().sum() / wanted.square().sum().clamp_min(1e-300))
+
+
+def convex(row: Mapping[int, float]) -> dict[int, float]:
+    """Errors by removed units in which no further unit does less harm than the ones before it.
+
+    Measured errors level off once the results are ruined; that must not make the rest of a group look free.
+    """
+    found, slope, at, error = {0: 0.0}, 0.0, 0, 0.0
+    for count in sorted(row):
+        if count:
+            slope = max(slope, (row[count] - row[at]) / (count - at))
+            error += slope * (count - at)
+            found[count], at = error, count
+    return found
+
+
+def levels_of(choices: Sequence[int], most: int = 8) -> list[int]:
+    """At most `most` of the allowed numbers of removed units, evenly apart, 0 and the largest among them."""
+    if len(choices) <= most:
+        return list(choices)
+    return sorted({choices[round(k * (len(choices) - 1) / (most - 1))] for k in range(most)})

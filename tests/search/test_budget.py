@@ -1,0 +1,186 @@
+"""The budget search from end to end, on digits with a small network: what it returns, keeps and repeats."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import pintsize as ps
+from pintsize.errors import InputError
+from pintsize.files import read_tensors
+from pintsize.recipe import Recipe
+
+OPTIONS = {
+    "epochs": 0, "recover_epochs": 2, "recover_lr": 0.02, "recover_batch_size": 32, "recover_precision": "fp32",
+    "probes": 1, "confirmations": 1, "threads": 1, "progress": False,
+}  # fmt: skip
+MODEL = """
+import torch
+from torch import nn
+import pintsize as ps
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ps.data.load("digits", limit=300)
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    torch.manual_seed(0)
+    names = {}
+    exec(MODEL, names)
+    model = names["make"]()
+    ps.train(model, data, epochs=8, lr=0.05, batch_size=32, augment=False, precision="fp32", progress=False)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PINTSIZE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def found(trained, data, tmp_path_factory):
+    return ps.compress(
+        trained, data, out=tmp_path_factory.mktemp("run") / "a", max_drop=20.0, minimize="macs", **OPTIONS
+    )
+
+
+def test_the_best_network_within_the_drop_is_returned_and_every_candidate_kept(found):
+    budget = found.metrics["budget"]
+    assert budget["met"] is True
+    names = [row["name"] for row in budget["candidates"]]
+    assert names == ["dense", "quantized", "probe-1", "full-1"]
+    chosen = next(row for row in budget["candidates"] if row["name"] == budget["chosen"])
+    meeting = [row for row in budget["candidates"] if row["meets"]]
+    assert chosen["macs"] == min(row["macs"] for row in meeting) < budget["candidates"][0]["macs"]
+    assert chosen["drop"] <= 20
+    assert found.stages[-1]["macs"] == chosen["macs"]
+    assert found.stages[-1]["bytes"] == pytest.approx(chosen["bytes"], rel=0.02)
+    for row in budget["candidates"]:
+        assert (found.folder / "budget" / f"{row['name']}.onnx").stat().st_size == row["bytes"]
+    assert [stage["name"] for stage in found.stages] == ["dense fp32", "pruned fp32", "pruned int8"]
+    assert found.metrics["verification"]["ok"]
+    report = found.report.read_text()
+    assert f"{budget['chosen']} (chosen)" in report
+    assert report.count("<td>met</td>") == len(meeting)
+
+
+def test_the_file_is_the_network(found, data):
+    runtime = ps.open_runtime(found.path)
+    assert ps.evaluate(runtime, data.test) == pytest.approx(found.stages[-1]["accuracy"])
+
+
+def test_a_second_start_tries_nothing_again(found, trained, data):
+    before = {path: path.stat().st_mtime_ns for path in (found.folder / "budget").iterdir()}
+    again = ps.compress(trained, data, out=found.folder, max_drop=20.0, minimize="macs", **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in (found.folder / "budget").iterdir()} == before
+    assert again.metrics["budget"] == found.metrics["budget"]
+
+
+def test_the_dense_network_is_returned_where_nothing_meets_the_budget(trained, data, tmp_path):
+    found = ps.compress(
+        trained, data, out=tmp_path / "a", max_latency=1e-6, **{**OPTIONS, "recover_epochs": 0}
+    )
+    budget = found.metrics["budget"]
+    assert (budget["met"], budget["chosen"]) == (False, "dense")
+    assert [stage["name"] for stage in found.stages] == ["dense fp32"]
+    assert found.path.name == "net.onnx"
+    assert "The budget was not met" in found.report.read_text()
+
+
+def test_under_a_limit_of_bytes_the_most_accurate_network_is_returned(trained, data, tmp_path):
+    limit = 14_000
+    found = ps.compress(trained, data, out=tmp_path / "a", max_bytes=limit, **OPTIONS)
+    budget = found.metrics["budget"]
+    assert budget["met"] is True
+    assert found.path.stat().st_size <= limit
+    meeting = [row for row in budget["candidates"] if row["meets"]]
+    chosen = next(row for row in budget["candidates"] if row["name"] == budget["chosen"])
+    assert chosen["val_accuracy"] == max(row["val_accuracy"] for row in meeting)
+
+
+def test_latency_goes_by_the_table_of_this_machine(trained, data, tmp_path):
+    options = {**OPTIONS, "probes": 0, "recover_epochs": 0}
+    ps.compress(trained, data, out=tmp_path / "a", max_drop=1.0, minimize="latency", **options)
+    (table,) = (tmp_path / "cache" / "latency").iterdir()
+    assert len(json.loads(table.read_text())["times"]) == 3 + 9 + 3
+
+
+def test_no_time_is_no_candidate_and_more_time_goes_on(trained, data, tmp_path):
+    quick = {**OPTIONS, "max_drop": 20.0, "minimize": "macs"}
+    first = ps.compress(trained, data, out=tmp_path / "a", time_limit=1e-6, **quick)
+    rows = first.metrics["budget"]["candidates"]
+    assert [row["finished"] for row in rows] == [True, True, False]
+    assert first.metrics["budget"]["chosen"] == "dense"
+    more = ps.compress(trained, data, out=tmp_path / "a", time_limit=10.0, **quick)
+    assert all(row["finished"] for row in more.metrics["budget"]["candidates"])
+    assert more.stages[-1]["macs"] < first.stages[-1]["macs"]
+
+
+def test_a_killed_search_repeats_no_candidate_and_ends_alike(found, trained, data, tmp_path):
+    ps.save(trained, tmp_path / "dense.safetensors")
+    (tmp_path / "small.py").write_text(MODEL)
+    script = (
+        "import sys, pintsize as ps\n"
+        f"data = ps.data.load('digits', limit=300)\n"
+        "ps.compress('small:make', data, model_weights='dense.safetensors', out='run', max_drop=20.0,"
+        f" minimize='macs', **{OPTIONS!r})\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment)
+    done = tmp_path / "run" / "stages" / "budget-probe-1-recover.json"
+    deadline = time.monotonic() + 300
+    while not done.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert done.exists()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "stages").iterdir()}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "stages").iterdir()}
+    assert {name: after[name] for name in before} == before
+    killed, whole = (
+        read_tensors(folder / "quantized.safetensors")[0] for folder in (tmp_path / "run", found.folder)
+    )
+    assert all(torch.equal(killed[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("section", "match"),
+    [
+        ({}, "exactly one of max_drop, max_latency, max_bytes, max_macs is the budget, none is given"),
+        ({"max_drop": 1, "max_bytes": 9}, "max_drop and max_bytes are given"),
+        ({"max_bytes": 9, "minimize": "macs"}, "max_bytes limits bytes, and minimize is macs"),
+        ({"max_drop": -1}, "greater than or equal to 0"),
+        ({"max_drop": 1, "minimize": "time"}, "'latency', 'bytes' or 'macs'"),
+        ({"max_drp": 1}, "did you mean max_drop"),
+        ({"max_drop": 1, "time_limit": 0}, "greater than 0"),
+    ],
+)
+def test_impossible_budgets_are_refused_by_name(section, match):
+    with pytest.raises(InputError, match=match):
+        Recipe.parse({"budget": section})
+
+
+def test_a_budget_and_an_amount_are_two_ways():
+    with pytest.raises(InputError, match="prune and budget are two ways"):
+        Recipe.parse({"budget": {"max_drop": 1}, "prune": {"ratio": 0.5}})
+    recipe = Recipe.parse({"budget": {"max_bytes": 1000}, "recover": {"epochs": 1}})
+    assert recipe.budget is not None
+    assert (recipe.budget.minimize, recipe.budget.limit) == ("bytes", 1000)
+    assert Recipe.parse(recipe.model_dump()) == recipe
