@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .prune.sensitivity import sensitivity as sensitivity
     from .quant import choose_bits as choose_bits
     from .quant import cluster as cluster
-    from .quant import fixed_point as fixed_point
+    from .quant import fixed_point as fixed_point  # type: ignore[no-redef]
     from .quant import quantize as quantize
     from .report import show as show  # type: ignore[no-redef]
     from .train import evaluate as evaluate

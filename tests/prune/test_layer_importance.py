@@ -38,7 +38,9 @@ def test_retraining_brings_accuracy_back_and_a_second_call_reads_it(trained, dig
     assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
     assert "after 2 epochs" in found.table()
     assert len(found.plot().axes) >= 2
-    monkeypatch.setattr(sys.modules["pintsize.prune.layer_importance"], "train", None)  # nothing is trained again
+    monkeypatch.setattr(
+        sys.modules["pintsize.prune.layer_importance"], "train", None
+    )  # nothing is trained again
     assert layer_importance(trained, digits, epochs=2, folder=tmp_path, **OPTIONS) == found
 
 
