@@ -34,6 +34,8 @@ def test_figures_of_a_faithful_file(residual, images, tmp_path):
     assert found.speedup == found.against_latency.median_ms / found.latency.median_ms
     assert found.ok
     assert json.loads(json.dumps(dataclasses.asdict(found)))["images"] == 64
+    assert f"agreement {found.agreement:.2f} %" in str(found)
+    assert "× as fast as" in str(found)
 
 
 def test_a_different_model_fails_loudly(plain, images, tmp_path):

@@ -123,7 +123,6 @@ def verify(
     """Hold an exported file against the model it came from, in the real runtime."""
     from ..deploy import verify as verify_file
     from ..errors import unknown
-    from ..measure.units import bytes_text, milliseconds_text
 
     if split not in {"train", "val", "test"}:
         raise unknown("split", split, ("train", "val", "test"))
@@ -140,15 +139,7 @@ def verify(
         backend=backend,
         agreement_at_least=agreement_at_least,
     )
-    lines = [
-        f"{file}: verified on {found.images} {split} images in {found.backend}",
-        f"agreement {found.agreement:.2f} %, largest logit difference {found.max_logit_error:.3g}",
-        f"accuracy {found.accuracy:.2f} % (model {found.model_accuracy:.2f} %)",
-        f"{bytes_text(found.bytes)}, {milliseconds_text(found.latency.median_ms)} for one image",
-    ]
-    if found.speedup is not None:
-        lines.append(f"{found.speedup:.2f}× as fast as {found.against}")
-    emit(jsonable(found), "\n".join(lines), as_json=as_json)
+    emit(jsonable(found), str(found), as_json=as_json)
 
 
 def bench(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, VerificationFailed
+from ..measure.units import bytes_text, milliseconds_text
 from .layers import first_divergence, layer_errors
 from .onnx_trace import evaluating
 from .runtime import Runtime, open_runtime, size_of
@@ -54,6 +55,22 @@ class Verification:
     agreement_at_least: float
     ok: bool
     """Whether the agreement reaches `agreement_at_least`."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.path}: verified on {self.images} images in {self.backend}",
+            f"agreement {self.agreement:.2f} %, largest logit difference {self.max_logit_error:.3g}",
+        ]
+        if self.accuracy is not None:
+            lines.append(f"accuracy {self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)")
+        lines.append(
+            f"{bytes_text(self.bytes)}, {milliseconds_text(self.latency.median_ms)} for one image on {self.threads} threads"
+        )
+        if self.speedup is not None:
+            lines.append(f"{self.speedup:.2f}× as fast as {self.against}")
+        if self.first_divergent is not None:
+            lines.append(f"first layer that differs: {self.first_divergent}")
+        return "\n".join(lines)
 
 
 @dataclass
