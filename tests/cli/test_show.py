@@ -150,11 +150,17 @@ def test_report_of_one_and_of_several(tmp_path):
     assert "most accurate is one" in (tmp_path / "comparison.html").read_text()
 
 
+LISTENING = (  # to the interrupt, which a parent in the background ignores for all its children
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pintsize.cli import main; main()"
+)
+
+
 def test_watch_serves_until_interrupted(tmp_path):
     folder = run_folder(tmp_path / "run", 89.0)
     process = subprocess.Popen(
-        [str(PINTSIZE), "report", "--watch", str(folder)], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", LISTENING, "report", "--watch", str(folder)], env=ENVIRONMENT, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
     try:
         url = process.stdout.readline().split()[0]
         with urllib.request.urlopen(url, timeout=60) as answer:
