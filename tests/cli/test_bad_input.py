@@ -42,7 +42,7 @@ def complaint(*args, folder, code=2, limit=None):
     """
     done = subprocess.run(
         [str(PINTSIZE), *map(str, args)], cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == code, done.stderr

@@ -1,3 +1,4 @@
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -94,6 +95,21 @@ def test_without_a_network_it_says_so(fake):
         data.load("cifar10")
     assert isinstance(caught.value.__cause__, OperationError)
     assert isinstance(caught.value.__cause__.__cause__, ConnectionError)
+
+
+def test_the_retries_of_the_client_are_not_shown(fake, caplog):
+    logger = logging.getLogger("huggingface_hub")
+    logger.setLevel(logging.WARNING)
+
+    def load_dataset(repository, *, split):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise ConnectionError("no route to the hub")
+
+    fake.load_dataset = load_dataset
+    with pytest.raises(DataNotFound):
+        data.load("cifar10")
+    assert not caplog.records
+    assert logger.level == logging.WARNING
 
 
 @pytest.mark.parametrize(

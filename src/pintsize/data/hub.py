@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,7 +54,8 @@ def fetch(hub: HubSet) -> Decoded:
     classes: tuple[str, ...] = ()
     for part in ("train", "test"):
         try:
-            rows = load_dataset(hub.repository, split=part)
+            with _errors_alone():
+                rows = load_dataset(hub.repository, split=part)
         except Exception as error:  # the client and its HTTP library raise errors of many unrelated kinds
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise OperationError(
@@ -62,6 +66,18 @@ def fetch(hub: HubSet) -> Decoded:
         classes = tuple(rows.features[hub.label].names)
         parts[part] = _decode(hub, rows, classes)
     return Decoded(parts, classes)
+
+
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    """The client announces every retry; what matters of them, that the last one failed, its error says."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _decode(hub: HubSet, rows: Any, classes: tuple[str, ...]) -> Labelled:
