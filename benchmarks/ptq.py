@@ -31,6 +31,8 @@ from pintsize.files import write_text
 from pintsize.measure import machine
 
 FP32, NEAREST = "fp32", "nearest"
+WITHOUT_NORMS = ("alexnet", "vgg16")
+"""Networks that a learning rate fit for the others would blow up."""
 
 
 def trained(name: str, data: ps.data.Data, options: argparse.Namespace) -> nn.Module:
@@ -42,8 +44,9 @@ def trained(name: str, data: ps.data.Data, options: argparse.Namespace) -> nn.Mo
     model = ps.models.create(
         name, num_classes=len(data.classes), in_channels=data.image_shape[0], stem="small"
     )
+    lr = options.lr / (5 if name in WITHOUT_NORMS else 1)
     ps.train(
-        model, data, epochs=options.epochs, lr=options.lr, warmup_epochs=min(0.5, options.epochs),
+        model, data, epochs=options.epochs, lr=lr, warmup_epochs=min(0.5, options.epochs),
         batch_size=64, seed=options.seed, checkpoint=options.out / f"{name}.ckpt",
     )  # fmt: skip
     ps.save(model, path)

@@ -4,7 +4,8 @@
         --settings W4A8 W4A4 W2A8 --epochs 8
 
 Each setting has a checkpoint in the folder `--out` and goes on from it when the command is given again;
-`--epochs-per-run` ends the process after so many. The test split is read once per setting, at its end.
+`--epochs-per-run` ends the process after so many. The test split is read once per setting, at its end, through
+the `.pint` file that is written.
 """
 
 from __future__ import annotations
@@ -73,13 +74,15 @@ def run(setting: str, dense: nn.Module, data: ps.data.Data, options: argparse.Na
     reestimate_norms(model, data.train.subset(min(4096, len(data.train)), options.seed), images=None)
     images, _ = next(iter(data.val.batches(2)))
     fold_batchnorm(model, images)
-    ps.save(model, options.out / f"{setting}.safetensors")
+    path = options.out / f"{setting}.pint"
+    ps.export(model, path, example=images)
     return {
         "setting": setting,
         "val_before_training": before,
         "val_norms_kept": history[-1]["val_accuracy"],
         "val": ps.evaluate(model, data.val),
-        "test": ps.evaluate(model, data.test),
+        "test": ps.evaluate(ps.load(path), data.test),
+        "bytes": path.stat().st_size,
         "seconds_per_epoch": sorted(entry["seconds"] for entry in history)[len(history) // 2],
     }
 
@@ -122,13 +125,15 @@ def main() -> None:
             done[setting] = run(setting, dense, data, options)
             write_text(results, json.dumps(done, indent=1))
     print(f"{options.model}, {options.epochs} epochs, seed {options.seed}; {machine()['cpu']}")
-    print(f"{'':6}{'before':>8}{'val':>8}{'test':>8}{'drop':>8}{'s/epoch':>9}")
+    print(f"{'':6}{'before':>8}{'val':>8}{'test':>8}{'drop':>8}{'bytes':>9}{'s/epoch':>9}")
     for row in done.values():
         drop = done["fp32"]["test"] - row["test"]
-        before, seconds = row.get("val_before_training"), row.get("seconds_per_epoch")
+        before, size, seconds = (
+            row.get(key) for key in ("val_before_training", "bytes", "seconds_per_epoch")
+        )
         print(
             f"{row['setting']:6}{'' if before is None else f'{before:.2f}':>8}{row['val']:8.2f}{row['test']:8.2f}"
-            f"{drop:8.2f}{'' if seconds is None else f'{seconds:.0f}':>9}"
+            f"{drop:8.2f}{size or '':>9}{'' if seconds is None else f'{seconds:.0f}':>9}"
         )
 
 
