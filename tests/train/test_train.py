@@ -348,7 +348,10 @@ def test_a_bar_on_a_terminal(few, monkeypatch, capsys):
     assert "epoch 2/2" in shown
     assert "100%" in shown
     assert "ETA" in shown
-    assert not [t for t in threading.enumerate() if type(t).__module__.startswith("rich")]
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("rich"):
+            thread.join(timeout=30)  # it is told to stop, and ends a moment later
+            assert not thread.is_alive()
 
 
 def test_tensorboard_has_every_number(few, tmp_path):
