@@ -1,6 +1,5 @@
 """The report of one run, from folders written here."""
 
-import io
 import json
 import re
 import time
@@ -224,8 +223,26 @@ def test_tensorboard_has_the_same_figures(run):
     events.Reload()
     assert events.Tags()["images"] == ["stages", "training"]
     (shown,) = events.Images("stages")
-    with Image.open(paths[0]) as written, Image.open(io.BytesIO(shown.encoded_image_string)) as logged:
-        assert logged.tobytes() == written.convert("RGB").tobytes()
+    assert shown.encoded_image_string == paths[0].read_bytes()
+    with Image.open(paths[0]) as written:
+        assert (shown.width, shown.height) == written.size
+
+
+def test_a_full_disk_is_one_line(run):
+    import resource
+
+    folder = run()
+    largest = max(path.stat().st_size for path in report.save_figures(folder))  # the events hold them all
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, old[1]))
+    try:
+        with pytest.raises(
+            OperationError, match=r"tensorboard/figures/events.*cannot be written \(File too"
+        ) as found:
+            report.save_figures(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert "\n" not in str(found.value)
 
 
 def test_layers_sort_by_number(run):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OperationError
 from .run import Run, read
 from .weights import open_tensors, quantized_layers
 
@@ -55,24 +54,28 @@ def save_figures(run_dir: str | os.PathLike[str]) -> list[Path]:
 
 def _to_tensorboard(run: Path) -> None:
     """The pictures in `figures/` as events in `tensorboard/figures/`, in place of older ones."""
-    import numpy as np
     from PIL import Image
-    from torch.utils.tensorboard import SummaryWriter
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    from ..train.events import EventFile
 
     folder = run / "tensorboard" / "figures"
+    older = list(folder.glob("events.*"))
+    events = EventFile(folder)
     try:
-        for old in folder.glob("events.*"):
+        for old in older:
             old.unlink()
-        with SummaryWriter(str(folder)) as writer:
-            for file in sorted((run / "figures").glob("*.png")):
-                with Image.open(file) as picture:
-                    writer.add_image(file.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
-    except OSError as error:
-        raise OperationError(
-            str(folder),
-            f"it cannot be written ({error.strerror or error})",
-            "choose a folder that is writable and has room",
-        ) from error
+        for file in sorted((run / "figures").glob("*.png")):
+            with Image.open(file) as picture:
+                width, height = picture.size
+                colours = len(picture.getbands())
+            image = Summary.Image(
+                width=width, height=height, colorspace=colours, encoded_image_string=file.read_bytes()
+            )
+            events.write(Event(summary=Summary(value=[Summary.Value(tag=file.stem, image=image)])))
+    finally:
+        events.close()
 
 
 def _stages(run: Run) -> Figure | None:
