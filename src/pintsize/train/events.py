@@ -48,7 +48,7 @@ class EventFile:
         self.write(Event(file_version="brain.Event:2"))
 
     def write(self, event: Any) -> None:
-        """Add one event, of `tensorboard.compat.proto`.
+        """Add one event, of `tensorboard.compat.proto`; where that fails, the file is finished.
 
         Raises:
             OperationError: the disk is full.
@@ -58,7 +58,11 @@ class EventFile:
         event.wall_time = time.time()
         record = io.BytesIO()
         RecordWriter(record).write(event.SerializeToString())
-        append(self._file, record.getvalue())
+        try:
+            append(self._file, record.getvalue())
+        except OperationError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Finish the file."""
