@@ -73,6 +73,20 @@ def test_the_stored_network_is_the_compressed_one(finished):
     assert kinds == ["prune", "fold", "quantize"]
 
 
+def test_a_quantized_network_is_trained_on_and_packed(finished, tmp_path):
+    options = {"macs": None, "recover_epochs": None, "recover_precision": None, "limit": 900, "epochs": 8,
+               "weights": 2, "activations": 4}  # fmt: skip
+    calibrated = run(tmp_path, **options)
+    trained = run(tmp_path, **options, method="lsq", qat_epochs=4, qat_lr=0.02, qat_precision="fp32")
+    assert [s["name"] for s in trained.stages] == ["dense fp32", "dense w2a4"]
+    assert len(trained.metrics["histories"]["qat"]) == 4
+    assert trained.stages[-1]["val_accuracy"] > calibrated.stages[-1]["val_accuracy"] + 5
+    small = trained.folder / "net.pint"
+    assert trained.stages[-1]["compressed_bytes"] == small.stat().st_size < 0.25 * trained.stages[0]["bytes"]
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(ps.load(small)(x), trained.model.eval()(x), atol=1e-4)
+
+
 def test_a_second_start_repeats_nothing_and_a_changed_recipe_only_what_it_concerns(finished, tmp_path):
     before = {p.name: p.stat().st_mtime_ns for p in finished.folder.glob("*.safetensors")}
     again = run(finished.folder)

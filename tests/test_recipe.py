@@ -27,6 +27,11 @@ def test_defaults_prune_nothing_and_quantize_to_eight_bits():
     assert (recipe.format, recipe.seed) == (1, 0)
 
 
+def test_training_quantized_needs_something_quantized():
+    refused({"quantize": None, "qat": {"epochs": 3}}, "qat trains the network that quantize gives")
+    refused({"budget": {"max_drop": 1, "minimize": "bytes"}, "qat": {}}, "and there is none")
+
+
 def test_a_recipe_comes_back_from_its_file_as_it_was(tmp_path):
     recipe = Recipe.parse(
         {

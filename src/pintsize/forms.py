@@ -20,7 +20,7 @@ class Form:
 
     @property
     def compressed(self) -> str:
-        """Its .pint file, for sparse networks."""
+        """Its .pint file, where one is written."""
         return f"{self.exported.removesuffix('.onnx')}.pint"
 
 
@@ -66,6 +66,13 @@ def prunes(recipe: Recipe) -> bool:
     """Whether anything is removed."""
     ways = (recipe.prune, recipe.attention, recipe.sparsify, recipe.rules, recipe.rounds)
     return any(way is not None for way in ways)
+
+
+def packed(recipe: Recipe) -> bool:
+    """Whether `.pint` files are written, too: zeros save nothing in ONNX, and it has no kernels below 8 bits."""
+    bits = recipe.attention if recipe.attention and recipe.attention.weights else recipe.quantize
+    narrow = bits is not None and bits.weights is not None and bits.weights < 8
+    return narrow or recipe.sparsify is not None
 
 
 def before_quantize(recipe: Recipe) -> str:

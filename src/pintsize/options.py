@@ -1,6 +1,6 @@
 """The options of `compress` and of the command line: each field of a recipe under one flat name.
 
-A field has its own name where only one section has it; `recover` and the fields that would be mistaken
+A field has its own name where only one section has it; `recover`, `qat` and the fields that would be mistaken
 for another carry their section's name before it: `recover_epochs`, `model_weights`, `quantize_ignore`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from .errors import unknown
 from .recipe import SECTIONS, PruneSection, Recipe, merge
 
-_OWN_NAME_IN_RECOVER = {"distill", "distill_weight", "temperature"}
+_OWN_NAME = {"recover": {"distill", "distill_weight", "temperature"}, "qat": {"freeze_at", "damping"}}
 _PREFIXED = {"model.weights", "quantize.ignore"}
 _FROM_ARGUMENTS = {"model.name", "data.name"}
 
@@ -39,7 +39,7 @@ def _table() -> dict[str, Option]:
             key = f"{section}.{field}"
             if key in _FROM_ARGUMENTS:
                 continue
-            own = section != "recover" or field in _OWN_NAME_IN_RECOVER
+            own = section not in _OWN_NAME or field in _OWN_NAME[section]
             name = field if own and key not in _PREFIXED else f"{section}_{field}"
             table[name] = Option(name, key, info.annotation, info.description or "", info.get_default())
     seed = Recipe.model_fields["seed"]
@@ -61,6 +61,8 @@ class CompressOptions(TypedDict, total=False):
     val_fraction: float
     limit: int | None
     image_size: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     epochs: int
     lr: float
     optimizer: str
@@ -122,6 +124,28 @@ class CompressOptions(TypedDict, total=False):
     method: str
     calibration_images: int
     quantize_ignore: tuple[str, ...]
+    qat_epochs: int
+    qat_lr: float
+    qat_optimizer: str
+    qat_momentum: float
+    qat_nesterov: bool
+    qat_weight_decay: float
+    qat_batch_size: int
+    qat_schedule: str
+    qat_warmup_epochs: float
+    qat_step_size: int
+    qat_gamma: float
+    qat_label_smoothing: float
+    qat_ema: float | None
+    qat_precision: str
+    qat_augment: bool
+    qat_keep: str
+    qat_regularize: bool
+    qat_distill: bool
+    qat_distill_weight: float
+    qat_temperature: float
+    freeze_at: float
+    damping: float
     opset: int | None
     threads: int
     seed: int

@@ -192,7 +192,7 @@ def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -
     results = stages.results
     histories = {
         name: results[name]["history"]
-        for name in ("train", "attention", "sparsify", "recover")
+        for name in ("train", "attention", "sparsify", "recover", "qat")
         if name in results
     }
     staged = results.get("rounds") or results.get("rules") or {}

@@ -59,6 +59,10 @@ class DataSection(_Section):
     """Use at most so many images of each split."""
     image_size: int | None = Field(default=None, ge=1, le=8192)
     """Side to which images are resized; by default they stay as they are."""
+    mean: tuple[float, ...] | None = None
+    """Of each colour channel, as trained weights expect it; by default that of the training images."""
+    std: tuple[float, ...] | None = None
+    """Likewise the standard deviation."""
 
 
 class TrainSection(_Section):
@@ -164,6 +168,19 @@ class QuantizeSection(_Section):
     """Modules that stay in floating point: names or shell patterns."""
 
 
+class QatSection(RecoverSection):
+    """How the quantized network is trained on; the dense one is its teacher."""
+
+    lr: float = Field(default=0.01, gt=0)
+    """Largest learning rate."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Not applied to norms, biases and step sizes."""
+    freeze_at: float = Field(default=0.75, ge=0, le=1)
+    """Share of the epochs after which batch-norm statistics and ranges stay as they are."""
+    damping: float = Field(default=1e-4, ge=0)
+    """Weight of the penalty on weights below 4 bits that swing between two levels."""
+
+
 class ExportSection(_Section):
     """The deployed file, and how it is timed."""
 
@@ -200,6 +217,8 @@ class Recipe(_Section):
     """Training after pruning; left out, its defaults apply."""
     quantize: QuantizeSection | None = QuantizeSection()
     """Quantization; `null` leaves the network in floating point."""
+    qat: QatSection | None = None
+    """Training of the quantized network; left out, it is calibrated alone. `method: lsq` learns its step sizes."""
     export: ExportSection = ExportSection()
     """The deployed file."""
     seed: int = Field(default=0, ge=0)
@@ -220,6 +239,8 @@ class Recipe(_Section):
             raise ValueError(f"{' and '.join(ways)} are two ways to prune: write one of them")
         if self.recover is not None and not self.recover.regularize and (self.rules or self.rounds):
             raise ValueError("regularize: false is for train; after each cut the network is trained as usual")
+        if self.qat is not None and (self.quantize is None or self.budget is not None):
+            raise ValueError("qat trains the network that quantize gives, and there is none")
         if self.attention is None:
             return self
         if self.attention.weights is not None and (self.quantize is not None or self.recover is not None):
@@ -342,6 +363,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "budget": BudgetSection,
     "recover": RecoverSection,
     "quantize": QuantizeSection,
+    "qat": QatSection,
     "export": ExportSection,
 }
 """The sections by name, in the order of the stages."""

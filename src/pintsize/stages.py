@@ -18,10 +18,10 @@ from .deploy import export, open_runtime, verify
 from .epochs import Epochs
 from .errors import OperationError, UnsupportedOp
 from .files import save
-from .forms import Form, before_quantize, forms_of
+from .forms import Form, before_quantize, forms_of, packed
 from .measure import Profile, profile, side_by_side
 from .prune import PruningPlan, prune, prune_by_attention
-from .quant import quantize
+from .quant import QuantizationAware, fold_batchnorm, quantize
 from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
 from .replay import replay
 from .run_folder import RunFolder, data_digest, model_digest
@@ -88,9 +88,12 @@ class Stages:
 
             search(self)
         elif recipe.quantize is not None:
-            self._stage("quantize", _settings(recipe.quantize), ["quantized.safetensors"], self._quantize)
+            inputs = [_settings(recipe.quantize), self._calibrated]
+            self._stage("quantize", inputs, [self._calibrated], self._quantize)
+            if recipe.qat is not None:
+                self._stage("qat", _settings(recipe.qat), ["quantized.safetensors"], self._qat)
         exports = [form.exported for form in self.forms]
-        if recipe.sparsify is not None:
+        if packed(recipe):
             exports += [form.compressed for form in self.forms]
         self._stage("export", [recipe.export.opset, exports], exports, self._export)
         self._stage("verify", [recipe.export.threads], [], self._verify)
@@ -185,7 +188,22 @@ class Stages:
         assert self.recipe.quantize is not None
         model = copy.deepcopy(self.model(before_quantize(self.recipe)))
         self._quantized(model, self.recipe.quantize)
-        return self.keep(model, "quantized.safetensors")
+        return self.keep(model, self._calibrated)
+
+    @property
+    def _calibrated(self) -> str:
+        """File of the quantized network before it is trained, if it is."""
+        return "quantized.safetensors" if self.recipe.qat is None else "checkpoints/calibrated.safetensors"
+
+    def _qat(self, key: str) -> dict[str, Any]:
+        section = self.recipe.qat
+        assert section is not None
+        model = copy.deepcopy(self.model(self._calibrated))
+        teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
+        late = QuantizationAware(freeze_at=section.freeze_at, damping=section.damping)
+        history = self.fit(model, "qat", key, section, teacher=teacher, callbacks=[late])
+        fold_batchnorm(model, self.example)
+        return self.keep(model, "quantized.safetensors", history=history)
 
     def _pruned(self, model: nn.Module, section: PruneSection) -> PruningPlan:
         given = {key: value for key, value in section.model_dump().items() if value is not None}
@@ -202,7 +220,7 @@ class Stages:
 
     def _export(self, _: str) -> dict[str, Any]:
         for form in self.forms:
-            if self.recipe.sparsify is not None:  # zeros save nothing in ONNX: their worth shows here
+            if packed(self.recipe):
                 export(self.model(form.weights), self.folder.path / form.compressed, example=self.example)
             export(
                 self.model(form.weights),
@@ -273,7 +291,9 @@ class Stages:
         callbacks: Sequence[Callback] = (),
     ) -> list[dict[str, Any]]:
         """Train, resumable; the history."""
-        given = section.model_dump(exclude={"distill", "distill_weight", "temperature"})
+        given = section.model_dump(
+            exclude={"distill", "distill_weight", "temperature", "freeze_at", "damping"}
+        )
         options, more = sparse_stages.training_of(given, self.data)
         if isinstance(section, RecoverSection) and teacher is not None:
             options |= {"distill_weight": section.distill_weight, "temperature": section.temperature}
@@ -321,14 +341,16 @@ class Stages:
         stage = {
             "dense.safetensors": "train",
             "pruned.safetensors": last[-1] if last else "train",
-            "quantized.safetensors": "quantize" if self.recipe.quantize is not None else "attention",
+            "quantized.safetensors": next(
+                name for name in ("qat", "quantize", "attention") if name in self.results
+            ),
         }
         accuracy: float | None = self.results[stage[form.weights]]["val_accuracy"]
         return accuracy
 
     def _compressed(self, form: Form) -> dict[str, int]:
         path = self.folder.path / form.compressed
-        return {} if self.recipe.sparsify is None else {"compressed_bytes": path.stat().st_size}
+        return {} if not packed(self.recipe) else {"compressed_bytes": path.stat().st_size}
 
     def _rounds(self) -> list[dict[str, Any]]:
         """What rounds or a rule file left behind, one entry each."""

@@ -60,6 +60,7 @@ _TITLES = {
     "budget": "Budget, instead of an amount to prune",
     "recover": "Recovery after pruning",
     "quantize": "Quantization",
+    "qat": "Training of the quantized network",
     "export": "Export",
     "seed": "Chance",
 }
@@ -119,12 +120,13 @@ def _help(option: Option) -> str:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """The type that typer parses: `float | None` → float, tuples of names → a repeatable option."""
+    """The type that typer parses: `float | None` → float, tuples → a repeatable option."""
     parts = [part for part in get_args(annotation) if part is not type(None)]
     if Literal in (get_origin(annotation), *map(get_origin, parts)):
         return str
-    if get_origin(annotation) is tuple:
-        return list[str]
+    for part in (annotation, *parts):
+        if get_origin(part) is tuple:
+            return list[get_args(part)[0]]  # type: ignore[misc]
     return parts[0] if parts else annotation
 
 
