@@ -21,7 +21,7 @@ from .files import save
 from .forms import Form, before_quantize, forms_of, packed
 from .measure import Profile, profile, side_by_side
 from .prune import PruningPlan, prune, prune_by_attention
-from .quant import QuantizationAware, fold_batchnorm, quantize
+from .quant import QuantizationAware, fold_batchnorm, quantize, reestimate_norms
 from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
 from .replay import replay
 from .run_folder import RunFolder, data_digest, model_digest
@@ -202,6 +202,8 @@ class Stages:
         teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
         late = QuantizationAware(freeze_at=section.freeze_at, damping=section.damping)
         history = self.fit(model, "qat", key, section, teacher=teacher, callbacks=[late])
+        if section.epochs:  # what norms averaged over, the weights have left behind
+            reestimate_norms(model, self.some_training_images(4096), images=None)
         fold_batchnorm(model, self.example)
         return self.keep(model, "quantized.safetensors", history=history)
 
