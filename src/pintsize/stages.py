@@ -5,21 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from . import sparse_stages
+from . import closing_stages, sparse_stages
 from .data import Data, Split
-from .deploy import export, open_runtime, verify
+from .deploy import export
 from .epochs import Epochs
 from .errors import OperationError, UnsupportedOp
 from .files import save
-from .forms import Form, before_quantize, forms_of, packed
-from .measure import Profile, profile, side_by_side
+from .forms import before_quantize, forms_of, packed
 from .prune import PruningPlan, prune, prune_by_attention
 from .quant import QuantizationAware, fold_batchnorm, quantize, reestimate_norms
 from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
@@ -96,8 +95,8 @@ class Stages:
         if packed(recipe):
             exports += [form.compressed for form in self.forms]
         self._stage("export", [recipe.export.opset, exports], exports, self._export)
-        self._stage("verify", [recipe.export.threads], [], self._verify)
-        self._stage("measure", [recipe.export.threads], [], self._measure)
+        self._stage("verify", [recipe.export.threads], [], partial(closing_stages.verify_file, self))
+        self._stage("measure", [recipe.export.threads], [], partial(closing_stages.measure_files, self))
 
     def _run_sparse(self) -> None:
         """Masks, rules or rounds."""
@@ -235,53 +234,6 @@ class Stages:
             )
         return {}
 
-    def _verify(self, _: str) -> dict[str, Any]:
-        """On validation images: the test images are for the very end."""
-        last = self.forms[-1]
-        float_forms = [form for form in self.forms[:-1] if "/" not in form.weights]
-        found = verify(
-            self.folder.path / last.exported,
-            self.model(last.weights),
-            self.data.val,
-            against=self.folder.path / float_forms[-1].exported if float_forms else None,
-            threads=self.recipe.export.threads,
-        )
-        return {"verification": plain(found)}
-
-    def _measure(self, _: str) -> dict[str, Any]:
-        """The only place that reads the test images: every file once, in the runtime it is deployed on."""
-        threads = self.recipe.export.threads
-        runtimes = {
-            form.label: open_runtime(self.folder.path / form.exported, threads=threads) for form in self.forms
-        }
-        accuracies = {label: evaluate(runtime, self.data.test) for label, runtime in runtimes.items()}
-        latencies = side_by_side(runtimes, self.example[:1].numpy(), threads=threads)
-        rows = []
-        for form in self.forms:
-            cost, timed = profile(self.model(form.weights), self.example), latencies[form.label]
-            rows.append(
-                {
-                    "name": form.label,
-                    "accuracy": accuracies[form.label],
-                    "val_accuracy": self._val_accuracy(form),
-                    "params": cost.params,
-                    "macs": cost.macs,
-                    "file": form.exported,
-                    "bytes": (self.folder.path / form.exported).stat().st_size,
-                    **self._compressed(form),
-                    "latency": {
-                        "median_ms": timed.median_ms,
-                        "p95_ms": timed.p95_ms,
-                        "backend": runtimes[form.label].backend,
-                        "threads": threads,
-                        "batch": timed.batch,
-                    },
-                }
-            )
-        for runtime in runtimes.values():
-            runtime.close()
-        return {"stages": rows, "layers": self._layers()}
-
     def fit(
         self,
         model: nn.Module,
@@ -334,67 +286,6 @@ class Stages:
         save(model, self.folder.path / file)
         self._loaded.pop(file, None)
         return {"val_accuracy": evaluate(self.model(file), self.data.val), **result}
-
-    def _val_accuracy(self, form: Form) -> float | None:
-        for row in self._rounds():
-            if form.weights.endswith(f"/{row['name'].replace(', ', '-').replace(' ', '-')}.safetensors"):
-                return float(row["val_accuracy"])
-        last = [name for name in ("recover", "sparsify", "rules", "rounds") if name in self.results]
-        stage = {
-            "dense.safetensors": "train",
-            "pruned.safetensors": last[-1] if last else "train",
-            "quantized.safetensors": next(
-                name for name in ("qat", "quantize", "attention") if name in self.results
-            ),
-        }
-        accuracy: float | None = self.results[stage[form.weights]]["val_accuracy"]
-        return accuracy
-
-    def _compressed(self, form: Form) -> dict[str, int]:
-        path = self.folder.path / form.compressed
-        return {} if not packed(self.recipe) else {"compressed_bytes": path.stat().st_size}
-
-    def _rounds(self) -> list[dict[str, Any]]:
-        """What rounds or a rule file left behind, one entry each."""
-        name = "rounds" if self.recipe.rounds is not None else "rules"
-        rows: list[dict[str, Any]] = self.results.get(name, {}).get("rounds", [])
-        return rows
-
-    def _layers(self) -> list[dict[str, Any]]:
-        """The layers of the last form, each with what it kept of the dense network's output channels."""
-        dense = {layer.name: layer for layer in profile(self.model("dense.safetensors"), self.example).layers}
-        last: Profile = profile(self.model(self.forms[-1].weights), self.example)
-        rows = []
-        for layer in last.layers:
-            before = dense.get(layer.name)
-            channels = [one.weight_shape[0] if one and one.weight_shape else None for one in (layer, before)]
-            rows.append(
-                {
-                    "name": layer.name,
-                    "type": layer.type,
-                    "shape": list(layer.weight_shape),
-                    "params": layer.params,
-                    "macs": layer.macs,
-                    "bits": layer.bits,
-                    "channels": channels[0],
-                    "dense_channels": channels[1],
-                    "kept": channels[0] / channels[1] if channels[0] and channels[1] else None,
-                }
-            )
-        return rows
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON-able parts; a path becomes its name, the single times of a latency are left out."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr
-        }
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.name if isinstance(value, Path) else value
 
 
 def _settings(section: Any) -> dict[str, Any]:
