@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -112,6 +113,24 @@ class Table:
 
     def _heats(self) -> Sequence[Sequence[float | None]]:
         return self.heat if self.heat is not None else [[None] * len(self.headings)] * len(self.rows)
+
+
+class Tabular(ABC):
+    """A result that is one table: printed it is plain, on a terminal rich, in a notebook HTML."""
+
+    @abstractmethod
+    def __rich__(self) -> Table:
+        """The table."""
+
+    def table(self) -> str:
+        """The table as plain text."""
+        return str(self.__rich__())
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return self.__rich__()._repr_html_()
 
 
 def shortened(name: str, limit: int) -> str:

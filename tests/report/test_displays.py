@@ -97,3 +97,79 @@ def test_tables_fit_and_are_escaped():
     assert table.widths(40)[2] == 6  # numbers are never cut
     assert str(table).splitlines()[-1].startswith("all")
     assert shortened("layer1.0.conv1", 9) == "laye…onv1"
+
+
+class Displayed:
+    """A result: rows and last row of the table that a notebook shows of it, and the text that is printed."""
+
+    def __init__(self, result):
+        root, self.text = parsed(result)
+        self.rows = [["".join(cell.itertext()) for cell in row] for row in root.findall(".//tbody/tr")]
+        self.total = [cell.text for cell in root.findall(".//tfoot//th")]
+        self.printed = str(result)
+
+
+@pytest.fixture
+def digits():
+    torch.manual_seed(0)
+    return ps.models.create("resnet-demo", in_channels=1), ps.data.load("digits", limit=60)
+
+
+def test_networks_of_ours_show_their_layers(digits):
+    assert "resnet-demo · MACs of one 1×32×32 image" in parsed(digits[0])[1]
+
+
+def test_quantization(digits):
+    model, data = digits
+    shown = Displayed(ps.quantize(model, calibration=data.train, weights=4, edges=8, progress=False))
+    assert shown.rows[1] == ["layer1.0.conv1", "4", "8"]
+    assert "folded" in shown.text
+    assert shown.printed.splitlines()[3].split() == ["layer1.0.conv1", "4", "8"]
+
+
+def test_clusters(digits):
+    shown = Displayed(ps.cluster(digits[0], k=4))
+    assert shown.rows[0][:3] == ["conv1", "4", "1"]
+    assert shown.total == [f"{len(shown.rows)} layers", None, None, None, shown.total[4]]
+    assert "squared error" in shown.printed
+
+
+def test_files_and_their_verification(digits, tmp_path):
+    model, data = digits
+    info = ps.export(model, tmp_path / "net.onnx", example=torch.zeros(1, 1, 8, 8))
+    assert ["input", "any×1×8×8"] in Displayed(info).rows
+    assert str(tmp_path / "net.onnx") in str(info)
+    found = ps.verify(tmp_path / "net.onnx", model, data.val, threads=1, repeats=1)
+    shown = Displayed(found)
+    assert shown.rows[0] == ["same top class", "100.00 % of 60 images"]
+    assert "agreement 100.00 %" in shown.printed
+    assert "median" in parsed(found.latency)[1]
+
+
+def test_bits_and_fixed_point(digits):
+    model, data = digits
+    plan = ps.choose_bits(
+        model, calibration=data.train, widths=[4, 8], bytes=0.2, calibration_images=8, progress=False
+    )
+    assert {row[1] for row in Displayed(plan).rows} <= {"4", "8"}
+    assert " of " in Displayed(plan).total[3]
+    shown = Displayed(ps.fixed_point(model, calibration=data.train, calibration_images=8, progress=False))
+    assert ["conv1.weight", "parameter", "8"] in [row[:3] for row in shown.rows]
+
+
+def test_integers(digits):
+    from pintsize.quant import compare_with_integers
+
+    model, data = digits
+    ps.quantize(model, calibration=data.train, progress=False)
+    shown = Displayed(compare_with_integers(model, data.val))
+    assert shown.rows[0][0] == "same top class"
+    assert "60 images" in shown.text
+
+
+def test_layer_attention(digits):
+    from pintsize.prune.layer_attention import LayerAttentionResult
+
+    shown = Displayed(LayerAttentionResult(History(), {"conv1": 0.5}, {"conv1": 0.25}, 0.75))
+    assert shown.rows == [["conv1", "0.500", "25.0%"]]
+    assert shown.total == ["1 layers", None, "25.0%"]

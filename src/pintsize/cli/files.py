@@ -161,7 +161,7 @@ def bench(
     from ..errors import InputError, unknown
     from ..measure import machine, peak_memory, side_by_side
     from ..measure.units import bytes_text, milliseconds_text
-    from ..tables import text_table
+    from ..tables import Table
 
     if batch < 1:
         raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")
@@ -198,5 +198,5 @@ def bench(
         from ..viz import runtime_bars, save
 
         save(runtime_bars({str(row["file"]): row for row in rows}), figure)
-    table = text_table(("", "median", "p95", "file", "peak memory"), cells)
+    table = Table(("", "median", "p95", "file", "peak memory"), cells)
     emit({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table, as_json=as_json)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..measure.units import bytes_text
 from ..record import origin
+from ..tables import Table, Tabular
 
 
 @dataclass(frozen=True)
-class ExportInfo:
+class ExportInfo(Tabular):
     """What was written."""
 
     path: Path
@@ -27,6 +29,17 @@ class ExportInfo:
     """ONNX only."""
     details: dict[str, Any] = field(default_factory=dict)
     """What only this format has to tell, JSON-able."""
+
+    def __rich__(self) -> Table:
+        """All that is known of the file, a line each."""
+        rows = [
+            ("format", self.format),
+            ("size", bytes_text(self.bytes)),
+            ("input", "×".join("any" if size is None else str(size) for size in self.input_shape)),
+            *([("opset", str(self.opset))] if self.opset is not None else []),
+            *((key.replace("_", " "), str(value)) for key, value in self.details.items()),
+        ]
+        return Table(("written", str(self.path)), rows)
 
 
 @dataclass(frozen=True)

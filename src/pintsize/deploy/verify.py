@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, VerificationFailed
 from ..measure.units import bytes_text, milliseconds_text
+from ..tables import Table, Tabular
 from .layers import first_divergence, layer_errors
 from .onnx_trace import evaluating
 from .runtime import Runtime, open_runtime, size_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Tabular):
     """What `verify` found; `dataclasses.asdict` makes it JSON-able."""
 
     path: str
@@ -55,6 +56,26 @@ class Verification:
     agreement_at_least: float
     ok: bool
     """Whether the agreement reaches `agreement_at_least`."""
+
+    def __rich__(self) -> Table:
+        """All figures, a line each."""
+        rows = [
+            ("same top class", f"{self.agreement:.2f} % of {self.images} images"),
+            ("largest difference of logits", f"{self.max_logit_error:.3g}"),
+            ("mean difference of logits", f"{self.mean_logit_error:.3g}"),
+        ]
+        if self.accuracy is not None:
+            rows.append(("accuracy", f"{self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)"))
+        rows.append(("size", bytes_text(self.bytes)))
+        rows.append((
+            f"latency, {self.threads} thread{'' if self.threads == 1 else 's'}",
+            f"{milliseconds_text(self.latency.median_ms)} median, {milliseconds_text(self.latency.p95_ms)} p95",
+        ))  # fmt: skip
+        if self.speedup is not None:
+            rows.append((f"against {self.against}", f"{self.speedup:.2f}× as fast"))
+        if self.first_divergent is not None:
+            rows.append(("first layer that differs", self.first_divergent))
+        return Table((f"verified in {self.backend}", self.path), rows)
 
     def __str__(self) -> str:
         lines = [

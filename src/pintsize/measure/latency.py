@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError
+from ..tables import Table, Tabular
 from .units import milliseconds_text
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(Tabular):
     """Times of one call."""
 
     median_ms: float
@@ -30,11 +31,11 @@ class Latency:
     threads: int = 2
     """Threads that PyTorch was given; a runtime has the number it was opened with."""
 
-    def _repr_html_(self) -> str:
-        return (
-            f"<p>{milliseconds_text(self.median_ms)} median, {milliseconds_text(self.p95_ms)} p95 "
-            f"({len(self.runs)} calls, batch {self.batch}, {self.threads} threads)</p>"
-        )
+    def __rich__(self) -> Table:
+        """Median and 95th percentile, and how they were measured."""
+        row = (str(len(self.runs)), str(self.batch), str(self.threads))
+        times = (milliseconds_text(self.median_ms), milliseconds_text(self.p95_ms))
+        return Table(("median", "p95", "calls", "batch", "threads"), [(*times, *row)], words=0)
 
 
 def latency(

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..errors import InputError
 from ..graph.trace import Trace, Value, as_args, record
-from ..tables import Table
+from ..tables import Table, Tabular
 from .macs import count
 from .units import bytes_text, count_text
 
@@ -40,7 +40,7 @@ class LayerProfile:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Tabular):
     """What a network costs."""
 
     params: int
@@ -51,10 +51,6 @@ class Profile:
     """Of the parameters at their true width."""
     layers: list[LayerProfile] = field(repr=False)
     """In the order in which they first ran."""
-
-    def table(self) -> str:
-        """The layers and their sum as plain text, one line a layer."""
-        return str(self.__rich__())
 
     def __rich__(self) -> Table:
         rows = [
@@ -81,9 +77,6 @@ class Profile:
             "",
         )
         return Table(_HEADINGS, rows, total, words=3)
-
-    def _repr_html_(self) -> str:
-        return self.__rich__()._repr_html_()
 
 
 _HEADINGS = ("layer", "type", "output", "parameters", "MACs", "bits", "weights", "activations")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .network import Network
 from .stem import Stem, require_size
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """Five convolutions and a classifier of two hidden layers with 4096 units each.
 
     `small` has a 3×3 stem of stride 1 and no pooling after the last convolution, so that 28×28

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .initial import kaiming
+from .network import Network
 from .stem import Stem, residual_stem
 
 
@@ -46,7 +47,7 @@ class Block(nn.Module):
         return out
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Network):
     """A stem, three stages of `depth` blocks with 16, 32, 64 channels, and one linear layer.
 
     Shapes: `[B, in_channels, H, W]` → `[B, num_classes]`.

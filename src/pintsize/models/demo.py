@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .initial import kaiming
+from .network import Network
 from .resnet import BasicBlock, stage
 from .stem import Stem, residual_stem
 
 
-class DemoResNet(nn.Module):
+class DemoResNet(Network):
     """A stem, three stages of two residual blocks with `width`, 2 and 4 times `width` channels, and one linear layer.
 
     As ResNet18 without its fourth stage, and with a quarter of its width where `width` is 16: shortcuts are

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .initial import kaiming
+from .network import Network
 from .stem import Stem
 
 _STAGES = (
@@ -40,7 +41,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Network):
     """A stem, seventeen inverted residual blocks, a 1×1 convolution and one linear layer.
 
     `small` has stride 1 in the stem and in the 24-channel stage, as is usual for CIFAR; no tensor's

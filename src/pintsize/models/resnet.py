@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .initial import kaiming
+from .network import Network
 from .stem import Stem, residual_stem
 
 
@@ -58,7 +59,7 @@ class Bottleneck(nn.Module):
         return out
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A stem, four stages of residual blocks, global average pooling and one linear layer.
 
     Shapes: `[B, in_channels, H, W]` → `[B, num_classes]`; the stages have stride 4, 8, 16, 32 against

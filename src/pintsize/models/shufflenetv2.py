@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .network import Network
 from .stem import Stem
 
 WIDTHS = {
@@ -52,7 +53,7 @@ class Unit(nn.Module):
         return shuffled
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Network):
     """A stem, stages of 4, 8 and 4 units, a 1×1 convolution and one linear layer.
 
     `small` has stride 1 and no pooling in the stem; no tensor's shape depends on it.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .initial import kaiming
+from .network import Network
 from .stem import Stem, require_size
 
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, convolutions) of each stage; a max-pool ends it."""
 
 
-class VGG16(nn.Module):
+class VGG16(Network):
     """Thirteen 3×3 convolutions in five stages and a classifier.
 
     `small` pools to one pixel and classifies with 512 → 512 → num_classes (14.98 M parameters at ten

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import InputError
+from ..tables import Table, Tabular
 from ..train import Callback, History, TrainState, train
 from .masks import MaskStep, maskable, masks_of, set_masks
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LayerAttentionResult:
+class LayerAttentionResult(Tabular):
     """What layer-wise attention did."""
 
     history: History
@@ -36,6 +37,15 @@ class LayerAttentionResult:
     """Layer → fraction of its weights that was removed."""
     density: float
     """Fraction of the weights of these layers that is left."""
+
+    def __rich__(self) -> Table:
+        """Attention of each layer, and the share of its weights that was removed."""
+        rows = [(name, f"{a:.3f}", f"{self.ratios[name]:.1%}") for name, a in self.attention.items()]
+        total = (f"{len(rows)} layers", "", f"{1 - self.density:.1%}")
+        return Table(("layer", "attention", "removed"), rows, total)
+
+    def _repr_html_(self) -> str:
+        return self.history._repr_html_() + super()._repr_html_()
 
 
 def prune_by_layer_attention(

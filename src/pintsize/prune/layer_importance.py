@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..graph import channel_groups
+from ..tables import Table
 from ..train import evaluate, train
 from .channels import prune
 from .sensitivity import RATIOS, Sensitivity, sensitivity
@@ -36,19 +37,24 @@ class LayerImportance:
     epochs: int
     """Of retraining."""
 
-    def table(self) -> str:
+    def tables(self) -> list[Table]:
         """The accuracies, one line for each layer, then those after retraining."""
-        from ..tables import text_table
-
         if not self.retrained:
-            return self.without.table()
+            return [self.without.__rich__()]
         rows = [(name, *(f"{value:.1f}" for value in values)) for name, values in self.retrained.items()]
         ratios = (f"{ratio:g}" for ratio in self.without.ratios)
         heading = f"after {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
-        return f"{self.without.table()}\n\n{text_table((heading, *ratios), rows)}"
+        return [self.without.__rich__(), Table((heading, *ratios), rows)]
+
+    def table(self) -> str:
+        """Those tables as plain text."""
+        return "\n\n".join(map(str, self.tables()))
+
+    def __str__(self) -> str:
+        return self.table()
 
     def _repr_html_(self) -> str:
-        return str(self.plot()._repr_html_())
+        return str(self.plot()._repr_html_()) + "".join(table._repr_html_() for table in self.tables())
 
     def plot(self) -> Figure:
         """Both panels of curves."""

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from .. import files
 from ..errors import CorruptFile, InputError, unknown
+from ..tables import Table, Tabular
 from ..train.evaluation import batches_of
 from ..train.placement import device_of
 from .prefix import Batch, Prefix
@@ -45,7 +45,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Tabular):
     """The curves of all parts."""
 
     level: str
@@ -108,15 +108,13 @@ class Sensitivity:
             for curve in self.curves
         }
 
-    def table(self) -> str:
+    def __rich__(self) -> Table:
         """One line for each part: its accuracy at each ratio."""
-        from ..tables import text_table
-
         rows = [(curve.name, *(f"{value:.1f}" for value in curve.accuracy)) for curve in self.curves]
-        return text_table((f"{self.accuracy:.2f} % whole", *(f"{ratio:g}" for ratio in self.ratios)), rows)
+        return Table((f"{self.accuracy:.2f} % whole", *(f"{ratio:g}" for ratio in self.ratios)), rows)
 
     def _repr_html_(self) -> str:
-        return str(self.plot()._repr_html_()) + f"<pre>{escape(self.table())}</pre>"
+        return str(self.plot()._repr_html_()) + super()._repr_html_()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, atomically."""

@@ -8,14 +8,13 @@ import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..errors import unknown
-from ..tables import text_table
+from ..tables import Table, Tabular
 from ..train import evaluate, train
 from ..train.options import Options
 from .masks import maskable, masks_of
@@ -64,7 +63,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class StagedPruning:
+class StagedPruning(Tabular):
     """What `prune_rounds` and `prune_by_rules` did."""
 
     rounds: list[Round]
@@ -85,9 +84,9 @@ class StagedPruning:
         return found[0] - found[1]
 
     def _repr_html_(self) -> str:
-        return str(self.figures()["rounds"]._repr_html_()) + f"<pre>{escape(self.table())}</pre>"
+        return str(self.figures()["rounds"]._repr_html_()) + super()._repr_html_()
 
-    def table(self) -> str:
+    def __rich__(self) -> Table:
         """One line for each round."""
         from ..measure.units import bytes_text, count_text, milliseconds_text
 
@@ -116,7 +115,7 @@ class StagedPruning:
             "latency",
             "peak memory",
         )
-        return text_table(headings, rows)
+        return Table(headings, rows)
 
     def figures(self) -> dict[str, Figure]:
         """Bars of each measure over the rounds, and the filters that each layer has left."""

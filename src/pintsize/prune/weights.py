@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import InputError
-from ..tables import Table
+from ..tables import Table, Tabular
 from . import element_criteria, element_selection
 from .element_selection import Masks, Pattern
 from .masks import MaskStep, maskable, masked_layers, masks_of, set_masks
@@ -37,7 +37,7 @@ class LayerSparsity:
 
 
 @dataclass(frozen=True)
-class SparsityResult:
+class SparsityResult(Tabular):
     """What `sparsify` did."""
 
     masks: dict[str, Tensor] = field(repr=False)
@@ -54,13 +54,6 @@ class SparsityResult:
     def density(self) -> float:
         """Share of the masked weights that is kept."""
         return sum(layer.kept for layer in self.layers) / sum(layer.total for layer in self.layers)
-
-    def table(self) -> str:
-        """One line for each weight, as text."""
-        return str(self.__rich__())
-
-    def _repr_html_(self) -> str:
-        return self.__rich__()._repr_html_()
 
     def __rich__(self) -> Table:
         rows = [(one.name, f"{one.kept:,}", f"{one.total:,}", f"{one.density:.2%}") for one in self.layers]

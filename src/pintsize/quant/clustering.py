@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError, unknown
+from ..measure.units import bytes_text
 from ..record import Step, append, check_order, register
+from ..tables import Table, Tabular
 from . import patterns
 from .clustered import CODES, add_clusters
 from .kmeans import centroids, nearest
@@ -52,7 +54,7 @@ class ClusteredLayer:
 
 
 @dataclass(frozen=True)
-class ClusterResult:
+class ClusterResult(Tabular):
     """What `cluster` did."""
 
     layers: tuple[ClusteredLayer, ...]
@@ -61,6 +63,15 @@ class ClusterResult:
     def bytes(self) -> int:
         """Of all clustered weights as they are stored."""
         return sum(layer.bytes for layer in self.layers)
+
+    def __rich__(self) -> Table:
+        """Values, error and bytes of each layer."""
+        rows = [
+            (one.name, str(one.levels), str(one.codebooks), f"{100 * one.error:.2g} %", bytes_text(one.bytes))
+            for one in self.layers
+        ]
+        total = (f"{len(rows)} layers", "", "", "", bytes_text(self.bytes))
+        return Table(("layer", "values", "codebooks", "squared error", "bytes"), rows, total)
 
 
 def cluster(

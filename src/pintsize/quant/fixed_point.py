@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import InputError, InputTypeError
 from ..graph import trace
 from ..record import Step, append, check_order, register
+from ..tables import Table, Tabular
 from . import convert, flow, patterns, placement
 from .calibrate import calibration_batches, example_of
 from .levels import FixedPoint, Mode, check_mode
@@ -75,22 +76,22 @@ class FixedPointTensor:
 
 
 @dataclass(frozen=True)
-class FixedPointResult:
+class FixedPointResult(Tabular):
     """What `fixed_point` did."""
 
     mode: str
     tensors: tuple[FixedPointTensor, ...]
 
-    def table(self) -> str:
-        """One line for each tensor, as text."""
-        width = max(6, *(len(tensor.name) for tensor in self.tensors))
-        lines = [f"{'tensor':{width}}  kind        bits  fraction          low         high  overflow"]
-        lines += [
-            f"{t.name:{width}}  {t.kind:10}  {t.bits:4}  {'' if t.fraction_bits is None else t.fraction_bits:>8}  "
-            f"{t.low:11.4g}  {t.high:11.4g}  {100 * t.overflow:6.3f} %"
-            for t in self.tensors
-        ]
-        return "\n".join(lines)
+    def __rich__(self) -> Table:
+        """Bits, ends and overflow of each tensor."""
+        rows = [
+            (
+                one.name, one.kind, str(one.bits), "" if one.fraction_bits is None else str(one.fraction_bits),
+                f"{one.low:.4g}", f"{one.high:.4g}", f"{100 * one.overflow:.3f} %",
+            )
+            for one in self.tensors
+        ]  # fmt: skip
+        return Table(("tensor", "kind", "bits", "fraction", "low", "high", "overflow"), rows, words=2)
 
 
 def fixed_point(

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..data import images_of
 from ..errors import InputError, InputTypeError, OperationError
+from ..tables import Table, Tabular
 from . import convert, integer_rules
 from .integer_rules import DoesNotFit, Floats, Integers
 from .quantizer import FakeQuantize
@@ -34,7 +35,7 @@ _QUANTIZERS = frozenset({
 
 
 @dataclass(frozen=True)
-class IntegerComparison:
+class IntegerComparison(Tabular):
     """How a simulated quantized network and its integers differ."""
 
     images: int
@@ -50,6 +51,18 @@ class IntegerComparison:
     """Percent of those integers that differ at all."""
     float_ops: tuple[str, ...]
     """Operations without an integer form here; they were computed in floating point."""
+
+    def __rich__(self) -> Table:
+        """All figures, a line each."""
+        rows = [
+            ("same top class", f"{self.agreement:.2f} %"),
+            ("difference of logits, worst image", f"{self.max_relative_error:.3g}"),
+            ("difference of logits, mean", f"{self.mean_relative_error:.3g}"),
+            ("integers that differ", f"{self.different:.3g} %"),
+            ("by at most", f"{self.max_steps} step{'' if self.max_steps == 1 else 's'}"),
+            ("in floating point", ", ".join(self.float_ops) or "nothing"),
+        ]
+        return Table(("integers against simulation", f"{self.images} images"), rows)
 
 
 @dataclass

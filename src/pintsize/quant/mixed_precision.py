@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError
+from ..tables import Table, Tabular
 from . import convert
 from .calibrate import calibration_batches, example_of, quantize
 from .layer_latency import layer_latencies
@@ -45,7 +46,7 @@ class LayerBits:
 
 
 @dataclass(frozen=True)
-class BitPlan:
+class BitPlan(Tabular):
     """The bits of every layer; `weights` and `activations` are options of `quantize`."""
 
     layers: tuple[LayerBits, ...]
@@ -81,16 +82,13 @@ class BitPlan:
         """Sum of the layers' errors: what the program minimised."""
         return math.fsum(layer.error for layer in self.layers)
 
-    def table(self) -> str:
-        """One line for each layer, and their sum beside the budget, as text."""
-        width = max(5, *(len(layer.name) for layer in self.layers))
-        lines = [f"{'layer':{width}}  bits  {'error':>10}  {self.unit:>12}"]
-        lines += [
-            f"{layer.name:{width}}  {layer.bits or 'fp32':>4}  {layer.error:10.3g}  {layer.cost:12,.6g}"
-            for layer in self.layers
+    def __rich__(self) -> Table:
+        """Bits, error and cost of each layer, and their sum beside the budget."""
+        rows = [
+            (one.name, str(one.bits or "fp32"), f"{one.error:.3g}", f"{one.cost:,.6g}") for one in self.layers
         ]
-        total = f"{'sum':{width}}        {self.error:10.3g}  {self.cost:12,.6g}"
-        return "\n".join([*lines, f"{total} of {self.budget:,.6g}"])
+        total = ("sum", "", f"{self.error:.3g}", f"{self.cost:,.6g} of {self.budget:,.6g}")
+        return Table(("layer", "bits", "error", self.unit), rows, total)
 
 
 def choose_bits(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..tables import Table, Tabular
 from . import convert
 from .fold import FoldStep
 from .record import QuantizeStep
@@ -38,7 +39,7 @@ class QuantizedActivation:
 
 
 @dataclass(frozen=True)
-class QuantizationResult:
+class QuantizationResult(Tabular):
     """What `quantize` did."""
 
     layers: tuple[QuantizedLayer, ...]
@@ -50,14 +51,15 @@ class QuantizationResult:
     rounded: tuple[str, ...] = ()
     """Layers whose rounding was learned."""
 
-    def table(self) -> str:
-        """One line for each layer, as text."""
-        width = max([5, *(len(layer.name) for layer in self.layers)])
-        lines = [f"{'layer':{width}}  weights  reads"]
-        for layer in self.layers:
-            bits = f"{layer.weight_bits or 'fp32':>7}  {layer.activation_bits or 'fp32':>5}"
-            lines.append(f"{layer.name:{width}}  {bits}")
-        return "\n".join(lines)
+    def __rich__(self) -> Table:
+        """Bits of each layer's weights and of what it reads."""
+        rows = [
+            (layer.name, str(layer.weight_bits or "fp32"), str(layer.activation_bits or "fp32"))
+            for layer in self.layers
+        ]
+        done = (("folded", self.folded), ("equalized", self.equalized), ("rounding learned", self.rounded))
+        told = [f"{len(what)} {name}" for name, what in done if what]
+        return Table(("layer", "weights", "reads"), rows, caption=", ".join(told))
 
 
 def describe(

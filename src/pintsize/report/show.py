@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..measure.units import bytes_text, count_text
-from ..tables import Table
+from ..tables import Table, Tabular
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShownLayer:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(Tabular):
     """The layers of a network; printed, a plain table; in rich and in notebooks, a heat-coloured one."""
 
     path: str
@@ -84,10 +84,6 @@ class Shown:
             count_text(sum(macs)) if macs else "–",
         )
 
-    def table(self) -> str:
-        """One line for each layer, as text."""
-        return str(self.__rich__())
-
     def __rich__(self) -> Table:
         # the fuller a cell's colour, the more of the network or of the work is in that layer
         return Table(HEADINGS, list(self.cells()), self.total(), 2, self.heats(), self.about())
@@ -108,12 +104,6 @@ class Shown:
             )
             for layer in self.layers
         ]
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def _repr_html_(self) -> str:
-        return self.__rich__()._repr_html_()
 
 
 HEADINGS = ("layer", "type", "weight", "density", "bits", "bytes", "MACs")

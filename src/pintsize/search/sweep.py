@@ -19,7 +19,7 @@ from ..locks import one_process
 from ..measure.units import bytes_text, milliseconds_text
 from ..options import CompressOptions
 from ..run_folder import digest
-from ..tables import Table
+from ..tables import Table, Tabular
 from .sweep_file import SweepFile, Trial, read_sweep, trials
 from .trial import Ended, ended, run_trial
 
@@ -29,7 +29,7 @@ COSTS = ("bytes", "latency_ms", "macs", "params")
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Tabular):
     """What `sweep` found."""
 
     folder: Path
@@ -51,10 +51,6 @@ class SweepResult:
             (float(self.points[name][cost]), float(self.points[name]["val_accuracy"])) for name in having
         ]
         return [having[index] for index in pareto_front(pairs)]
-
-    def table(self) -> str:
-        """The trials as plain text."""
-        return str(self.__rich__())
 
     def __rich__(self) -> Table:
         front = set(self.front())
