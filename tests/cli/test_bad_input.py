@@ -83,6 +83,7 @@ def place(tmp_path_factory):
     (folder / "weights.pth").write_bytes(b"garbage")
     (folder / "train.ckpt").write_bytes(b"pintsize checkpoint 1\ngarbage")
     (folder / "file").write_bytes(b"")
+    (folder / "folder.pint").mkdir()
     for name in ("full", "empty"):
         (folder / "photos" / name).mkdir(parents=True)
     for number in range(3):
@@ -116,6 +117,27 @@ def test_input_that_can_be_mended_is_code_2(refused, args, words):
     message = refused(*args)
     for word in words:
         assert any(choice in message for choice in word.split("|")), message
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["cluster", "--data", "digits", "--epochs", "1"],
+        ["fixed-point", "--data", "digits"],
+        ["sparsify", "--density", "0.5", "--data", "digits", "--epochs", "1"],
+        ["rounds", "--data", "digits", "--ratios", "0.1"],
+        ["scan", "--data", "digits"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(refused, monkeypatch, verb):
+    for module in ("quantizing", "sparse"):
+        monkeypatch.setattr(f"pintsize.cli.{module}.load_data", lambda *_, **__: pytest.fail("work was done"))
+    command = [*verb, "--model", "net.safetensors", "--out"]
+    if verb[0] != "scan":
+        assert ".safetensors or .pint" in refused(*command, "net.onnx")
+    assert "it is a folder" in refused(*command, "photos" if verb[0] == "scan" else "folder.pint")
+    assert "cannot be written" in refused(*command, "file/net.safetensors", code=1)
 
 
 @pytest.mark.parametrize(

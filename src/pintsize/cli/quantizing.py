@@ -41,13 +41,14 @@ def cluster(
 ) -> None:
     """Give each layer's weights few shared values, train those on request, and save the network."""
     from ..errors import InputError
-    from ..files import save
+    from ..files import check_savable, save
     from ..measure.units import bytes_text
     from ..quant import cluster as cluster_weights
     from ..train import evaluate, train
 
     if epochs and data is None:
         raise InputError(f"--epochs {epochs}", "there are no images to train on", "pass --data")
+    check_savable(out)
     images = None
     if data is not None:
         images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
@@ -101,10 +102,11 @@ def fixed_point(
     as_json: o.AsJson = False,
 ) -> None:
     """Put a network into fixed point, one range per tensor, calibrated on training images, and save it."""
-    from ..files import save
+    from ..files import check_savable, save
     from ..quant import fixed_point as round_network
     from ..train import evaluate
 
+    check_savable(out)
     images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
     network = load_model(
         model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem

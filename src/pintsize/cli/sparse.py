@@ -67,6 +67,7 @@ def scan(
     as_json: o.AsJson = False,
 ) -> None:
     """Measure what each part of a network costs when it alone is pruned; write the rules that follow."""
+    from ..files import check_place
     from ..prune.layer_importance import layer_importance
     from ..prune.sensitivity import RATIOS, sensitivity
     from ..viz import save as save_figure
@@ -79,6 +80,9 @@ def scan(
         raise InputError(
             f"--epochs with --level {level}", "what is retrained is really cut out", "pass --level group"
         )
+    for path in (out, plot, rules):
+        if path is not None:
+            check_place(path)
     chosen = RATIOS if ratios is None else _numbers("ratios", ratios)
     found_data = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
     network = load_model(
@@ -153,7 +157,7 @@ def sparsify(
     """Remove single weights by masks that hold; with --epochs, while the network is trained."""
     import torch
 
-    from ..files import save
+    from ..files import check_savable, save
     from ..prune import masks_of
     from ..prune import sparsify as sparsify_network
     from ..prune.weights import SparsityResult
@@ -168,6 +172,7 @@ def sparsify(
         raise InputError("options of training", "nothing is trained", "pass --epochs, or leave them out")
     if trains and data is None:
         raise InputError("--epochs", "there is nothing to train on", "pass --data")
+    check_savable(out)
     images = None if data is None else load_data(
         data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size
     )  # fmt: skip
@@ -241,13 +246,14 @@ def rounds(
     **options: Any,
 ) -> None:
     """Prune in rounds by ratios per block, retraining after each; measure every round on its exported file."""
-    from ..files import save
+    from ..files import check_savable, save
     from ..prune.rounds import prune_rounds
 
     chosen = RoundsOptions(
         ratios=_ratios(ratios), rounds=rounds, importance=importance, combine=combine, baseline=baseline
     )
     training = _recovery(options)
+    check_savable(out)
     images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
     network = load_model(
         model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
