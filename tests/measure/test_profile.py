@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import pintsize as ps
 from pintsize.errors import InputError, OperationError
 from pintsize.measure import profile
 
@@ -225,3 +226,13 @@ def test_resnet50_is_profiled_within_a_second():
     start = time.perf_counter()
     profile(model, example)
     assert time.perf_counter() - start < 1
+
+
+def test_a_clustered_layer_has_the_width_of_its_codes():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8))
+    ps.cluster(model, k=8)
+    layer, norm = profile(model, torch.randn(1, 3, 8, 8)).layers
+    assert (layer.bits, layer.bytes) == (3, 8 * 4 + 8 * 3 * 9 * 3 // 8)
+    assert (norm.bits, norm.bytes) == (32, 2 * 8 * 4)
+    shown = ps.show(model, example=torch.randn(1, 3, 8, 8)).layers[0]
+    assert (shown.bits, shown.bytes) == (layer.bits, layer.bytes)

@@ -29,7 +29,7 @@ class LayerProfile:
     macs: int
     """Per image."""
     bytes: int
-    """Of its parameters at their true width: packed bits plus scales where quantized."""
+    """Of its parameters at their true width: packed bits plus scales where quantized, or plus codebooks where clustered."""
     activation_bytes: int
     """Of what it hands to other layers, per image, as the forward makes it (simulated int8 is fp32)."""
     output_shape: tuple[int, ...]
@@ -108,13 +108,17 @@ def profile(model: nn.Module, example: Any) -> Profile:
 
 
 def _weight_bytes(module: nn.Module, parameters: dict[str, nn.Parameter]) -> int:
-    """Bytes of a layer's own parameters: the weight packed at its quantizer's width, plus its scales."""
-    quantizer = getattr(module, "weight_quantizer", None)
+    """Bytes of a layer's own parameters: the weight packed at its true width, plus its scales or codebooks."""
+    from ..quant.clustered import width
+
+    quantizer, clusters = getattr(module, "weight_quantizer", None), width(module)
     total = 0
     for name, parameter in parameters.items():
         if quantizer is not None and name == "weight":
             total += ceil(parameter.numel() * quantizer.bits / 8)
             total += quantizer.scale.numel() * quantizer.scale.element_size()
+        elif clusters is not None and name == "weight":
+            total += clusters[1]
         else:
             total += parameter.numel() * parameter.element_size()
     return total
@@ -197,7 +201,6 @@ def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProf
     counted = list(parameters.values())
     outputs = tally.outputs[path]
     weight = getattr(module, "weight", None)
-    quantizer = getattr(module, "weight_quantizer", None)
     return LayerProfile(
         name=path,
         type=type(module).__name__,
@@ -207,8 +210,20 @@ def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProf
         activation_bytes=round(sum(prod(value.shape) * value.dtype.itemsize for value in outputs) / batch),
         output_shape=tuple(outputs[-1].shape) if outputs else (),
         weight_shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
-        bits=quantizer.bits if quantizer is not None else counted[0].element_size() * 8 if counted else None,
+        bits=_bits(module, counted),
     )
+
+
+def _bits(module: nn.Module, parameters: list[nn.Parameter]) -> int | None:
+    """Width of a weight: of its integers or codes, if it has such."""
+    from ..quant.clustered import width
+
+    quantizer, clusters = getattr(module, "weight_quantizer", None), width(module)
+    if quantizer is not None:
+        return int(quantizer.bits)
+    if clusters is not None:
+        return clusters[0]
+    return parameters[0].element_size() * 8 if parameters else None
 
 
 def _shown(layer: LayerProfile, module: nn.Module) -> bool:

@@ -47,6 +47,15 @@ def codebook(layer: nn.Module) -> Tensor:
     return _mean(_parameter(layer).detach(), _flat_codes(layer), layer)
 
 
+def width(layer: nn.Module) -> tuple[int, int] | None:
+    """Bits of a code, and bytes of the codebooks and the packed codes; None for a layer that is not clustered."""
+    codes = layer._buffers.get(CODES)
+    if codes is None:
+        return None
+    entries = layer.__dict__[_ROWS] * layer.__dict__[_LEVELS]
+    return _bits(layer), entries * _parameter(layer).element_size() + -(-codes.numel() * _bits(layer) // 8)
+
+
 def clustered_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Path → module of every clustered layer."""
     return {name: module for name, module in model.named_modules() if CODES in module._buffers}

@@ -15,7 +15,7 @@ from ..measure.units import bytes_text
 from ..record import Step, append, check_order, register
 from ..tables import Table, Tabular
 from . import patterns
-from .clustered import CODES, add_clusters
+from .clustered import CODES, add_clusters, width
 from .kmeans import centroids, nearest
 
 Scope = Literal["layer", "channel", "global"]
@@ -202,10 +202,8 @@ def _assign(
     assert isinstance(buffer, Tensor)
     parameter.copy_(torch.from_numpy(values.reshape(weight.shape)))
     buffer.copy_(torch.from_numpy(codes.reshape(weight.shape)))
-    levels = max(map(len, books))
-    bits = max(1, (levels - 1).bit_length())
+    stored = width(layer)
+    assert stored is not None
     size = float((weight**2).sum())
     error = float(((values.reshape(weight.shape) - weight) ** 2).sum()) / size if size else 0.0
-    return ClusteredLayer(
-        name, levels, len(books), error, 4 * levels * len(books) + -(-weight.size * bits // 8)
-    )
+    return ClusteredLayer(name, max(map(len, books)), len(books), error, stored[1])
