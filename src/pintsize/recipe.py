@@ -161,7 +161,8 @@ class QuantizeSection(_Section):
     activations: int | None = 8
     """Bits of the activations, a scale for each tensor; null leaves them float."""
     method: str = "mse"
-    """How ranges are chosen from the calibration images: minmax, ema, percentile, mse or entropy."""
+    """How ranges are chosen from the calibration images: minmax, ema, percentile, mse or entropy; or best (mse
+    with learned rounding and bias correction), or lsq (mse, and training learns the step sizes)."""
     calibration_images: int = Field(default=512, ge=1)
     """Training images that the ranges are taken from."""
     ignore: tuple[str, ...] = ()
