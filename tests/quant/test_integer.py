@@ -7,7 +7,7 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.errors import InputError, InputTypeError, OperationError
-from pintsize.quant import compare_with_integers, integer_rules
+from pintsize.quant import compare_with_integers, exact_simulation, integer_rules
 from pintsize.quant.integer import run_integers
 from pintsize.quant.integer_rules import Integers, rescale
 
@@ -151,6 +151,24 @@ def test_a_sum_of_more_than_32_bits():
     ps.quantize(model, calibration=inputs, method="minmax")
     with pytest.raises(OperationError, match="32 bits"):
         run_integers(model, inputs)
+
+
+def test_the_exact_simulation_is_another_network_of_exact_multiples():
+    torch.manual_seed(0)
+    model = Everything().eval()
+    x = torch.randn(8, 3, 8, 8)
+    ps.quantize(model, calibration=x)
+    exact = exact_simulation(model)
+    assert {tensor.dtype for tensor in exact.parameters()} == {torch.float64}
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    layer = exact.point
+    steps = layer.weight / layer.weight_quantizer.scale[:, None, None, None]
+    assert (steps - steps.round()).abs().max() < 1e-9
+    own = model.point.weight / model.point.weight_quantizer.scale[:, None, None, None]
+    assert (own - own.round()).abs().max() > 0.1
+    assert torch.allclose(exact(x.double()).float(), model(x), atol=0.05)
+    with pytest.raises(InputError, match="not quantized"):
+        exact_simulation(Everything())
 
 
 def test_mistakes():

@@ -6,7 +6,7 @@ from .clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
 from .convert import activation_quantizers, is_quantized, weight_layers
 from .fixed_point import FixedPointResult, FixedPointStep, FixedPointTensor, fixed_point
 from .fold import FoldStep, fold_batchnorm
-from .integer import IntegerComparison, compare_with_integers
+from .integer import IntegerComparison, compare_with_integers, exact_simulation
 from .levels import FixedPoint
 from .mixed_precision import BitPlan, LayerBits, choose_bits
 from .qat import QuantizationAware
@@ -36,6 +36,7 @@ __all__ = [
     "choose_bits",
     "cluster",
     "compare_with_integers",
+    "exact_simulation",
     "fixed_point",
     "fold_batchnorm",
     "is_quantized",

@@ -105,7 +105,7 @@ def compare_with_integers(
     same = count = different = total = max_steps = 0
     worst, summed = 0.0, 0.0
     float_ops: dict[str, None] = {}
-    model = _exact(model) if dtype == torch.float64 else model
+    model = exact_simulation(model) if dtype == torch.float64 else model
     for batch in images_of(data, images):
         found = run_integers(model, batch.to(dtype).contiguous())
         ours, theirs = (_rows(result) for result in (found.integer, found.simulated))
@@ -123,8 +123,16 @@ def compare_with_integers(
 
 
 @torch.no_grad()
-def _exact(model: nn.Module) -> nn.Module:
-    """A float64 copy whose weights and biases are exactly the multiples that their integers stand for."""
+def exact_simulation(model: nn.Module) -> nn.Module:
+    """A float64 copy of the quantized `model` that computes what integers compute, bit for bit.
+
+    Its weights and biases are exactly the multiples that their integers stand for, and its sums are exact, where
+    those of float32 put one value in 10⁵ on the other side of a rounding threshold. It takes float64 images.
+
+    Raises:
+        InputError: the model is not quantized.
+    """
+    _check(model)
     made = copy.deepcopy(model)
     for _, layer in convert.weight_layers(made):
         quantizer, weight = layer._modules[convert.WEIGHT], layer._parameters.get("weight")
