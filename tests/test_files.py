@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -76,6 +78,20 @@ def test_any_failure_while_writing_leaves_the_old_file(tmp_path):
         fail_half_way()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_half_done_is_removed_and_nothing_else(tmp_path):
+    script = "import os, sys; from pathlib import Path; from pintsize.files import atomic\n" \
+             "with atomic(Path(sys.argv[1])) as path:\n    path.write_text('half'); os.kill(os.getpid(), 9)\n"  # fmt: skip
+    deep = tmp_path / "a" / "b" / "net.onnx"
+    for path in (tmp_path / "net.onnx", deep):
+        subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    (tmp_path / ".hidden").write_text("a user's")
+    assert len(list(deep.parent.iterdir())) == 1
+    files.remove_partial(tmp_path, ".")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a"]
+    files.remove_partial(tmp_path)
+    assert list(deep.parent.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -58,6 +58,8 @@ def test_the_figures_are_those_of_the_files(finished):
     assert small["bytes"] < 0.5 * pruned["bytes"]
     assert abs(small["accuracy"] - pruned["accuracy"]) < 5
     verification = finished.metrics["verification"]
+    assert (verification["path"], verification["against"]) == ("net.onnx", "pruned.onnx")
+    assert str(finished.folder) not in (finished.folder / "metrics.json").read_text()
     assert verification["ok"]
     assert verification["agreement"] >= 99
     data = ps.data.load("digits", limit=300)
@@ -118,6 +120,15 @@ def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
     subprocess.run([*command, str(killed)], check=True, env=environment)
     for name in ("dense.safetensors", "pruned.safetensors", "quantized.safetensors"):
         assert digest(killed / name) == digest(whole / name), name
+
+
+def test_a_run_in_floating_point_alone(tmp_path):
+    result = ps.compress(
+        "resnet-demo", "digits", recipe={"quantize": None}, out=tmp_path, limit=60, epochs=1, batch_size=32,
+        precision="fp32", progress=False,
+    )  # fmt: skip
+    assert [stage["name"] for stage in result.stages] == ["dense fp32"]
+    assert result.stages[0]["val_accuracy"] == result.metrics["histories"]["train"][-1]["val_accuracy"]
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):

@@ -20,14 +20,16 @@ def verify_file(stages: Stages, _: str) -> dict[str, Any]:
     """On validation images: the test images are for the very end."""
     last = stages.forms[-1]
     float_forms = [form for form in stages.forms[:-1] if "/" not in form.weights]
+    against = float_forms[-1].exported if float_forms else None
     found = verify(
         stages.folder.path / last.exported,
         stages.model(last.weights),
         stages.data.val,
-        against=stages.folder.path / float_forms[-1].exported if float_forms else None,
+        against=None if against is None else stages.folder.path / against,
         threads=stages.recipe.export.threads,
     )
-    return {"verification": plain(found)}
+    # where the folder lies is nothing that a run tells
+    return {"verification": {**plain(found), "path": last.exported, "against": against}}
 
 
 def measure_files(stages: Stages, _: str) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def _val_accuracy(stages: Stages, form: Form) -> float | None:
         "dense.safetensors": "train",
         "pruned.safetensors": last[-1] if last else "train",
         "quantized.safetensors": next(
-            name for name in ("qat", "quantize", "attention") if name in stages.results
+            (name for name in ("qat", "quantize", "attention") if name in stages.results), ""
         ),
     }
     accuracy: float | None = stages.results[stage[form.weights]]["val_accuracy"]

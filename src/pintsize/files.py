@@ -26,6 +26,9 @@ _FREE, _PER_NUMBER = 2**28, 64
 """A file may name a network of so many parameters, and so many more for each number in it: pruning leaves few."""
 
 
+_PARTIAL = ".partial"
+
+
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure `path` is untouched.
@@ -37,7 +40,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(_PARTIAL, f".{path.name}.", path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -53,6 +56,17 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):  # it was renamed, or its disk is gone: nothing left to tidy
                 temporary.unlink()
+
+
+def remove_partial(folder: Path, within: str = "**") -> None:
+    """Delete what writers that were killed left half done.
+
+    Args:
+        folder: that no other process writes to.
+        within: pattern of its subfolders to look into; by default it and all of them.
+    """
+    for file in folder.glob(f"{within}/.*{_PARTIAL}"):
+        file.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> OperationError:

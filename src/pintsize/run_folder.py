@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from . import __version__, logs
-from .files import write_text
+from .files import remove_partial, write_text
 from .locks import one_process
 from .markers import file_digest, intact, read_marker, refuse_links
 from .record import to_json as record_json
@@ -59,6 +59,7 @@ class RunFolder:
         with one_process(self.path):
             self._chain, self._seen = "", set()
             refuse_links(self.path)
+            remove_partial(self.path)
             with logs.to_file(self.path / "log.txt"):
                 try:
                     yield self

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OperationError
-from .files import atomic, write_text
+from .files import atomic, remove_partial, write_text
 from .markers import intact, read_marker
 
 _MARKER = "stage.json"
@@ -62,6 +62,7 @@ class StageStore:
     def keep(self, key: str, folder: Path, marker: dict[str, Any]) -> None:
         """Note a finished stage; its marker is written last, so that half of one is none."""
         kept = self.path / key[:32]
+        remove_partial(kept)
         for file in marker["outputs"]:
             _copy(folder / file, kept / file)
         write_text(kept / _MARKER, json.dumps(marker))

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 
 from .. import logs
 from ..errors import InputError, MissingExtra, unknown
-from ..files import write_text
+from ..files import remove_partial, write_text
 from ..locks import one_process
 from ..measure.units import bytes_text, milliseconds_text
 from ..options import CompressOptions
@@ -106,6 +106,8 @@ def sweep(
     on_ray = _on_ray(engine, address)
     out = Path(out).resolve()
     with one_process(out), logs.to_file(out / "log.txt", only="pintsize.search"):
+        for within in (".", "shared/*", "rungs/*"):  # trials see to their own folders
+            remove_partial(out, within)
         _write_plan(out, content, found)
         pending = [trial for trial in found if not ended(trial, out).over]
         pending = _in_order(pending, out)
