@@ -72,6 +72,9 @@ def test_rules_from_a_scan(digits, tmp_path):
     result = run(digits, tmp_path, rules={"max_drop": 20, "level": "group", "images": 50})
     assert result.stages[-1]["params"] < result.stages[0]["params"]
     assert (tmp_path / "figures" / "sensitivity.png").is_file()
+    page = result.report.read_text()
+    assert page.count('aria-label="Sensitivity to pruning') == 1
+    assert "<img" not in page  # every figure is drawn
     assert "l2norm" in (tmp_path / "net.rules").read_text()
 
 
@@ -86,6 +89,9 @@ def test_rounds_each_measured_and_resumed(digits, tmp_path):
     assert all(row["val_accuracy"] is not None for row in result.stages)
     again = run(digits, tmp_path, rounds=options)
     assert again.stages == result.stages
+    page = again.report.read_text()
+    assert page.count('aria-label="Rounds of pruning') == page.count('aria-label="Filters per layer') == 1
+    assert "<img" not in page
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert len(saved["rounds"]) == 4
 

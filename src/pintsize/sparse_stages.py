@@ -31,7 +31,6 @@ from .prune.staged import StagedPruning
 from .recipe import RecoverSection
 from .sparse_options import SparsifyOptions
 from .train.callbacks import Callback, TrainState
-from .viz import to_png
 
 if TYPE_CHECKING:
     from .stages import Stages
@@ -65,7 +64,6 @@ def rules(stages: Stages, _: str) -> dict[str, Any]:
             model, images, level=options.level, example=stages.example, path=folder / "sensitivity.json",
             progress=stages.progress, seed=stages.recipe.seed,
         )  # fmt: skip
-        to_png(scan.plot(max_drop=options.max_drop), folder / "figures" / "sensitivity.png")
         chosen = scan.to_rules(options.max_drop, stages=options.stages)
     else:
         chosen = Rules.parse(options.text, source="rules")
@@ -145,7 +143,5 @@ def _staged(stages: Stages, baseline: bool) -> dict[str, Any]:
 
 
 def _keep(stages: Stages, model: nn.Module, found: StagedPruning) -> dict[str, Any]:
-    for name, figure in found.figures().items():
-        to_png(figure, stages.folder.path / "figures" / f"{name}.png")
     rows = [dataclasses.asdict(row) for row in found.rounds]
     return stages.keep(model, "pruned.safetensors", rounds=rows, histories=found.histories)

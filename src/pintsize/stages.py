@@ -25,7 +25,6 @@ from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, Train
 from .replay import replay
 from .run_folder import RunFolder, data_digest, model_digest
 from .train import Callback, evaluate, train
-from .viz import to_png
 
 _JUDGED_IMAGES = 1024
 """Training images that pruning criteria may look at."""
@@ -170,8 +169,6 @@ class Stages:
             progress=self.progress,
             **dataclasses.asdict(section),
         )
-        for name, figure in found.figures().items():
-            to_png(figure, self.folder.path / "figures" / f"attention-{name}.png")
         _delete(mine)
         cost = {"before": dict(found.plan.before), "after": dict(found.plan.after), "notes": [found.reason]}
         return self.keep(model, file, history=list(found.history), **cost)

@@ -213,6 +213,22 @@ def test_figures_are_saved_and_foreign_ones_taken_in(run):
     assert sources[0]["src"].startswith("data:image/png;base64,")
 
 
+def test_attention_is_drawn_with_its_frontier(run):
+    epochs = [
+        {"epoch": n, "train_loss": 1.0, "val_accuracy": 80.0 - n, "params": 1 - n / 10, "macs": 1 - n / 20, "channels": 0.9,
+         "kept": {"a": 1 - n / 10}, "ends": n != 2}
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    folder = run(histories={"attention": epochs}, stages=[{"name": "dense fp32", "params": 1000}])
+    names = [attrs["aria-label"] for tag, attrs in page(folder).tags if tag == "svg"]
+    assert any(name.startswith("Channels kept") for name in names)
+    (told,) = [name for name in names if "on the Pareto front" in name]
+    assert told.startswith(
+        "2 networks, 2 on the Pareto front: epoch 3 77.00 % at 700; epoch 1 79.00 % at 900"
+    )
+    assert (folder / "figures" / "frontier.png") in report.save_figures(folder)
+
+
 def test_tensorboard_has_the_same_figures(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

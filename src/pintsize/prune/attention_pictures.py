@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -20,7 +21,6 @@ def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str
         model: the pruned network, for the box plot of the weights of its most pruned layer.
     """
     from ..viz import (
-        accuracy_compression,
         channel_box,
         layer_epoch_heatmap,
         left_over_epochs,
@@ -29,22 +29,34 @@ def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str
 
     history = result.history
     ends = result.recovery_ends
-    points = [
-        {"name": f"epoch {row['epoch']}", "params": row["params"] * result.plan.before["params"],
-         "accuracy": row["val_accuracy"]}
-        for row in history
-        if row["ends"]
-    ]  # fmt: skip
     found = {
         "training": training_curves(history, recovery_ends=ends, title="Attention pruning"),
         "compression": left_over_epochs(history, recovery_ends=ends),
         "layers": layer_epoch_heatmap([row["kept"] for row in history], title="Channels kept"),
-        "frontier": accuracy_compression(
-            points, cost="params", title="Validation accuracy against parameters left"
-        ),
+        "frontier": frontier(history, result.plan.before["params"]),
     }
     if model is not None:
         name = min(history[-1]["kept"], key=lambda layer: history[-1]["kept"][layer])
         layer = name.partition("#")[0]
         found["channels"] = channel_box(model.get_submodule(layer).weight.detach(), layer=layer)  # type: ignore[operator]
     return found
+
+
+def frontier(history: Sequence[Mapping[str, Any]], params: float) -> Figure:
+    """Validation accuracy against the parameters left, at the end of each recovery.
+
+    Args:
+        history: of `AttentionResult`.
+        params: of the dense network.
+
+    Raises:
+        InputError: no recovery has ended.
+    """
+    from ..viz import accuracy_compression
+
+    points = [
+        {"name": f"epoch {row['epoch']}", "params": row["params"] * params, "accuracy": row["val_accuracy"]}
+        for row in history
+        if row["ends"]
+    ]
+    return accuracy_compression(points, cost="params", title="Validation accuracy against parameters left")

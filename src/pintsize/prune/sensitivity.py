@@ -120,6 +120,11 @@ class Sensitivity(Tabular):
         """Write it as JSON, atomically."""
         files.write_text(path, json.dumps({"format": _FORMAT, "result": asdict(self)}, indent=1))
 
+    @staticmethod
+    def finished(path: str | os.PathLike[str]) -> bool:
+        """Whether the scan that is written to this file has come to its end."""
+        return _read(Path(path)).get("result") is not None
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Sensitivity:
         """Read what `save`, or a finished scan, wrote.

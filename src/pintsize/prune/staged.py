@@ -119,22 +119,27 @@ class StagedPruning(Tabular):
 
     def figures(self) -> dict[str, Figure]:
         """Bars of each measure over the rounds, and the filters that each layer has left."""
-        from ..viz.stages import filters_per_layer, round_bars
+        return round_figures([dataclasses.asdict(row) for row in self.rounds])
 
-        stages = [
-            {
-                **dataclasses.asdict(row),
-                "accuracy": row.val_accuracy if row.accuracy is None else row.accuracy,
-                "latency": {"median_ms": row.latency_ms},
-            }
-            for row in self.rounds
-        ]
-        pruned = [row for row in self.rounds if row.name != LONGER]
-        filters = {layer: [row.filters[layer] for row in pruned] for layer in pruned[0].filters}
-        return {
-            "rounds": round_bars(stages),
-            "filters": filters_per_layer(filters, labels=[row.name for row in pruned]),
+
+def round_figures(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """The pictures of `StagedPruning`, of its rounds as `metrics.json` holds them."""
+    from ..viz.stages import filters_per_layer, round_bars
+
+    stages = [
+        {
+            **row,
+            "accuracy": row["val_accuracy"] if row["accuracy"] is None else row["accuracy"],
+            "latency": {"median_ms": row["latency_ms"]},
         }
+        for row in rounds
+    ]
+    pruned = [row for row in rounds if row["name"] != LONGER]
+    filters = {layer: [row["filters"][layer] for row in pruned] for layer in pruned[0]["filters"]}
+    return {
+        "rounds": round_bars(stages),
+        "filters": filters_per_layer(filters, labels=[row["name"] for row in pruned]),
+    }
 
 
 @dataclass(frozen=True)

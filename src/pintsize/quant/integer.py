@@ -140,7 +140,7 @@ def exact_simulation(model: nn.Module) -> nn.Module:
         if weight is not None and quantizer.bits > 1:
             scale = quantizer.along(weight, quantizer.scale.detach().double())
             weight.data = quantizer.to_int(weight).double() * scale
-    made.double()
+    made.double().requires_grad_(False)
     step = step_of(made)
     if step is not None:
         round_biases(made, step)

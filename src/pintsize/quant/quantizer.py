@@ -118,7 +118,8 @@ class FakeQuantize(nn.Module):
             self._prepare(x.detach())
         if self.bits == 1:
             x = self._binary(x)
-        exact = x.dtype == torch.float64 and not torch.is_grad_enabled()
+        trained = torch.is_grad_enabled() and (x.requires_grad or self.scale.requires_grad)
+        exact = x.dtype == torch.float64 and not trained
         if torch.compiler.is_exporting() or (exact and self.bits > 1):
             scale = self.scale.detach()
             exported: Tensor = qdq_op.quantize_dequantize(

@@ -14,21 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NAMES = ("stages", "training", "kept", "left", "filters", "weights", "quantization")
-
-
 def draw(run: Run) -> dict[str, Figure]:
     """All figures that the run has the facts for, by file name."""
-    makers: tuple[Callable[[Run], Figure | None], ...] = (
-        _stages,
-        _training,
-        _attention,
-        _left,
-        _filters,
-        _weights,
-        _errors,
-    )
-    drawn = {name: make(run) for name, make in zip(NAMES, makers, strict=True)}
+    drawn = {name: make(run) for name, make in _MAKERS.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -120,8 +108,36 @@ def _left(run: Run) -> Figure | None:
     return left_over_epochs(history, recovery_ends=ends) if history else None
 
 
+def _frontier(run: Run) -> Figure | None:
+    from ..prune.attention_pictures import frontier
+
+    history = run.metrics.histories.get("attention", [])
+    dense = run.metrics.stages[0].params if run.metrics.stages else None
+    return frontier(history, dense) if dense and any(epoch.get("ends") for epoch in history) else None
+
+
+def _sensitivity(run: Run) -> Figure | None:
+    from ..prune.sensitivity import Sensitivity
+
+    file = run.path / "sensitivity.json"
+    if not file.is_file() or not Sensitivity.finished(file):
+        return None
+    return Sensitivity.load(file).plot(max_drop=(run.metrics.recipe.get("rules") or {}).get("max_drop"))
+
+
+def _rounds(run: Run) -> Figure | None:
+    from ..prune.staged import round_figures
+
+    rounds = [row.model_dump() for row in run.metrics.rounds]
+    return round_figures(rounds)["rounds"] if rounds else None
+
+
 def _filters(run: Run) -> Figure | None:
+    from ..prune.staged import round_figures
     from ..viz.stages import filters_per_layer
+
+    if run.metrics.rounds:
+        return round_figures([row.model_dump() for row in run.metrics.rounds])["filters"]
 
     before, after = (_filter_counts(run.path / f"{stage}.safetensors") for stage in ("dense", "pruned"))
     both = {name: [count, after[name]] for name, count in before.items() if name in after}
@@ -161,3 +177,19 @@ def _errors(run: Run) -> Figure | None:
         if pairs
         else None
     )
+
+
+_MAKERS: dict[str, Callable[[Run], Figure | None]] = {
+    "stages": _stages,
+    "training": _training,
+    "sensitivity": _sensitivity,
+    "rounds": _rounds,
+    "kept": _attention,
+    "left": _left,
+    "frontier": _frontier,
+    "filters": _filters,
+    "weights": _weights,
+    "quantization": _errors,
+}
+NAMES = tuple(_MAKERS)
+"""Of the figures that `draw` may give."""

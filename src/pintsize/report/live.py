@@ -59,6 +59,7 @@ def unfinished(run: Path) -> tuple[dict[str, Any], list[Progress]]:
         "histories": histories,
         "stages": measured.get("stages", []),
         "layers": measured.get("layers", []),
+        "rounds": [row for marker in results.values() for row in marker.get("result", {}).get("rounds", ())],
         "verification": results.get("verify", {}).get("result", {}).get("verification"),
     }
     model, data = (found["recipe"].get(key) for key in ("model", "data"))

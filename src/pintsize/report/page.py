@@ -26,8 +26,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _IMAGE_BUDGET = 1_500_000
 """Bytes of PNG files taken in; the page stays under 3 MB."""
 _RECORD_BUDGET = 20_000
-_DRAWN = {*NAMES, "attention-training", "attention-layers", "attention-compression"}
-"""Pictures that the page draws itself."""
 
 
 def write(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> ReportFile:
@@ -139,7 +137,7 @@ def _images(run: Run) -> list[dict[str, str]]:
     room, found = _IMAGE_BUDGET, []
     for file in sorted((run.path / "figures").glob("*.png")):
         size = file.stat().st_size
-        if file.stem in _DRAWN or size > room:
+        if file.stem in NAMES or size > room:
             continue
         room -= size
         data = base64.b64encode(file.read_bytes()).decode()

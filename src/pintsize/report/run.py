@@ -50,6 +50,20 @@ class Stage(_Part):
         return self.latency.median_ms if self.latency else None
 
 
+class StagedRound(_Part):
+    """A network between two cuts, of rounds or of a rule file."""
+
+    name: str
+    val_accuracy: float
+    accuracy: float | None = None
+    params: int
+    macs: int
+    bytes: int | None = None
+    latency_ms: float | None = None
+    filters: dict[str, int]
+    """Of each layer."""
+
+
 class Verification(_Part):
     """The exported file held against the model it was exported from."""
 
@@ -75,6 +89,7 @@ class Metrics(_Part):
     verification: Verification | None = None
     histories: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
     layers: list[dict[str, Any]] = Field(default_factory=list)
+    rounds: list[StagedRound] = Field(default_factory=list)
     budget: dict[str, Any] | None = None
 
 

@@ -1,0 +1,77 @@
+"""Sweeps on Ray: a worker dies, the driver dies, and no trial that is over is repeated. All on the command line."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+SWEEP = """
+recipe:
+  model: waiting:make
+  data: {name: digits, limit: 60}
+  train: {epochs: 1, lr: 0.05, batch_size: 32, precision: fp32}
+  quantize: null
+  export: {threads: 1}
+grid:
+  seed: [0, 1]
+resources: {at_once: 1}
+"""
+WAITING = """
+import os, pathlib, time
+from torch import nn
+
+def make():
+    '''A worker that tells who it is, then waits to be killed, or for leave to go on.'''
+    here = pathlib.Path(__file__).parent
+    with (here / "began").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    while not (here / "go-on").exists() and len((here / "began").read_text().split()) < 2:
+        time.sleep(0.05)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+def wait_for(happened, process):
+    deadline = time.monotonic() + 600
+    while not happened():
+        assert process.poll() is None, "the sweep ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_dies_then_the_driver(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    out, began = tmp_path / "o", tmp_path / "began"
+    command = [sys.executable, "-c", "from pintsize.cli import main; main()", "sweep", "s.yaml", "--out", "o",
+               "--engine", "ray", "--json"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        wait_for(began.exists, process)
+        os.kill(int(began.read_text().split()[0]), signal.SIGKILL)  # Ray begins that trial again
+        metrics = [out / "trials" / f"seed-{seed}" / "metrics.json" for seed in (0, 1)]
+        records = [path.with_name("trial.json") for path in metrics]
+        wait_for(lambda: any('"done"' in path.read_text() for path in records if path.exists()), process)
+        process.kill()
+        process.wait()
+    first = next(path for path in records if path.exists() and '"done"' in path.read_text())
+    assert json.loads(first.read_text())["starts"] == 2
+    before = (first.parent / "metrics.json").stat().st_mtime_ns
+    again = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert {trial["state"] for trial in found["trials"]} == {"done"}
+    assert (first.parent / "metrics.json").stat().st_mtime_ns == before
+    assert json.loads(first.read_text())["starts"] == 2
+    assert len(found["points"]) == 2
+    assert not list((out / "ray").glob("*/*")) or not again.stderr
