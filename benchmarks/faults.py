@@ -44,7 +44,7 @@ def start(what, folder):
         return subprocess.Popen(command(what, folder), stdout=output, stderr=output, env=environment)
 
 
-TIMES = {"seconds", "latency", "latency_ms", "relative_latency", "median_ms", "p95_ms", "runs", "starts"}
+TIMES = {"seconds", "latency", "latency_ms", "relative_latency", "median_ms", "p95_ms", "speedup", "starts"}
 """Keys of what is measured with a clock, or counts starts."""
 
 
@@ -58,7 +58,6 @@ def content(file):
     """A digest; None for what is nothing but times, or holds them in a way that cannot be told apart."""
     if file.suffix == ".json":
         value = without_times(json.loads(file.read_bytes()))
-        # a marker names the digests of its files: those of a file with times differ
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     if file.suffix in {".safetensors", ".onnx", ".yaml"}:
         return hashlib.sha256(file.read_bytes()).hexdigest()
