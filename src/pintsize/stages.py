@@ -198,10 +198,18 @@ class Stages:
         teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
         late = QuantizationAware(freeze_at=section.freeze_at, damping=section.damping)
         history = self.fit(model, "qat", key, section, teacher=teacher, callbacks=[late])
-        if section.epochs:  # what norms averaged over, the weights have left behind
-            reestimate_norms(model, self.some_training_images(4096), images=None)
+        if section.epochs:
+            model = self._norms_anew(model, augment=section.augment)
         fold_batchnorm(model, self.example)
         return self.keep(model, "quantized.safetensors", history=history)
+
+    def _norms_anew(self, model: nn.Module, *, augment: bool) -> nn.Module:
+        """With the statistics of the weights as they ended up, on images as they were in training, if that serves."""
+        measured = copy.deepcopy(model)
+        images = self.some_training_images(4096).batches(augment=augment, seed=self.recipe.seed)
+        reestimate_norms(measured, images, images=None)
+        val = self.data.val
+        return measured if evaluate(measured, val) > evaluate(model, val) else model
 
     def _pruned(self, model: nn.Module, section: PruneSection) -> PruningPlan:
         given = {key: value for key, value in section.model_dump().items() if value is not None}

@@ -159,7 +159,7 @@ class _Pass(TorchFunctionMode):
 
     def take(self, args: Any) -> Any:
         """The network's arguments, quantized as planned."""
-        return _apply(self.inputs, args) if self.inputs else args
+        return _unseen(lambda: _apply(self.inputs, args)) if self.inputs else args
 
     def __torch_function__(
         self,
@@ -183,6 +183,18 @@ class _Pass(TorchFunctionMode):
             return result if quantizers is None else _apply(quantizers, result)
         finally:
             self.busy = False
+
+
+def _unseen(quantized: Callable[[], Any]) -> Any:
+    """What `quantized` returns; the operations that quantizers consist of are no calls of the network's own."""
+    current = getattr(_running, "current", None)
+    if current is None or current.busy:
+        return quantized()
+    current.busy = True
+    try:
+        return quantized()
+    finally:
+        current.busy = False
 
 
 def _function_name(func: Callable[..., Any]) -> str:
@@ -253,12 +265,14 @@ def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
     def weight(self: nn.Module) -> Any:
         plain = inherited.fget(self) if inherited_property else self._parameters["weight"]
         quantizer = self._modules.get(WEIGHT)
-        return plain if quantizer is None or not self.__dict__.get("_computing") else quantizer(plain)
+        if quantizer is None or not self.__dict__.get("_computing"):
+            return plain
+        return _unseen(lambda: quantizer(plain))
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         quantizer = self._modules.get(LAYER_INPUT)
         if quantizer is not None:
-            args = (quantizer(args[0]), *args[1:])
+            args = (_unseen(lambda: quantizer(args[0])), *args[1:])
         self._computing = True  # type: ignore[assignment]
         try:
             return base.forward(self, *args, **kwargs)

@@ -42,7 +42,7 @@ def kernel(x: Tensor, scale: Tensor, zero_point: Tensor, *, qmin: int, qmax: int
     """
     if straight_through.applies(x):
         return straight_through.quantize(x, scale, zero_point, qmin=qmin, qmax=qmax, axis=axis)
-    if x.dtype == torch.float64 and not torch.is_grad_enabled():
+    if x.dtype == torch.float64 and not (torch.is_grad_enabled() and x.requires_grad):
         shape = [-1 if dim == axis else 1 for dim in range(x.dim())] if axis >= 0 else []
         step, zero = scale.double().reshape(shape), zero_point.reshape(shape)
         return (torch.round(x / step) + zero).clamp(qmin, qmax).sub(zero).mul(step)
