@@ -28,7 +28,7 @@ def test_a_layer_is_timed_once_at_each_anchor(tmp_path):
     found = table.measure(conv)
     assert sorted(found) == [(8, 4), (8, 8), (8, 16)]
     assert all(times.floating > 0 and times.integer > 0 for times in found.values())
-    assert table.measured == 3
+    assert table.measured == 3 + 1  # and an empty call
     again = LatencyTable(path, threads=1, repeats=3)
     assert again.measure(conv) == found
     assert again.measured == 0
@@ -43,8 +43,20 @@ def test_a_broken_cache_is_rebuilt(tmp_path, content):
     path.write_bytes(content)
     table = LatencyTable(path, threads=1, repeats=2)
     table.measure(layer(nn.Linear(6, 4), (1, 6), free_inputs=False, free_outputs=False))
-    assert table.measured == 1
-    assert len(json.loads(path.read_text())["times"]) == 1
+    assert table.measured == 2
+    assert len(json.loads(path.read_text())["times"]) == 2
+
+
+def test_what_a_call_takes_by_itself_is_not_the_layers(tmp_path):
+    path = tmp_path / "table.json"
+    linear = layer(nn.Linear(6, 4), (1, 6), free_inputs=False, free_outputs=False)
+    LatencyTable(path, threads=1, repeats=2).measure(linear)
+    document = json.loads(path.read_text())
+    call, name = sorted(document["times"], key=lambda key: "Linear" in key)
+    document["times"] = {call: [0.5, 0.5], name: [2.0, 0.4]}
+    path.write_text(json.dumps(document))
+    times = LatencyTable(path, threads=1).measure(linear)[6, 4]
+    assert (times.floating, times.integer) == pytest.approx((1.5, 0.02 * 0.4))
 
 
 def test_impossible_times_are_measured_again(tmp_path):

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 _FORMAT = 1
 _ANCHORS = (0.25, 0.5, 1.0)
 """Shares of a layer's channels at which it is timed."""
+_CALL = "a call that computes nothing"
+_LEAST = 0.02
+"""Share of a measured time that is the layer's own, however noisy the times are."""
 _CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 """By the dimensions of the weight: a subclass may be built otherwise."""
 
@@ -112,7 +115,10 @@ class LatencyTable:
         """Layers timed by this object."""
 
     def measure(self, layer: Layer) -> dict[tuple[int, int], LayerTimes]:
-        """Times at the anchors: (input channels, output channels) → milliseconds; none for kinds that cannot be built."""
+        """Times at the anchors: (input channels, output channels) → milliseconds; none for kinds that cannot be built.
+
+        What a call of the runtime takes by itself is not in them: a network is one call, however many its layers.
+        """
         inputs, outputs = layer.widths
         wide = _anchors(outputs, layer.free_outputs)
         pairs = (
@@ -120,7 +126,17 @@ class LatencyTable:
             if layer.depthwise
             else [(i, o) for i in _anchors(inputs, layer.free_inputs) for o in wide]
         )
-        return {pair: times for pair in pairs if (times := self._time(layer, *pair)) is not None}
+        return {pair: times for pair in pairs if (times := self._own_time(layer, *pair)) is not None}
+
+    def _own_time(self, layer: Layer, inputs: int, outputs: int) -> LayerTimes | None:
+        whole = self._time(layer, inputs, outputs)
+        if whole is None:
+            return None
+        empty = self._lookup(_CALL, nn.Identity(), torch.zeros(1, 1))
+        floating, integer = (
+            max(time - empty.floating, _LEAST * time) for time in (whole.floating, whole.integer)
+        )
+        return LayerTimes(floating, integer)
 
     def _time(self, layer: Layer, inputs: int, outputs: int) -> LayerTimes | None:
         resized = layer.resized(inputs, outputs)

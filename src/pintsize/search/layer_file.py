@@ -62,13 +62,14 @@ def layer_file(module: nn.Module, x: Tensor, *, integer: bool) -> bytes:
     """The file of a convolution or linear layer.
 
     Args:
-        module: `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d` or `nn.Linear`.
+        module: `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`, `nn.Linear`, or `nn.Identity` for a file that computes nothing.
         x: what it reads, of one image.
         integer: 8-bit weights and activations, converted from and to floating point at both ends.
     """
-    from onnx import TensorProto, helper
-
     graph = _Graph(integer=integer)
+    if isinstance(module, nn.Identity):
+        graph.node("Identity", ["x"], "same")
+        return _bytes(graph, x, "same")
     read = graph.rounded("x")
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -85,7 +86,13 @@ def layer_file(module: nn.Module, x: Tensor, *, integer: bool) -> bytes:
         inputs = [read, graph.parameter("w", shape, axis=0)]
         inputs += [graph.parameter("b", shape[:1], axis=0, bias=True)] if biased else []
         made = graph.node("Conv", inputs, "made", **_attributes(module))
-    result = graph.rounded(made)
+    return _bytes(graph, x, graph.rounded(made))
+
+
+def _bytes(graph: _Graph, x: Tensor, result: str) -> bytes:
+    """The whole file."""
+    from onnx import TensorProto, helper
+
     document = helper.make_graph(
         graph.nodes, "layer", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
         [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)], graph.constants,
