@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=["W4A8", "W4A4", "W2A8"])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--epochs-per-run", type=int)
-    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--distill-weight", type=float, default=0.6)
     parser.add_argument("--temperature", type=float, default=3.0)
