@@ -229,6 +229,41 @@ def test_attention_is_drawn_with_its_frontier(run):
     assert (folder / "figures" / "frontier.png") in report.save_figures(folder)
 
 
+def test_rounds_and_scans_are_drawn(run):
+    rounds = [
+        {
+            "name": name,
+            "val_accuracy": 90.0 - k,
+            "accuracy": None,
+            "params": 1000 - k,
+            "macs": 9000,
+            "filters": {"a": 8 - k},
+        }
+        for k, name in enumerate(("dense", "round 1"))
+    ]
+    folder = run(rounds=rounds, recipe={"rules": {"max_drop": 5}})
+    curve = {"name": "a", "parameters": ["a.weight"], "size": 8, "accuracy": [80.0], "loss": [1.0]}
+    scan = {
+        "level": "filter",
+        "importance": "l1",
+        "images": 9,
+        "accuracy": 90.0,
+        "loss": 0.5,
+        "ratios": [0.5],
+    }
+    file = folder / "sensitivity.json"
+    file.write_text(json.dumps({"format": 1, "result": {**scan, "curves": [curve]}}))
+    names = [attrs["aria-label"] for tag, attrs in page(folder).tags if tag == "svg"]
+    for start in ("Rounds of pruning", "Filters per layer: 8 dense, 7 round 1", "Sensitivity to pruning"):
+        assert [name.startswith(start) for name in names].count(True) == 1
+    file.write_text(json.dumps({"format": 1, "result": None}))  # it goes on
+    assert "Sensitivity" not in page(folder).text
+    broken = {"format": 1, "rounds": [{"name": "dense", "val_accuracy": 1.0}]}
+    (folder / "metrics.json").write_text(json.dumps(broken))
+    with pytest.raises(CorruptFile, match=r"rounds\.0\.params"):
+        report.write(folder)
+
+
 def test_tensorboard_has_the_same_figures(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
