@@ -106,4 +106,4 @@ def _picture(image: Tensor) -> Any:
 
 
 def _short(names: list[str]) -> list[str]:
-    return style.short_names([f"{number} {name}" for number, name in enumerate(names, 1)], 15)
+    return style.short_names([f"{number} {name}" for number, name in enumerate(names, 1)], 18)

@@ -179,7 +179,7 @@ def _bars(
     reach = [min(max(value, end or 0), most) for value, end in zip(shown, ends or shown, strict=True)]
     colors = [style.COLORS[number % len(style.COLORS)] for number in range(len(names))]
     axes.barh(range(len(names)), shown, color=colors, height=0.72)
-    style.names_axis(axes, names)
+    style.names_axis(axes, [name.replace(", ", "\n") for name in names])  # a file and its runtime
     axes.set_xlim(0, max(reach) * (1.65 if ends else 1.24) or 1)
     for row, value in enumerate(values):
         told = "not measured" if value is None else text(value)

@@ -111,8 +111,8 @@ def description(figure: Figure) -> str:
 
 
 def short_names(names: Sequence[str], limit: int = 26) -> list[str]:
-    """Layer names cut in the middle to `limit` characters."""
-    return [shortened(name, limit) for name in names]
+    """Names, of layers say, whose lines are cut in the middle to `limit` characters."""
+    return ["\n".join(shortened(line, limit) for line in name.split("\n")) for name in names]
 
 
 def to_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
