@@ -199,11 +199,11 @@ class Stages:
         late = QuantizationAware(freeze_at=section.freeze_at, damping=section.damping)
         history = self.fit(model, "qat", key, section, teacher=teacher, callbacks=[late])
         if section.epochs:
-            model = self._norms_anew(model, augment=section.augment)
+            model = self.norms_anew(model, augment=section.augment)
         fold_batchnorm(model, self.example)
         return self.keep(model, "quantized.safetensors", history=history)
 
-    def _norms_anew(self, model: nn.Module, *, augment: bool) -> nn.Module:
+    def norms_anew(self, model: nn.Module, *, augment: bool) -> nn.Module:
         """With the statistics of the weights as they ended up, on images as they were in training, if that serves."""
         measured = copy.deepcopy(model)
         images = self.some_training_images(4096).batches(augment=augment, seed=self.recipe.seed)

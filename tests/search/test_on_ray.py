@@ -39,7 +39,7 @@ def make():
 
 
 def wait_for(happened, process):
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 200
     while not happened():
         assert process.poll() is None, "the sweep ended early"
         assert time.monotonic() < deadline
@@ -56,22 +56,22 @@ def test_a_worker_dies_then_the_driver(tmp_path):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         wait_for(began.exists, process)
-        os.kill(int(began.read_text().split()[0]), signal.SIGKILL)  # Ray begins that trial again
-        metrics = [out / "trials" / f"seed-{seed}" / "metrics.json" for seed in (0, 1)]
-        records = [path.with_name("trial.json") for path in metrics]
+        records = [out / "trials" / f"seed-{seed}" / "trial.json" for seed in (0, 1)]
+        victim = next(path for path in records if path.exists())
+        os.kill(
+            int(began.read_text().split()[0]), signal.SIGKILL
+        )  # Ray begins that trial again, now or later
         wait_for(lambda: any('"done"' in path.read_text() for path in records if path.exists()), process)
         process.kill()
         process.wait()
-    first = next(path for path in records if path.exists() and '"done"' in path.read_text())
-    assert json.loads(first.read_text())["starts"] == 2
-    before = (first.parent / "metrics.json").stat().st_mtime_ns
+    done = {path: path.read_text() for path in records if path.exists() and '"done"' in path.read_text()}
     again = subprocess.run(
         command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
     assert {trial["state"] for trial in found["trials"]} == {"done"}
-    assert (first.parent / "metrics.json").stat().st_mtime_ns == before
-    assert json.loads(first.read_text())["starts"] == 2
     assert len(found["points"]) == 2
-    assert not list((out / "ray").glob("*/*")) or not again.stderr
+    assert {path: path.read_text() for path in done} == done  # not begun again
+    assert json.loads(victim.read_text())["starts"] >= 2
+    assert list((out / "ray").iterdir()) == []

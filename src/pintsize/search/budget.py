@@ -129,7 +129,8 @@ class BudgetSearch:
         for number in range(1, self.options.probes + 1 if epochs else 1):
             good = min([self._best()["predicted"], *self._hopeful()])
             one = first_within(self.path, self._between(good, self._failed_below(good)))
-            if self._tried(one) or not self._time_for(short + epochs):
+            # a confirmation of half its epochs on the right network tells more than a full one on a wrong one
+            if self._tried(one) or not self._time_for(short + epochs / 2):
                 break
             if self._try(f"probe-{number}", one, short) is None:
                 return
@@ -250,16 +251,22 @@ class BudgetSearch:
             self._walk()
 
     def _seconds_per_epoch(self) -> float:
-        """Of the slowest recovery so far; else of the dense training, and the teacher's share more."""
-        seen = [epoch["seconds"] for row in self.rows for epoch in row.get("history", ())]
-        dense = [epoch["seconds"] for epoch in self.stages.results["train"].get("history", ())]
-        return max(seen) if seen else 1.5 * max(dense, default=0.0)
+        """Of recovery, with the training at few bits and the measurement after it, as with the last candidate.
 
-    def _time_for(self, epochs: int) -> bool:
+        Before there is one: the dense training's, and the teacher's share more.
+        """
+        seen = [row for row in self.rows if row["finished"] and row["epochs"]]
+        if seen:
+            epochs = [epoch["seconds"] for epoch in seen[-1].get("history", ())]
+            return float(max(seen[-1]["seconds"] / seen[-1]["epochs"], *epochs, 0.0))
+        dense = [epoch["seconds"] for epoch in self.stages.results["train"].get("history", ())]
+        return float(1.5 * max(dense, default=0.0))
+
+    def _time_for(self, epochs: float) -> bool:
         return epochs * self._seconds_per_epoch() <= self.clock.left
 
     def _affordable(self, epochs: int) -> int:
-        """As many epochs as there is time for; some is kept for quantizing and measuring."""
+        """As many epochs as there is time for; some is kept for what varies."""
         each = self._seconds_per_epoch()
         if each == 0 or math.isinf(self.clock.left):
             return epochs

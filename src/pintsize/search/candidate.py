@@ -168,6 +168,7 @@ class Workshop:
                 self._fit(net, f"tune-budget-{name}", key, section, [QuantizationAware()])
             except TimeIsUp:
                 return self._quantized(recovered, allocation), 0
+            net = self.stages.norms_anew(net, augment=section.augment)
             fold_batchnorm(net, self.stages.example)
             return net, section.epochs
         return self._quantized(recovered, allocation), 0

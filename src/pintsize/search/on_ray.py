@@ -33,8 +33,11 @@ def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, addre
     mine = not ray.is_initialized()
     try:
         if mine:
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
+            ray.init(  # without "local" it would wait for a cluster that was here once
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise OperationError(
@@ -42,6 +45,7 @@ def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, addre
             f"it cannot be reached ({error})",
             "start it: ray start --head",
         ) from error
+    shutil.rmtree(out / "ray", ignore_errors=True)  # of drivers that were killed; the folder is locked
     storage = out / "ray" / uuid.uuid4().hex
     needs = {"cpu": content.resources.cpus, "gpu": content.resources.gpus}
     asha = None if content.asha is None else content.asha.model_dump()
