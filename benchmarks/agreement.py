@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import pintsize as ps
 from pintsize.files import write_text
 from pintsize.measure import machine
 from pintsize.quant import exact_simulation
-from ptq import trained
+from ptq import some_images, trained
 
 BACKENDS = {"onnxruntime": "onnx", "openvino": "onnx", "executorch": "pte"}
 
@@ -83,13 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    data = ps.data.load(options.data, seed=options.seed, val_fraction=0.02)
-    data = dataclasses.replace(
-        data,
-        train=data.train.subset(min(options.train_images, len(data.train)), options.seed),
-        val=data.val.subset(min(200, len(data.val)), options.seed),
-        test=data.test.subset(min(options.test_images, len(data.test)), options.seed),
-    )
+    data = some_images(options)
     results = options.out / "agreement.json"
     done: dict[str, dict[str, Any]] = json.loads(results.read_text()) if results.exists() else {}
     for name in options.models:

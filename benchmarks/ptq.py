@@ -35,6 +35,17 @@ WITHOUT_NORMS = ("alexnet", "vgg16")
 """Networks that a learning rate fit for the others would blow up."""
 
 
+def some_images(options: argparse.Namespace) -> ps.data.Data:
+    """As many of the data set as the options say."""
+    data = ps.data.load(options.data, seed=options.seed, val_fraction=0.02)
+    sizes = {"train": options.train_images, "val": 200, "test": options.test_images}
+    parts = {}
+    for part, count in sizes.items():
+        split = getattr(data, part)
+        parts[part] = split.subset(min(count, len(split)), options.seed)
+    return dataclasses.replace(data, **parts)
+
+
 def trained(name: str, data: ps.data.Data, options: argparse.Namespace) -> nn.Module:
     """The network, from its file in `--out` or trained into it."""
     path = options.out / f"{name}.safetensors"
@@ -173,13 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    data = ps.data.load(options.data, seed=options.seed, val_fraction=0.02)
-    sizes = {"train": options.train_images, "val": 200, "test": options.test_images}
-    parts = {}
-    for part, count in sizes.items():
-        split = getattr(data, part)
-        parts[part] = split.subset(min(count, len(split)), options.seed)
-    data = dataclasses.replace(data, **parts)
+    data = some_images(options)
     if options.efficientnet:
         write_text(
             options.out / f"efficientnet-w{options.weights}a8.json", json.dumps(agreements(data, options))

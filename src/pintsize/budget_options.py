@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from .section import Section
 
 LIMITS = {"latency": "max_latency", "bytes": "max_bytes", "macs": "max_macs"}
 """What a network costs, and the option that limits it."""
 
 
-class BudgetSection(BaseModel):
+class BudgetSection(Section):
     """A budget instead of ratios: exactly one of `max_drop`, `max_latency`, `max_bytes` and `max_macs`."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_assignment=True,
-        validate_default=True,
-        protected_namespaces=(),
-    )
 
     max_drop: float | None = Field(default=None, ge=0)
     """Percentage points that may be lost on the validation images; the cheapest network is wanted."""

@@ -15,6 +15,13 @@ from .train import evaluate
 if TYPE_CHECKING:
     from .stages import Stages
 
+_MADE_BY = {
+    "dense.safetensors": ("train",),
+    "pruned.safetensors": ("rounds", "rules", "sparsify", "recover", "train"),
+    "quantized.safetensors": ("qat", "quantize", "attention"),
+}
+"""The stages that may have written a form last, the latest first."""
+
 
 def verify_file(stages: Stages, _: str) -> dict[str, Any]:
     """On validation images: the test images are for the very end."""
@@ -71,15 +78,8 @@ def _val_accuracy(stages: Stages, form: Form) -> float | None:
     for row in _rounds(stages):
         if form.weights.endswith(f"/{row['name'].replace(', ', '-').replace(' ', '-')}.safetensors"):
             return float(row["val_accuracy"])
-    last = [name for name in ("recover", "sparsify", "rules", "rounds") if name in stages.results]
-    stage = {
-        "dense.safetensors": "train",
-        "pruned.safetensors": last[-1] if last else "train",
-        "quantized.safetensors": next(
-            (name for name in ("qat", "quantize", "attention") if name in stages.results), ""
-        ),
-    }
-    accuracy: float | None = stages.results[stage[form.weights]]["val_accuracy"]
+    last = next(name for name in _MADE_BY[form.weights] if name in stages.results)
+    accuracy: float | None = stages.results[last]["val_accuracy"]
     return accuracy
 
 

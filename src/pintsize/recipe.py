@@ -12,28 +12,19 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .attention_options import AttentionOptions
 from .budget_options import BudgetSection
 from .errors import InputError, InputTypeError
+from .section import Section
 from .sparse_options import RoundsOptions, RulesOptions, SparsifyOptions
 from .yaml_files import read_yaml as read_yaml  # noqa: PLC0414 (its place was here)
 
 FORMAT: Final = 1
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_assignment=True,
-        validate_default=True,
-        protected_namespaces=(),
-    )
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """Which network."""
 
     name: str
@@ -48,7 +39,7 @@ class ModelSection(_Section):
     """A file of weights to start from: `.safetensors`, `.pth` or `.th`."""
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Which images."""
 
     name: str
@@ -65,7 +56,7 @@ class DataSection(_Section):
     """Likewise the standard deviation."""
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """How the dense network is trained first; 0 epochs take it as it is."""
 
     epochs: int = Field(default=10, ge=0)
@@ -104,7 +95,7 @@ class TrainSection(_Section):
     """Off: no dropout, fixed statistics in batch norms, no weight decay, no augmentation: to overfit."""
 
 
-class PruneSection(_Section):
+class PruneSection(Section):
     """Which channels are removed: exactly one of the four amounts."""
 
     ratio: float | None = Field(default=None, ge=0, lt=1)
@@ -153,7 +144,7 @@ class RecoverSection(TrainSection):
     """Softens both outputs before they are compared."""
 
 
-class QuantizeSection(_Section):
+class QuantizeSection(Section):
     """Bits of weights and activations, and how their ranges are found."""
 
     weights: int | None = 8
@@ -182,7 +173,7 @@ class QatSection(RecoverSection):
     """Weight of the penalty on weights below 4 bits that swing between two levels."""
 
 
-class ExportSection(_Section):
+class ExportSection(Section):
     """The deployed file, and how it is timed."""
 
     opset: int | None = Field(default=None, ge=19)
@@ -191,7 +182,7 @@ class ExportSection(_Section):
     """Threads of the runtime in every measurement."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """All that decides a run besides the images and the starting weights."""
 
     format: Literal[1] = FORMAT

@@ -250,9 +250,7 @@ class Stages:
         callbacks: Sequence[Callback] = (),
     ) -> list[dict[str, Any]]:
         """Train, resumable; the history."""
-        given = section.model_dump(
-            exclude={"distill", "distill_weight", "temperature", "freeze_at", "damping"}
-        )
+        given = section.model_dump(include=set(TrainSection.model_fields))
         options, more = sparse_stages.training_of(given, self.data)
         if isinstance(section, RecoverSection) and teacher is not None:
             options |= {"distill_weight": section.distill_weight, "temperature": section.temperature}

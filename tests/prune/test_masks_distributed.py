@@ -1,9 +1,5 @@
 """Masks hold in every process of a distributed training, and the schedule removes the same weights in each."""
 
-import os
-import subprocess
-import sys
-
 import torch
 
 SCRIPT = """
@@ -23,13 +19,8 @@ torch.save({"model": dict(model.state_dict()), "masks": masks_of(model)}, f"{sys
 """
 
 
-def test_two_processes_have_the_same_masks_and_zeros(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("RANK", None)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launch, str(script), str(tmp_path / "out")], check=True, env=environment)
+def test_two_processes_have_the_same_masks_and_zeros(tmp_path, launch):
+    launch(SCRIPT, tmp_path / "out", processes=2)
     first, second = (torch.load(tmp_path / f"out-{rank}", weights_only=True) for rank in (0, 1))
     assert sum(int(mask.sum()) for mask in first["masks"].values()) == round(0.2 * (64 * 32 + 32 * 10))
     for name, mask in first["masks"].items():

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -69,15 +65,10 @@ def test_shares_make_up_the_batch(n):
     assert max(len(part[0]) for part in parts) - min(len(part[0]) for part in parts) <= 1
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, launch):
     """20 steps, batch norm over the whole batch, unequal shares (23 = 11 + 12); and taken up after a stop."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("RANK", None)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, command in (("one", [sys.executable]), ("two", launch)):
-        subprocess.run([*command, str(script), str(tmp_path / name)], check=True, env=environment)
+    for name, processes in (("one", 1), ("two", 2)):
+        launch(SCRIPT, tmp_path / name, processes=processes)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     for name, tensor in one["model"].items():
         assert torch.allclose(two["model"][name].double(), tensor.double(), rtol=0, atol=1e-5), name

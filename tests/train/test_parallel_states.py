@@ -1,9 +1,5 @@
 """Masks, attention and quantizers are the same in all processes, and what one process makes of them."""
 
-import os
-import subprocess
-import sys
-
 import torch
 
 SCRIPT = """
@@ -49,14 +45,9 @@ if rank == 0:
 """
 
 
-def test_every_process_ends_with_the_same_state_as_one_alone(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("RANK", None)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, command in (("one", [sys.executable]), ("two", launch)):
-        subprocess.run([*command, str(script), str(tmp_path / name)], check=True, env=environment)
+def test_every_process_ends_with_the_same_state_as_one_alone(tmp_path, launch):
+    for name, processes in (("one", 1), ("two", 2)):
+        launch(SCRIPT, tmp_path / name, processes=processes)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
     assert one["removed"] == two["removed"] > 0
     # Adam divides by the gradient's size: where that is rounding, so is the direction of the step
