@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -137,15 +138,33 @@ def slow_decode(data, shapes, largest):
     knots = [-k for k in reversed(positive) if k] + positive
     tables = [frequencies_of(rest[m::number], knots, largest) for m in range(number)]
     stack = Stack(struct.unpack(f"<{(len(data) - 5 - size) // 4}I", data[5 + size :]))
-    return [
-        slow_layer(stack, models, tables, shape, start, largest)
-        for shape, start in zip(shapes, starts, strict=True)
-    ]
+    found = [np.zeros(shape, int) for shape in shapes]
+    for kernel in sorted({shape[2:] for shape in shapes}):
+        group = [
+            slow_layer(w, start, models)
+            for w, start in zip(found, starts, strict=True)
+            if w.shape[2:] == kernel
+        ]
+        for steps in zip(*group, strict=True):
+            for model in range(len(tables)):
+                for cells in steps:
+                    for cell in cells:
+                        if cell.model == model:
+                            symbol = stack.symbol(tables[model]) - largest
+                            cell.weights[cell.at] = -symbol if cell.turned else symbol
+    return found
 
 
-def slow_layer(stack, models, tables, shape, start, largest):
-    out, into, height, width = shape
-    w = np.zeros(shape, int)
+class Cell(NamedTuple):
+    weights: np.ndarray
+    at: tuple[int, int, int, int]
+    model: int
+    turned: bool
+
+
+def slow_layer(w, start, models):
+    """The cells of each pass; those of a pass are filled in when the next is asked for."""
+    out, into, height, width = w.shape
     rows, columns = [[F(0), F(0)] for _ in range(out)], [[F(0), F(0)] for _ in range(into)]
     kernels = [[F(0)] * into for _ in range(out)]
     total, seen = float(struct.unpack("<f", struct.pack("<I", (start + 230) << 22))[0]) * 16.0, 16.0
@@ -170,24 +189,19 @@ def slow_layer(stack, models, tables, shape, start, largest):
                 strength, turned = F(abs(sum(before))), sum(before) < 0
                 there = estimate * F(len(before))
                 step = int(strength > F(0.4) * there) + int(strength > F(1) * there)
-            chosen.append((models[40 * step + scale_class(estimate)], turned))
-        for model in range(len(tables)):
-            for (o, i), (mine, turned) in zip(cells, chosen, strict=True):
-                if mine == model:
-                    symbol = stack.symbol(tables[model]) - largest
-                    w[o, i, y, x] = -symbol if turned else symbol
+            chosen.append(Cell(w, (o, i, y, x), models[40 * step + scale_class(estimate)], turned))
+        yield chosen
         for o, i in cells:
             size = F(abs(w[o, i, y, x]))
             for channel in (rows[o], columns[i]):
                 channel[0], channel[1] = channel[0] + size, channel[1] + F(1)
             kernels[o][i] += size if tiles == 1 else F(0)
             total, seen = total + float(size), seen + 1
-    return w
 
 
 @pytest.mark.parametrize("largest", [1, 7, 127])
 def test_second_implementation_agrees(largest):
-    shapes = [(6, 5, 3, 3), (9, 7, 1, 1), (4, 3, 1, 5)]
+    shapes = [(6, 5, 3, 3), (9, 7, 1, 1), (4, 3, 1, 5), (3, 8, 3, 3), (2, 3, 1, 1)]
     tensors = [channelled(shape, largest, seed) for seed, shape in enumerate(shapes)]
     found = slow_decode(entropy.encode(tensors, largest), shapes, largest)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, tensors, strict=True))
