@@ -18,7 +18,8 @@ from . import convert
 from .quantizer import FakeQuantize
 
 _BLOCK_LAYERS = 4  # a residual bottleneck with its shortcut, an inverted residual
-_BATCH = 32
+_BATCH, _FEWEST = 32, 4  # images of a step: fewer where they are large, whose many places say as much
+_NUMBERS = 2**21  # of the block's input in a step
 _WARMUP = 0.2  # share of the iterations without regulariser
 _STRETCH = (-0.1, 1.1)  # zeta and gamma of the rectified sigmoid
 
@@ -190,10 +191,11 @@ def _train(
     variables = [module.variables for module in soft]
     optimizer = torch.optim.Adam(variables, lr=1e-2)
     power = y.square().mean()
+    batch = min(_BATCH, len(x), max(_FEWEST, _NUMBERS // x[0].numel()))
     pull = None
     try:
         for step in range(iterations):
-            picked = torch.randint(len(x), (min(_BATCH, len(x)),), generator=generator)
+            picked = torch.randint(len(x), (batch,), generator=generator)
             error = (block(x[picked]) - y[picked]).square().mean() / power
             progress = (step / iterations - _WARMUP) / (1 - _WARMUP)
             if progress >= 0:
