@@ -6,6 +6,7 @@ a rounding, a clamp and another multiplication, all vectorised, take 0.4 ns toge
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,6 +50,23 @@ def quantize(
     return rounded
 
 
+_PIECE = 2**19
+"""Numbers that are worked on at once: what is in the cache is read and written some times faster, and no large tensor
+is needed besides the result (fresh memory costs a CPU more than the arithmetic)."""
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one memory layout, a stretch of memory at a time."""
+    flat = (t.as_strided((t.numel(),), (1,)).split(_PIECE) for t in tensors)
+    return zip(*flat, strict=True)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """`x`, or its copy if there are gaps between its numbers."""
+    layouts = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+    return x if any(x.is_contiguous(memory_format=layout) for layout in layouts) else x.contiguous()
+
+
 def _along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
     return vector if axis < 0 else vector.view([-1 if dim == axis else 1 for dim in range(x.dim())])
 
@@ -81,8 +99,17 @@ class _Quantize(torch.autograd.Function):
             low, high = qmin - zero, qmax - zero
         else:
             low, high = (end - _along(zero_point, x, axis) for end in (qmin, qmax))
-        wide = x * (1.0 / step) if x.dtype == torch.float32 else x.float().mul_(1.0 / step)
-        y = wide.round_().clamp_(low, high).mul_(step).to(x.dtype)
+        x = _dense(x)
+        y, inverse = torch.empty_like(x), 1.0 / step
+        for given, made in _pieces(x, y) if axis < 0 else [(x, y)]:
+            wide = (
+                torch.mul(given, inverse, out=made)
+                if x.dtype == torch.float32
+                else given.float().mul_(inverse)
+            )
+            wide.round_().clamp_(low, high).mul_(step)
+            if wide is not made:
+                made.copy_(wide)
         ctx.save_for_backward(x, scale, *((y,) if factor is not None else ()))
         ctx.low, ctx.high, ctx.axis, ctx.factor = low, high, axis, factor
         return y
@@ -91,21 +118,39 @@ class _Quantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, *given = ctx.saved_tensors
-        low, high, axis = ctx.low - 0.5, ctx.high + 0.5, ctx.axis
-        if axis < 0:
-            # in the units of x, where y − x is exact even in bfloat16
-            by, levels, unit = x, given[0] if given else None, float(scale)
-            low, high = low * unit, high * unit
+        low, high = ctx.low - 0.5, ctx.high + 0.5
+        if ctx.axis < 0:
+            passed, total = _for_tensor(gradient, x, float(scale), (low, high), given)
         else:
-            inverse = 1.0 / _along(scale.detach(), x, axis).float()
-            by, levels = x.float() * inverse, given[0].float() * inverse if given else None
-        passed = _masked(gradient.to(by.dtype), by, low, high).to(gradient.dtype)
-        if levels is None:
-            return passed, None, None, None, None, None, None
-        # in place: fresh memory costs a CPU more than the arithmetic
-        moved = _masked(by, by, low, high).sub_(levels).mul_(gradient)
-        if axis < 0:
-            total = moved.sum(dtype=torch.float32) / scale
-        else:
-            total = moved.sum([dim for dim in range(x.dim()) if dim != axis], dtype=torch.float32)
-        return passed, total * -ctx.factor, None, None, None, None, None
+            step = _along(scale.detach(), x, ctx.axis).float()
+            passed, total = _for_channels(gradient, x, step, (low, high), given)
+        slope = None if total is None else (total * -ctx.factor).reshape(scale.shape)
+        return passed, slope, None, None, None, None, None
+
+
+def _for_tensor(
+    gradient: Tensor, x: Tensor, scale: float, ends: tuple[Any, Any], quantized: list[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients for `x` and, but for its factor, for the one scale (if `quantized` has what came of `x`)."""
+    low, high = (end * scale for end in ends)  # in the units of x, where y − x is exact even in bfloat16
+    if gradient.stride() != x.stride():
+        gradient = torch.empty_like(x, dtype=gradient.dtype).copy_(gradient)
+    passed, total = torch.empty_like(gradient), torch.zeros(())
+    for upper, by, lower, *y in _pieces(gradient, x, passed, *quantized):
+        lower.copy_(_masked(upper.to(by.dtype), by, low, high))
+        if y:
+            total += _masked(by, by, low, high).sub_(y[0]).mul_(upper).sum(dtype=torch.float32)
+    return passed, total / scale if quantized else None
+
+
+def _for_channels(
+    gradient: Tensor, x: Tensor, step: Tensor, ends: tuple[Any, Any], quantized: list[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The same for a scale of each channel, `step`."""
+    inverse = 1.0 / step
+    by = x.float() * inverse
+    passed = _masked(gradient.float(), by, *ends).to(gradient.dtype)
+    if not quantized:
+        return passed, None
+    moved = _masked(by, by, *ends).sub_(quantized[0].float() * inverse).mul_(gradient)
+    return passed, moved.sum([dim for dim in range(x.dim()) if step.shape[dim] == 1], dtype=torch.float32)
