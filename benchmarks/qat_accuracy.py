@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--distill-weight", type=float, default=0.6)
     parser.add_argument("--temperature", type=float, default=3.0)
     parser.add_argument("--freeze-at", type=float, default=0.85)
-    parser.add_argument("--damping", type=float, default=1e-4)
+    parser.add_argument("--damping", type=float, default=1e-5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -169,7 +169,7 @@ class QatSection(RecoverSection):
     """Not applied to norms, biases and step sizes."""
     freeze_at: float = Field(default=0.75, ge=0, le=1)
     """Share of the epochs after which batch-norm statistics and ranges stay as they are."""
-    damping: float = Field(default=1e-4, ge=0)
+    damping: float = Field(default=1e-5, ge=0)
     """Weight of the penalty on weights below 4 bits that swing between two levels."""
 
 

@@ -28,7 +28,7 @@ class QuantizationAware(Callback):
             linearly over the training; 0: none.
     """
 
-    def __init__(self, *, freeze_at: float = 0.75, damping: float = 1e-4) -> None:
+    def __init__(self, *, freeze_at: float = 0.75, damping: float = 1e-5) -> None:
         if not 0 <= freeze_at <= 1:
             raise InputError(
                 f"freeze_at={freeze_at}", "it is a share of the epochs", "pass a number from 0 to 1"
