@@ -23,7 +23,7 @@ from .prune import PruningPlan, prune, prune_by_attention
 from .quant import QuantizationAware, fold_batchnorm, quantize, reestimate_norms
 from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
 from .replay import replay
-from .run_folder import RunFolder, data_digest, model_digest
+from .run_folder import RunFolder, data_digest, in_order, model_digest
 from .train import Callback, evaluate, train
 
 _JUDGED_IMAGES = 1024
@@ -123,7 +123,9 @@ class Stages:
                 self._pruned(model, self.recipe.prune or PruneSection(ratio=0.3))
             sparse_stages.rehearse(self, model)
             if self.recipe.quantize is not None:
-                section = self.recipe.quantize.model_copy(update={"calibration_images": len(self.example)})
+                section = self.recipe.quantize.model_copy(
+                    update={"calibration_images": len(self.example), "iterations": 1}
+                )
                 self._quantized(model, section)
         except UnsupportedOp:
             raise
@@ -206,7 +208,7 @@ class Stages:
     def norms_anew(self, model: nn.Module, *, augment: bool) -> nn.Module:
         """With the statistics of the weights as they ended up, on images as they were in training, if that serves."""
         measured = copy.deepcopy(model)
-        images = self.some_training_images(4096).batches(augment=augment, seed=self.recipe.seed)
+        images = self.some_training_images(4096).batches(shuffle=True, augment=augment, seed=self.recipe.seed)
         reestimate_norms(measured, images, images=None)
         val = self.data.val
         return measured if evaluate(measured, val) > evaluate(model, val) else model
@@ -216,9 +218,8 @@ class Stages:
         return prune(model, self.example, **given, data=self.some_training_images(), seed=self.recipe.seed)
 
     def _quantized(self, model: nn.Module, section: QuantizeSection) -> None:
-        quantize(
-            model, **section.model_dump(), calibration=self.some_training_images(section.calibration_images)
-        )
+        calibration = self.some_training_images(section.calibration_images)
+        quantize(model, **section.model_dump(), calibration=calibration, seed=self.recipe.seed)
 
     def some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
         """A sample for criteria and ranges, always the same."""
@@ -292,8 +293,7 @@ class Stages:
 
 
 def _settings(section: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = section.model_dump(mode="json")
-    return settings
+    return in_order(section.model_dump(mode="json"))
 
 
 def _delete(path: Path) -> None:

@@ -26,6 +26,18 @@ def test_takes_a_split():
     assert sizes(split) == [256, 44]
 
 
+def test_a_split_in_order_of_its_classes_gives_images_of_all():
+    """As the splits of image folders are."""
+    labels = torch.arange(4).repeat_interleave(100)
+    store = MemoryStore(labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 1).contiguous())
+    split = Split(store, labels, tuple("abcd"), Transform((0.0,), (1.0,)))
+    some = torch.cat(list(images_of(split, 40)))[:, 0, 0, 0]
+    assert some.unique(return_counts=True)[1].tolist() == [10] * 4
+    assert not some.equal(some.sort().values)
+    assert torch.equal(some, torch.cat(list(images_of(split, 40)))[:, 0, 0, 0])
+    assert len(next(iter(images_of(split)))[:, 0, 0, 0].unique()) == 4
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(1, [1]), (2, [2]), (4, [2, 2]), (5, [2, 3]), (9, [2, 3])])
 def test_limit_counts_images(limit, expected):
     assert sizes(batches(2, 3), limit) == expected

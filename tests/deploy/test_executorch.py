@@ -112,3 +112,50 @@ def test_without_executorch_the_error_names_the_extra(plain, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "executorch.runtime", None)
     with pytest.raises(errors.MissingExtra, match=r"pip install 'pintsize\[executorch\]'"):
         export(plain, tmp_path / "net.pte", example=EXAMPLE)
+
+
+def test_a_process_that_knows_of_no_quantizer_writes_a_file(launch, tmp_path):
+    script = """
+import sys, torch, pintsize
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+pintsize.export(net, sys.argv[1], example=torch.zeros(1, 3, 8, 8))
+"""
+    launch(script, tmp_path / "net.pte", processes=1)
+    with open_runtime(tmp_path / "net.pte", threads=1) as runtime:
+        assert runtime(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+
+
+def foreign(path):
+    """A file as another tool writes it: no checksum, not our name."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).eval()
+    export(net, path, example=torch.zeros(1, 3, 8, 8))
+    content = path.read_bytes()
+    program = content[: content.rindex(b"\npintsize.sha256 ")].replace(b"pintsize", b"somebody")
+    path.write_bytes(program)
+    return program
+
+
+def test_a_file_of_another_tool_runs(tmp_path):
+    foreign(tmp_path / "net.pte")
+    with open_runtime(tmp_path / "net.pte", threads=1) as runtime:
+        assert runtime(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("kept", [9, 45, 200, -1])
+def test_a_cut_file_of_another_tool_is_refused(tmp_path, kept):
+    path = tmp_path / "net.pte"
+    path.write_bytes(foreign(path)[:kept])
+    with pytest.raises(errors.CorruptFile, match="cut off"):
+        open_runtime(path)
+
+
+@pytest.mark.parametrize(
+    ("trial", "reason"), [("import os; os.abort()", "signal 6"), ("while True: pass", "0.5 s")]
+)
+def test_a_file_that_would_end_the_process_is_refused(tmp_path, monkeypatch, trial, reason):
+    """What ExecuTorch aborts on differs from version to version."""
+    foreign(tmp_path / "net.pte")
+    monkeypatch.setattr(backend, "_TRIAL", trial)
+    monkeypatch.setattr(backend, "_TRIAL_SECONDS", 0.5 if "while" in trial else 60)
+    with pytest.raises(errors.CorruptFile, match=f"kills ExecuTorch.*{reason}"):
+        open_runtime(tmp_path / "net.pte")

@@ -318,6 +318,9 @@ def test_freezing_comes_late(trained):
         assert (model[0].weight_quantizer.scale.grad is None) is frozen
         callback.on_epoch_end(state(model, epoch))
     assert not any(q.frozen for q in convert.quantizers(model))
+    learned = [q.scale for q in convert.quantizers(model) if q.learnable]
+    assert learned
+    assert all(scale.requires_grad for scale in learned)  # the next training goes on with them
 
 
 def test_oscillation_penalty_by_hand():

@@ -289,6 +289,10 @@ def test_wrong_objects():
 def test_nan_weights_and_activations_name_the_layer(trained):
     model = copy.deepcopy(trained)
     with torch.no_grad():
+        model.fc.bias[0] = float("inf")
+    with pytest.raises(InputError, match="bias of layer fc"):
+        quant.quantize(copy.deepcopy(model), calibration=pictures(8)[0])
+    with torch.no_grad():
         model.fc.weight[0, 0] = float("nan")
     with pytest.raises(InputError, match=r"layer fc"):
         quant.quantize(model, calibration=pictures(8)[0])

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ..errors import InputTypeError
 from . import chance
+from .split import Split
 
 
 def images_of(source: Iterable[Any] | Tensor, limit: int | None = None) -> Iterator[Tensor]:
     """The image batches of a split, of any iterable of batches, or of one batch.
 
     Args:
-        source: a `Split`; an iterable of image tensors or of (images, labels); or one image tensor
+        source: a `Split`, which is shuffled (of an image folder the first images are all of one class), `limit`
+            images of it chosen by class; an iterable of image tensors or of (images, labels); or one image tensor
             [B, C, H, W].
         limit: how many images to give out at most; None for all.
 
@@ -30,6 +32,8 @@ def images_of(source: Iterable[Any] | Tensor, limit: int | None = None) -> Itera
         chance.check_whole("limit", limit, least=1)
     if isinstance(source, Tensor):
         source = [source]
+    if isinstance(source, Split):
+        source = (source if limit is None else source.subset(min(limit, len(source)))).batches(shuffle=True)
     if not isinstance(source, Iterable):
         raise InputTypeError(
             f"data of type {type(source).__name__}",

@@ -119,6 +119,12 @@ def decode(data: bytes, shapes: Sequence[Shape4], largest: int, *, source: str) 
     return [np.ascontiguousarray(layer.symbols.transpose(2, 3, 0, 1)) for layer in layers]
 
 
+def passes(shape: Shape4) -> int:
+    """How many passes a tensor is read in."""
+    kernel = shape[2] * shape[3]
+    return kernel if kernel > 1 else _TILES * _TILES
+
+
 class _Pass(NamedTuple):
     """Symbols that are coded together."""
 

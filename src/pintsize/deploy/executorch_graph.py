@@ -34,6 +34,8 @@ def lower_quantizers(module: fx.GraphModule, *, integer_weights: bool = True) ->
     """
     from torch.ao.quantization.fx import _decomposed  # noqa: F401 (defines the operators)
 
+    from ..quant import qdq_op  # noqa: F401 (defines ours)
+
     constants = _constants(module)
     target = torch.ops.pintsize.quantize_dequantize.default
     nodes = [node for node in module.graph.nodes if node.target is target]

@@ -132,7 +132,8 @@ def _serialise(graph_model: ir.Model, model: nn.Module, path: Path, options: Opt
             f"the graph is not valid ONNX ({str(error).splitlines()[0]})",
             "report this network as a defect of pintsize; nothing was written",
         ) from error
-    del proto.graph.value_info[:]  # shapes inside, which every runtime infers itself; 3 % of a small int8 file
+    # shapes inside, which every runtime infers itself; 3 % of a small int8 file
+    del proto.graph.value_info[:]
     return seal.seal(proto.SerializeToString())
 
 

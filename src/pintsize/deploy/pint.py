@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 import zlib
@@ -30,9 +31,9 @@ from .pint_tensors import Entry, as_entries, four_dimensional, restore
 MAGIC = b"\x89PINT\r\n\x1a"
 FORMAT = 1
 _DIGEST = 32
-_HEADER_LIMIT = 2**26
-_FREE, _PER_BYTE = 2**16, 256
-"""A file may declare so many numbers, and so many more for each of its bytes."""
+_NUMBERS, _PASSES, _HEADER = (2**16, 256), (2**13, 1 / 16), (2**20, 64)
+"""How many numbers a file may declare, passes over them its decoder may need, and bytes its header may have unpacked:
+so many, and so many more for each byte of the file. Time and memory are in proportion to the file's length."""
 _MOST_TENSORS = 2**16
 _ABOUT = {
     "classes": (list, str),
@@ -88,10 +89,16 @@ def pack(model: nn.Module, about: dict[str, Any] | None = None) -> tuple[bytes, 
     document = {**to_json(model), "aliases": aliases}
     header = {"document": document, "about": about or {}, "blocks": described,
               "tensors": [entry.to_json() for entry in entries]}  # fmt: skip
-    packed = zlib.compress(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode(), 9)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    packed = zlib.compress(text, 9)
     body = MAGIC + struct.pack("<II", FORMAT, len(packed)) + packed + b"".join(blocks)
-    numbers = sum(entry.numel for entry in entries)
-    body += bytes(max(0, -(-(numbers - _FREE) // _PER_BYTE) - len(body) - _DIGEST))
+    needs = (
+        (sum(entry.numel for entry in entries), _NUMBERS),
+        (_passes(entries), _PASSES),
+        (len(text), _HEADER),
+    )
+    length = max(math.ceil((count - free) / per_byte) for count, (free, per_byte) in needs)
+    body += bytes(max(0, length - len(body) - _DIGEST))
     sizes = {kind: sum(b["bytes"] for b in described if b["kind"] == kind) for kind in ("symbols", "planes")}
     return body + hashlib.sha256(body).digest(), {**sizes, "header": len(packed)}
 
@@ -207,9 +214,19 @@ def _declared(tensors: list[Any], size: int, source: str) -> list[Entry]:
         raise CorruptFile(source, f"it declares {len(tensors)} tensors", _COPY)
     entries = [Entry.from_json(fields) for fields in tensors]
     numbers = sum(entry.numel for entry in entries)
-    if numbers > _FREE + _PER_BYTE * size:
+    if numbers > _allowed(_NUMBERS, size):
         raise CorruptFile(source, f"it declares {numbers} numbers in {size} bytes", _COPY)
+    if _passes(entries) > _allowed(_PASSES, size):
+        raise CorruptFile(source, f"its {size} bytes would take {_passes(entries)} passes to read", _COPY)
     return entries
+
+
+def _allowed(limit: tuple[int, float], size: int) -> float:
+    return limit[0] + limit[1] * size
+
+
+def _passes(entries: list[Entry]) -> int:
+    return sum(entropy.passes(entry.four) for entry in entries if entry.kind != "plain")
 
 
 def _members(entries: list[Entry], numbers: list[int], seen: set[int]) -> list[Entry]:
@@ -237,7 +254,10 @@ def _header(content: bytes, source: str) -> tuple[dict[str, Any], int]:
             source, f"it has format {version}, this version reads {FORMAT}", "use a newer pintsize"
         )
     try:
-        text = zlib.decompressobj().decompress(content[start : start + size], _HEADER_LIMIT)
+        limit = int(_allowed(_HEADER, len(content)))
+        text = zlib.decompressobj().decompress(content[start : start + size], limit + 1)
+        if len(text) > limit:
+            raise CorruptFile(source, f"its header unpacks to more than {limit} bytes", _COPY)
         header = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
         raise CorruptFile(source, f"its header does not parse ({error})", _COPY) from error

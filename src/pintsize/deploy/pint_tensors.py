@@ -186,6 +186,8 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
         return torch.where(symbols < 0, -found, found)
     owner = by_name[entry.extra["scale"]]
     scale, axis = _plain(owner).reshape(owner.shape), int(entry.extra["axis"])
+    if owner.shape != (() if axis < 0 else entry.shape[axis : axis + 1]):
+        raise ValueError(f"the scale of {entry.name[:80]!r} does not fit it")
     if axis >= 0:
         scale = scale.view([-1 if dim == axis else 1 for dim in range(symbols.dim())])
     return symbols.to(entry.plain_dtype) * scale

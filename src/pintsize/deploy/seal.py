@@ -7,6 +7,7 @@ before it: the file stays an ordinary ONNX model for everyone else.
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 
 from ..errors import CorruptFile, InputError
@@ -17,6 +18,7 @@ _ENTRY = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12\x40"  # key; value of 64 h
 _HEAD = b"\x72" + bytes([len(_ENTRY) + 64]) + _ENTRY  # ModelProto.metadata_props is field 14
 _SIZE = len(_HEAD) + 64
 _TAIL = b"\npintsize.sha256 "
+_PTE_HEADER = 40
 _COMMENT, _COMMENT_END = b"<!-- pintsize.sha256 ", b" -->\n"
 
 
@@ -82,19 +84,33 @@ def seal_tail(program: bytes) -> bytes:
     return program + _TAIL + hashlib.sha256(program).hexdigest().encode()
 
 
-def check_tail(path: Path) -> None:
-    """Compare a `.pte` file with its checksum; files that other tools wrote have none and pass.
+def check_tail(path: Path) -> bool:
+    """Compare a `.pte` file with its checksum; files that other tools wrote have none: False.
 
     Raises:
-        CorruptFile: the file is empty, or it is ours and not as it was written.
+        CorruptFile: the file is empty or cut off, or it is ours and not as it was written.
     """
     content = path.read_bytes()
     if content[4:6] != b"ET":
         raise CorruptFile(str(path), "it is not an ExecuTorch program", "export the model again")
+    if len(content) < _declared_size(content):
+        raise CorruptFile(str(path), "it is cut off", "restore it from a copy, or export again")
     body, mark, digest = content[: -len(_TAIL) - 64], content[-len(_TAIL) - 64 : -64], content[-64:]
     if mark != _TAIL and b"pintsize" not in content:
-        return
+        return False
     if mark != _TAIL or hashlib.sha256(body).hexdigest().encode() != digest:
         raise CorruptFile(
             str(path), "its content does not match its checksum", "restore it from a copy, or export again"
         )
+    return True
+
+
+def _declared_size(program: bytes) -> int:
+    """Bytes that a `.pte` file says it has; 0 if it does not say."""
+    if len(program) < _PTE_HEADER:
+        return _PTE_HEADER
+    if program[8:12] != b"eh00":
+        return 0
+    (length,) = struct.unpack_from("<I", program, 12)
+    size, start, data = struct.unpack_from("<QQQ", program, 16)
+    return int(max(size, start + (data if length >= 32 else 0)))

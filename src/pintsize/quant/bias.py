@@ -74,7 +74,7 @@ def reestimate_norms(model: nn.Module, data: Iterable[Any] | Tensor, *, images: 
     Args:
         model: any network; its mode stays as it is.
         data: a split or any iterable of batches of images; batches of one size weigh alike. Where the network was
-            trained on augmented images, these should be, too: `split.batches(augment=True)`.
+            trained on augmented images, these should be, too: `split.batches(shuffle=True, augment=True)`.
         images: how many images to take; None for all.
 
     Returns:

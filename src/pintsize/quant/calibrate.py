@@ -215,7 +215,7 @@ def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | Quantiz
 def calibration_batches(
     model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int
 ) -> list[Tensor]:
-    """The first `limit` images of `calibration`, in batches, on the device of `model`.
+    """`limit` images of `calibration`, in batches, on the device of `model`.
 
     Raises:
         InputError: there are none, or they hold NaN or infinite values.

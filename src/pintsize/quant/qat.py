@@ -57,6 +57,8 @@ class QuantizationAware(Callback):
         if state.epoch + 1 == state.epochs:
             for quantizer in convert.quantizers(state.model):
                 quantizer.frozen = False
+                if quantizer.learnable:
+                    quantizer.scale.requires_grad_(True)
 
     def frozen(self, state: TrainState) -> bool:
         """Whether the running epoch is one of the last, frozen ones."""

@@ -20,18 +20,20 @@ def calibrate_weights(model: nn.Module, method: str) -> None:
     """Set the scales of all weight quantizers from the weights.
 
     Raises:
-        InputError: a weight is not finite; its layer is named.
+        InputError: a weight or bias is not finite; its layer is named.
     """
     for name, layer in convert.weight_layers(model):
         quantizer, weight = layer._modules[convert.WEIGHT], layer.weight
         assert isinstance(quantizer, FakeQuantize)
         assert isinstance(weight, Tensor)
-        if not weight.isfinite().all():
-            raise InputError(
-                f"weight of layer {name}",
-                "it holds NaN or infinite values",
-                "load sound weights or train again",
-            )
+        for kind in ("weight", "bias"):
+            values = getattr(layer, kind)
+            if isinstance(values, Tensor) and not values.isfinite().all():
+                raise InputError(
+                    f"{kind} of layer {name}",
+                    "it holds NaN or infinite values",
+                    "load sound weights or train again",
+                )
         observers.set_weight_range(quantizer, weight, method)
 
 
