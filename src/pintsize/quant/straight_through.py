@@ -137,7 +137,10 @@ def _for_tensor(
         gradient = torch.empty_like(x, dtype=gradient.dtype).copy_(gradient)
     passed, total = torch.empty_like(gradient), torch.zeros(())
     for upper, by, lower, *y in _pieces(gradient, x, passed, *quantized):
-        lower.copy_(_masked(upper.to(by.dtype), by, low, high))
+        if by.dtype == lower.dtype:
+            torch.ops.aten.hardtanh_backward.grad_input(upper, by, low, high, grad_input=lower)
+        else:
+            lower.copy_(_masked(upper.to(by.dtype), by, low, high))
         if y:
             total += _masked(by, by, low, high).sub_(y[0]).mul_(upper).sum(dtype=torch.float32)
     return passed, total / scale if quantized else None
