@@ -13,6 +13,7 @@ import torch
 
 import pintsize as ps
 from pintsize.errors import InputError, OperationError
+from pintsize.report.compare import points
 from pintsize.run_folder import RunFolder
 
 QUICK = {
@@ -87,6 +88,19 @@ def test_a_quantized_network_is_trained_on_and_packed(finished, tmp_path):
     assert trained.stages[-1]["compressed_bytes"] == small.stat().st_size < 0.25 * trained.stages[0]["bytes"]
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ps.load(small)(x), trained.model.eval()(x), atol=1e-4)
+
+
+def test_a_run_with_bits_by_pattern_and_learned_rounding(tmp_path):
+    result = ps.compress(
+        "resnet-demo", "digits", recipe={"quantize": {"weights": {"layer1.*": 4, "fc": None}}}, out=tmp_path, limit=60,
+        epochs=1, batch_size=32, precision="fp32", calibration_images=16, learn_rounding=True, iterations=2,
+        progress=False,
+    )  # fmt: skip
+    assert [stage["name"] for stage in result.stages] == ["dense fp32", "dense mixed bits"]
+    bits = {layer["name"]: layer["bits"] for layer in result.metrics["layers"]}
+    assert (bits["layer1.0.conv1"], bits["layer2.0.conv1"], bits["fc"]) == (4, 8, 32)
+    assert (tmp_path / "net.pint").is_file()
+    assert [point["bits"] for point in points([tmp_path])] == ["WmixedA8"]
 
 
 def test_a_second_start_repeats_nothing_and_a_changed_recipe_only_what_it_concerns(finished, tmp_path):

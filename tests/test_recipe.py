@@ -5,9 +5,11 @@ import yaml
 
 from pintsize import data, models
 from pintsize.errors import InputError, InputTypeError
+from pintsize.forms import forms_of, packed
 from pintsize.options import OPTIONS, CompressOptions, changes, with_options
 from pintsize.prune import importance
 from pintsize.recipe import SECTIONS, Recipe, merge, read_yaml
+from pintsize.run_folder import digest, in_order
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SWEEPS = {"fig5"}
@@ -49,6 +51,53 @@ def test_a_recipe_comes_back_from_its_file_as_it_was(tmp_path):
     assert recipe.model.name == "resnet18"
 
 
+def test_bits_by_pattern_are_written_as_a_mapping_or_a_text(tmp_path):
+    recipe = Recipe.parse(
+        {
+            "quantize": {
+                "weights": {"fc": None, "layer1.*": 4},
+                "activations": "fc=none, layer1.*=4",
+                "edges": "none",
+            }
+        }
+    )
+    recipe.save(tmp_path / "r.yaml")
+    again = Recipe.load(tmp_path / "r.yaml")
+    for found in (recipe.quantize, again.quantize):
+        assert found is not None
+        assert (
+            list(found.weights.items()) == list(found.activations.items()) == [("fc", None), ("layer1.*", 4)]
+        )
+        assert found.edges is None
+    assert Recipe.parse(with_options({}, {"weights": "none", "activations": "4"})).quantize.weights is None
+    assert Recipe.parse({"quantize": "none"}).quantize is None
+
+
+def test_the_order_of_patterns_counts_in_what_a_stage_depends_on():
+    orders = [{"a": 4, "*": 8}, {"*": 8, "a": 4}]
+    first, second = (
+        in_order(Recipe.parse({"quantize": {"weights": one}}).quantize.model_dump()) for one in orders
+    )
+    assert digest(first) != digest(second)
+    assert in_order({"weights": 8, "ignore": ["a"]}) == {"weights": 8, "ignore": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("quantize", "label", "pint"),
+    [
+        ({}, "dense int8", False),
+        ({"weights": 4}, "dense w4a8", True),
+        ({"activations": None}, "dense w8a32", False),
+        ({"weights": {"fc": None}}, "dense mixed bits", False),
+        ({"weights": {"fc": 8, "layer1": 4}}, "dense mixed bits", True),
+    ],
+)
+def test_what_a_run_calls_its_quantized_network(quantize, label, pint):
+    recipe = Recipe.parse({"quantize": quantize})
+    assert forms_of(recipe)[-1].label == label
+    assert packed(recipe) == pint
+
+
 def test_numbers_that_yaml_takes_for_text_are_numbers():
     recipe = Recipe.parse(yaml.safe_load("train: {lr: 1e-3}"))
     assert recipe.train.lr == 0.001
@@ -77,6 +126,21 @@ def test_an_unknown_key_is_refused_with_the_nearest_one():
         ({"recover": {"epochs": 1}}, "nothing is pruned"),
         ({"model": {}}, r"model\.name: it is missing"),
         ({"export": {"opset": 13}}, "greater than or equal to 19"),
+        (
+            {"quantize": {"weights": {"fc": "few"}}},
+            r"quantize\.weights: 'fc=few': 'few' is no number of bits; write a whole number, none .*,fc=none$",
+        ),
+        ({"quantize": {"weights": {3: 4}}}, "'3=4': it names no layer"),
+        ({"quantize": {"activations": {}}}, r"quantize\.activations: .* it names no layer"),
+        ({"quantize": {"weights": 2.5}}, "2.5 is no number of bits"),
+        ({"quantize": {"weights": True}}, "True is no number of bits"),
+        ({"quantize": {"weights": float("inf")}}, "inf is no number of bits"),
+        ({"quantize": {"iterations": 0}}, r"quantize\.iterations = 0"),
+        (
+            {"budget": {"max_drop": 1}, "quantize": {"weights": {"fc": 4}}},
+            "budget chooses the bits of each layer",
+        ),
+        ({"budget": {"max_drop": 1}, "quantize": {"edges": 4}}, "and no edges"),
         ({"format": 2}, "format 2: this version of pintsize reads format 1"),
         ([1], "it is not a mapping"),
         (None, "it is not a mapping"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from .bit_options import BitsOption, widths
 from .recipe import Recipe
 
 
@@ -33,23 +34,27 @@ def forms_of(recipe: Recipe) -> list[Form]:
         forms.append((f"{kind} fp32", "pruned"))
     bits = recipe.attention if quantized else recipe.quantize
     if bits is not None:
-        same = bits.weights == bits.activations and not quantized
-        forms.append(
-            (
-                f"{kind} int{bits.weights}" if same else f"{kind} w{bits.weights}a{bits.activations}",
-                "quantized",
-            )
-        )
+        label = _bits_label(bits.weights, bits.activations, both=quantized)
+        forms.append((f"{kind} {label}", "quantized"))
     return _named(forms)
+
+
+def _bits_label(weights: BitsOption, activations: BitsOption, *, both: bool) -> str:
+    """`int8` where one number says all, unless `both` are to be told."""
+    if isinstance(weights, Mapping) or isinstance(activations, Mapping):
+        return "mixed bits"
+    if weights == activations and weights is not None and not both:
+        return f"int{weights}"
+    return f"w{weights or 32}a{activations or 32}"
 
 
 def chosen_forms(*, prunes: bool, bits: set[int | None]) -> list[Form]:
     """The forms of a network that a search has found, pruned or not, with these bits among its layers."""
     kind = "pruned" if prunes else "dense"
-    widths = [width for width in bits if width is not None]
+    counts = [width for width in bits if width is not None]
     forms = [("dense fp32", "dense"), *([("pruned fp32", "pruned")] if prunes else [])]
-    if widths:
-        forms.append((f"{kind} int{widths[0]}" if len(bits) == 1 else f"{kind} mixed bits", "quantized"))
+    if counts:
+        forms.append((f"{kind} int{counts[0]}" if len(bits) == 1 else f"{kind} mixed bits", "quantized"))
     return _named(forms)
 
 
@@ -71,7 +76,7 @@ def prunes(recipe: Recipe) -> bool:
 def packed(recipe: Recipe) -> bool:
     """Whether `.pint` files are written, too: zeros save nothing in ONNX, and it has no kernels below 8 bits."""
     bits = recipe.attention if recipe.attention and recipe.attention.weights else recipe.quantize
-    narrow = bits is not None and bits.weights is not None and bits.weights < 8
+    narrow = bits is not None and any(width is not None and width < 8 for width in widths(bits.weights))
     return narrow or recipe.sparsify is not None
 
 

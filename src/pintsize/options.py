@@ -94,7 +94,7 @@ class CompressOptions(TypedDict, total=False):
     max_latency: float
     max_bytes: int
     max_macs: int
-    time_limit: float | None
+    time_limit: float | str | None
     probes: int
     probe_epochs: int | None
     confirmations: int
@@ -119,11 +119,17 @@ class CompressOptions(TypedDict, total=False):
     distill: bool
     distill_weight: float
     temperature: float
-    weights: int
-    activations: int
+    weights: int | str | Mapping[str, int | None]
+    activations: int | str | Mapping[str, int | None]
     method: str
     calibration_images: int
     quantize_ignore: tuple[str, ...]
+    edges: int | str
+    outputs: bool
+    equalize: bool
+    learn_rounding: bool
+    correct_bias: bool
+    iterations: int
     qat_epochs: int
     qat_lr: float
     qat_optimizer: str
@@ -152,7 +158,7 @@ class CompressOptions(TypedDict, total=False):
 
 
 def changes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe keys that `options` set; None stands for an option that was not given.
+    """The recipe keys that `options` set; None stands for an option that was not given (`"none"` for null).
 
     Raises:
         InputError: there is no such option.

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from .attention_options import AttentionOptions
+from .bit_options import BitsOption, read_bits
 from .budget_options import BudgetSection
 from .errors import InputError, InputTypeError
 from .section import Section
@@ -147,10 +148,11 @@ class RecoverSection(TrainSection):
 class QuantizeSection(Section):
     """Bits of weights and activations, and how their ranges are found."""
 
-    weights: int | None = 8
-    """Bits of the weights, a scale for each output channel; null leaves them float."""
-    activations: int | None = 8
-    """Bits of the activations, a scale for each tensor; null leaves them float."""
+    weights: BitsOption = 8
+    """Bits of the weights, a scale for each output channel; null leaves them float; or by layer pattern, the
+    first that matches (in a text layer1.*=4,fc=none), other layers 8."""
+    activations: BitsOption = 8
+    """Bits of the activations, a scale for each tensor; likewise."""
     method: str = "mse"
     """How ranges are chosen from the calibration images: minmax, ema, percentile, mse or entropy; or best (mse
     with learned rounding and bias correction), or lsq (mse, and training learns the step sizes)."""
@@ -158,6 +160,20 @@ class QuantizeSection(Section):
     """Training images that the ranges are taken from."""
     ignore: tuple[str, ...] = ()
     """Modules that stay in floating point: names or shell patterns."""
+    edges: int | None = 8
+    """Fewest bits of the first and the last layer where one number is given for all; null for no exception."""
+    outputs: bool = False
+    """Quantize the results of the network, too."""
+    equalize: bool = False
+    """Scale channels between layers first, so that their ranges agree; method best tries it by itself."""
+    learn_rounding: bool = False
+    """Learn for each weight below 8 bits whether to round up or down."""
+    correct_bias: bool = False
+    """Take the mean error of each channel off its bias."""
+    iterations: int = Field(default=500, ge=1)
+    """Training steps of learned rounding, for each block."""
+
+    _bits = field_validator("weights", "activations", mode="before")(read_bits)
 
 
 class QatSection(RecoverSection):
@@ -233,6 +249,14 @@ class Recipe(Section):
             raise ValueError("regularize: false is for train; after each cut the network is trained as usual")
         if self.qat is not None and (self.quantize is None or self.budget is not None):
             raise ValueError("qat trains the network that quantize gives, and there is none")
+        if self.budget is not None and self.quantize is not None:
+            by_pattern = isinstance(self.quantize.weights, dict) or isinstance(
+                self.quantize.activations, dict
+            )
+            if by_pattern or self.quantize.edges != QuantizeSection().edges:
+                raise ValueError(
+                    "budget chooses the bits of each layer: give quantize one number, and no edges"
+                )
         if self.attention is None:
             return self
         if self.attention.weights is not None and (self.quantize is not None or self.recover is not None):
@@ -309,9 +333,11 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
     if first["type"] == "missing":
         return InputError(f"{source}, {where}", "it is missing", f"write {place[-1]}: …")
     if first["type"] == "value_error":
+        if isinstance(problem := first["ctx"]["error"], InputError):
+            return InputError(f"{source}, {where}: {problem.what}", problem.cause, problem.remedy)
         return InputError(
             f"{source}, {where}" if where else source,
-            str(first["ctx"]["error"]),
+            str(problem),
             "change the recipe or option",
         )
     message = first["msg"][0].lower() + first["msg"][1:]

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,14 @@ def digest(value: Any) -> str:
     """A hexadecimal digest of any JSON-able value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def in_order(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a recipe for `digest`, which sorts keys: where patterns have values, their order counts."""
+    return {
+        key: list(map(list, value.items())) if isinstance(value, Mapping) else value
+        for key, value in section.items()
+    }
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:

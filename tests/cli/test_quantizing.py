@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import pintsize as ps
+from pintsize.cli import main
 from pintsize.quant import fixed_point
 from pintsize.record import record
 
@@ -97,3 +99,78 @@ def test_fixed_point_mistakes(folder):
     assert "'tanh'" in pintsize(*common, "--mode", "tan", folder=folder, code=2)
     assert "share of the values" in pintsize(*common, "--overflow-rate", 2, folder=folder, code=2)
     assert not (folder / "x.safetensors").exists()
+
+
+@pytest.fixture
+def shell(folder, monkeypatch, capsys):
+    """The same within this process, which has PyTorch loaded: what it prints."""
+    monkeypatch.chdir(folder)
+
+    def run(*args, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        printed = capsys.readouterr()
+        assert ended.value.code == code, printed.err
+        return printed.out if code == 0 else printed.err
+
+    return run
+
+
+QUANTIZE = ["quantize", "-m", "dense.safetensors", *SMALL, "--calibration-images", 32]
+
+
+def made(path):
+    """The step that quantized the network in a file."""
+    return next(step for step in record(ps.load(path)) if step.kind == "quantize")
+
+
+def test_quantize_takes_bits_by_pattern(shell, folder):
+    shell(*QUANTIZE, "--weights", "conv1=6, layer1.*=4,fc=none", "--activations", "layer1.0.*=null,layer2=5",
+          "--out", "q.safetensors")  # fmt: skip
+    step = made(folder / "q.safetensors")
+    assert {bits for layer, bits in step.weights.items() if layer.startswith("layer1")} == {4}
+    assert (step.weights["conv1"], step.weights["layer3.1.conv2"]) == (6, 8)
+    assert "fc" not in step.weights
+    assert "layer1.0.conv1" not in step.inputs
+    assert "layer1.1.conv1" in step.inputs
+    assert step.input_bits["layer2.1.conv1"] == 5
+
+
+def test_every_option_of_quantize_has_its_effect(shell, folder):
+    model = ps.load(folder / "dense.safetensors")
+    data = ps.data.load("digits", limit=300, seed=1)
+    ps.quantize(
+        model, weights=4, activations=None, edges=None, equalize=True, learn_rounding=True,
+        correct_bias=True, iterations=3, seed=1, calibration=data.train.subset(32, 1), calibration_images=32,
+    )  # fmt: skip
+    shell(*QUANTIZE, "--weights", 4, "--activations", "none", "--edges", "none", "--equalize",
+          "--learn-rounding", "--correct-bias", "--iterations", 3, "--seed", 1, "--out", "a.safetensors")  # fmt: skip
+    found = ps.load(folder / "a.safetensors")
+    assert made(folder / "a.safetensors").activations == []
+    assert set(made(folder / "a.safetensors").weights.values()) == {4}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, found.state_dict()[name]), name
+    shell(*QUANTIZE, "--outputs", "--out", "b.safetensors")
+    shell(*QUANTIZE, "--out", "c.safetensors")
+    quantizers = [len(made(folder / f"{name}.safetensors").activations) for name in "bc"]
+    assert quantizers[0] == quantizers[1] + 1
+
+
+def test_bits_that_are_none(shell, folder):
+    for option, value, cause in (
+        ("weights", "layer1.*=four", "'layer1.*=four': 'four' is no number of bits; write a whole number"),
+        ("weights", "many", "'many' is no number of bits"),
+        ("activations", "=4", "'=4': it names no layer"),
+        ("activations", "fc=4,fc=8", "the pattern 'fc' is given twice; leave one out"),
+        ("edges", "some", "should be a valid integer"),
+        ("iterations", 0, "greater than or equal to 1"),
+    ):
+        said = shell(*QUANTIZE, f"--{option}", value, "--out", "no.safetensors", code=2)
+        assert f"quantize.{option}" in said
+        assert cause in said
+        assert said.count("\n") == 1
+    said = shell(*QUANTIZE, "--weights", "layer9=4", "--out", "no.safetensors", code=2)
+    assert "pattern 'layer9' in weights: it matches no layer" in said
+    said = shell(*QUANTIZE, "--weights", "conv1=9", "--out", "no.safetensors", code=2)
+    assert "weights['conv1']=9" in said
+    assert not (folder / "no.safetensors").exists()

@@ -210,7 +210,7 @@ def quantize(
     check_savable(out)
     before = evaluate(network, images.val)
     count = min(settings["calibration_images"], len(images.train))
-    quantize_network(network, **settings, calibration=images.train.subset(count, seed))
+    quantize_network(network, **settings, calibration=images.train.subset(count, seed), seed=seed)
     save(network, out)
     after = evaluate(network, images.val)
     result = {"file": out, "val_accuracy_before": before, "val_accuracy": after, "drop": before - after}

@@ -12,6 +12,7 @@ import typer
 
 from ..options import OPTIONS, Option, changes
 from ..recipe import Recipe
+from ..section import switches_off
 
 Model = Annotated[
     str,
@@ -104,7 +105,8 @@ def with_recipe_options(*options: Option) -> Callable[[Callable[..., None]], Cal
 def _parameter(option: Option) -> inspect.Parameter:
     panel = _TITLES[option.key.partition(".")[0]]
     about = typer.Option(help=_help(option), rich_help_panel=panel, show_default=False)
-    kind: Any = Annotated[_plain_type(option.type) | None, about]
+    plain = str if switches_off(option.type, option.default) else _plain_type(option.type)  # may be `none`
+    kind: Any = Annotated[plain | None, about]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 

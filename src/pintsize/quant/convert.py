@@ -130,6 +130,9 @@ def move_quantizer(model: nn.Module, before: CallKey, after: CallKey) -> None:
 @contextmanager
 def running(model: nn.Module) -> Iterator[None]:
     """Within it, a part of the quantized `model` called on its own has its activations quantized, too."""
+    if ACTIVATIONS not in model._modules:  # its weights alone are quantized
+        yield
+        return
     with _pass(model):
         yield
 

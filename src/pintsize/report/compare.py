@@ -105,7 +105,10 @@ def _bits(run: Run) -> str:
     section = attention if isinstance(attention, Mapping) and attention.get("weights") else quantize
     if not isinstance(section, Mapping):
         return "fp32"
-    widths = (section.get("weights") or 32, section.get("activations") or 32)
+    widths = [
+        "mixed" if isinstance(bits := section.get(name) or 32, Mapping) else bits
+        for name in ("weights", "activations")
+    ]
     return f"W{widths[0]}A{widths[1]}"
 
 

@@ -57,6 +57,7 @@ class BudgetSearch:
         self.workshop = Workshop(stages, graph.groups, images, self.options.cut_by, self.clock)
         quantize = stages.recipe.quantize
         bits = None if quantize is None else quantize.weights
+        assert not isinstance(bits, dict)  # bits by pattern and a budget do not go together
         self.widths: list[int | None] = [None] if bits is None else [None, bits]
         if bits == 8 and self.options.minimize == "bytes":
             self.widths.append(4)
@@ -82,6 +83,7 @@ class BudgetSearch:
         """Damage of each change, and times of each layer."""
         stages, quantize = self.stages, self.stages.recipe.quantize
         activations = None if quantize is None else quantize.activations
+        assert not isinstance(activations, dict)
         damage = damage_of(
             model, images, example=stages.example, levels=levels, widths=self.widths, activations=activations,
             ignore=() if quantize is None else quantize.ignore, importance=self.options.cut_by, seed=stages.recipe.seed,

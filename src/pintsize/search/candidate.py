@@ -178,18 +178,17 @@ class Workshop:
         section = self.stages.recipe.quantize
         if section is None or not allocation.quantizes:
             return net
-        net = copy.deepcopy(net)
+        net, activations = copy.deepcopy(net), section.activations
+        assert not isinstance(activations, dict)  # bits by pattern and a budget do not go together
         quantize(
             net,
             weights=dict(allocation.bits),
-            activations={
-                name: section.activations if bits else None for name, bits in allocation.bits.items()
-            },
+            activations={name: activations if bits else None for name, bits in allocation.bits.items()},
             calibration=self.stages.some_training_images(section.calibration_images),
-            calibration_images=section.calibration_images,
             method=method or section.method,
-            ignore=section.ignore,
             progress=False,
+            seed=self.stages.recipe.seed,
+            **section.model_dump(exclude={"weights", "activations", "method", "edges"}),
         )
         return net
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import InputError
 from ..options import with_options
 from ..recipe import PruneSection, Recipe, merge
-from ..run_folder import digest
+from ..run_folder import digest, in_order
 from ..yaml_files import read_yaml
 
 _MOST_TRIALS = 10_000
@@ -141,7 +141,8 @@ class Trial:
     @property
     def key(self) -> str:
         """A digest of all that decides it."""
-        return digest(self.recipe.model_dump(mode="json"))
+        dump = self.recipe.model_dump(mode="json")
+        return digest({k: in_order(v) if isinstance(v, Mapping) else v for k, v in dump.items()})
 
 
 def read_sweep(path: str | os.PathLike[str]) -> SweepFile:
