@@ -245,3 +245,13 @@ def test_suffixes_and_paths_that_cannot_be(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CorruptFile, match="does not hold a dictionary of tensors"):
         files.load(tmp_path / "list.pt", model=network())
+
+
+def test_a_record_whose_name_is_damaged_is_no_other_tools_file(tmp_path):
+    path = tmp_path / "net.safetensors"
+    files.save(nn.Linear(4, 3), path)
+    content = path.read_bytes()
+    assert content.count(b'"pintsize":') == 1
+    path.write_bytes(content.replace(b'"pintsize":', b'"pintsizd":'))
+    with pytest.raises(CorruptFile, match="damaged"):
+        files.load(path, model=nn.Linear(4, 3))

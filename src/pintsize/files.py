@@ -22,6 +22,7 @@ from . import record as _record
 from .errors import CorruptFile, InputError, OperationError, unknown
 
 _KEY = "pintsize"
+_MARKS = ('"sha256"', '"aliases"', '"steps"')  # what our record holds, under whatever name
 _FREE, _PER_NUMBER = 2**28, 64
 """A file may name a network of so many parameters, and so many more for each number in it: pruning leaves few."""
 
@@ -275,6 +276,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
             str(path), f"it is not a whole safetensors file ({error})", "restore it from a copy"
         ) from error
     if document is None:
+        if any(sum(mark in text for mark in _MARKS) > 1 for text in metadata.values()):
+            raise CorruptFile(str(path), "the name of its record is damaged", "restore it from a copy")
         return tensors, None
     if not isinstance(document, dict) or not isinstance(document.get("aliases", {}), dict):
         raise CorruptFile(str(path), "its metadata is not pintsize's", "write the file again with ps.save")
