@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import onnx
 import pytest
 import torch
 
 import pintsize as ps
+from pintsize.deploy.pint import about
 from pintsize.errors import InputError, OperationError
 from pintsize.report.compare import points
 from pintsize.run_folder import RunFolder
@@ -94,12 +96,15 @@ def test_a_run_with_bits_by_pattern_and_learned_rounding(tmp_path):
     result = ps.compress(
         "resnet-demo", "digits", recipe={"quantize": {"weights": {"layer1.*": 4, "fc": None}}}, out=tmp_path, limit=60,
         epochs=1, batch_size=32, precision="fp32", calibration_images=16, learn_rounding=True, iterations=2,
-        progress=False,
+        licence="CC0-1.0", progress=False,
     )  # fmt: skip
     assert [stage["name"] for stage in result.stages] == ["dense fp32", "dense mixed bits"]
     bits = {layer["name"]: layer["bits"] for layer in result.metrics["layers"]}
     assert (bits["layer1.0.conv1"], bits["layer2.0.conv1"], bits["fc"]) == (4, 8, 32)
-    assert (tmp_path / "net.pint").is_file()
+    for name in ("dense", "net"):  # the deployed files say under which licence they are
+        assert about(tmp_path / f"{name}.pint")["licence"] == "CC0-1.0"
+        told = {each.key: each.value for each in onnx.load(tmp_path / f"{name}.onnx").metadata_props}
+        assert told["pintsize.licence"] == '"CC0-1.0"'
     assert [point["bits"] for point in points([tmp_path])] == ["WmixedA8"]
 
 

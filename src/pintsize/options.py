@@ -154,6 +154,7 @@ class CompressOptions(TypedDict, total=False):
     damping: float
     opset: int | None
     threads: int
+    licence: str | None
     seed: int
 
 

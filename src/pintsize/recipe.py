@@ -196,6 +196,8 @@ class ExportSection(Section):
     """ONNX operator set; by default the one pintsize is tested with."""
     threads: int = Field(default=2, ge=1, le=1024)
     """Threads of the runtime in every measurement."""
+    licence: str | None = None
+    """Of the weights, kept in the deployed files."""
 
 
 class Recipe(Section):

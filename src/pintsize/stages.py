@@ -93,7 +93,8 @@ class Stages:
         exports = [form.exported for form in self.forms]
         if packed(recipe):
             exports += [form.compressed for form in self.forms]
-        self._stage("export", [recipe.export.opset, exports], exports, self._export)
+        told = [recipe.export.licence] if recipe.export.licence is not None else []
+        self._stage("export", [recipe.export.opset, exports, *told], exports, self._export)
         self._stage("verify", [recipe.export.threads], [], partial(closing_stages.verify_file, self))
         self._stage("measure", [recipe.export.threads], [], partial(closing_stages.measure_files, self))
 
@@ -226,17 +227,18 @@ class Stages:
         return self.data.train.subset(min(count, len(self.data.train)), self.recipe.seed)
 
     def _export(self, _: str) -> dict[str, Any]:
+        about: dict[str, Any] = {"example": self.example, "licence": self.recipe.export.licence}
         for form in self.forms:
             if packed(self.recipe):
-                export(self.model(form.weights), self.folder.path / form.compressed, example=self.example)
+                export(self.model(form.weights), self.folder.path / form.compressed, **about)
             export(
                 self.model(form.weights),
                 self.folder.path / form.exported,
-                example=self.example,
                 opset=self.recipe.export.opset,
                 classes=self.data.classes,
                 mean=self.data.mean,
                 std=self.data.std,
+                **about,
             )
         return {}
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 import pintsize as ps
+from pintsize.deploy.pint import about
 
 PINTSIZE = Path(sys.executable).with_name("pintsize")
 
@@ -48,6 +50,22 @@ def test_export_to_pint_and_unpack(demo, tmp_path):
     with torch.no_grad():
         assert torch.equal(ps.load(tmp_path / "again.safetensors")(x), demo(x))
         assert torch.allclose(ps.open_runtime(tmp_path / "q.onnx")(x), demo(x), atol=0.2)
+
+
+def licence_in(path):
+    return json.loads({each.key: each.value for each in onnx.load(path).metadata_props}["pintsize.licence"])
+
+
+def test_the_licence_goes_into_the_file(demo, tmp_path):
+    ps.save(demo, tmp_path / "q.safetensors")
+    pintsize("export", "-m", "q.safetensors", "--licence", "CC0-1.0", "-o", "q.pint", folder=tmp_path)
+    assert about(tmp_path / "q.pint")["licence"] == "CC0-1.0"
+    size = ["--image-size", 8]
+    pintsize("unpack", "q.pint", "-o", "kept.onnx", *size, folder=tmp_path)
+    pintsize("unpack", "q.pint", "-o", "other.onnx", *size, "--licence", "Apache-2.0", folder=tmp_path)
+    assert [licence_in(tmp_path / f"{name}.onnx") for name in ("kept", "other")] == ["CC0-1.0", "Apache-2.0"]
+    error = pintsize("unpack", "q.pint", "-o", "a.safetensors", "--licence", "MIT", folder=tmp_path, code=2)
+    assert "licence for a.safetensors: a .safetensors file holds weights alone; leave it out" in error
 
 
 def test_unpack_of_a_network_that_is_not_ours(tmp_path):

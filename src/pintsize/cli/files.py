@@ -29,6 +29,7 @@ def export(
         bool, typer.Option(help="Take images in [0, 1]; needs --data, whose mean and deviation go in.")
     ] = False,
     include_softmax: Annotated[bool, typer.Option(help="Give probabilities instead of logits.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Of the weights, kept in the file.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Write the file that is deployed; its suffix says which format."""
@@ -56,6 +57,7 @@ def export(
         dynamic_batch=dynamic_batch,
         include_normalization=include_normalization,
         include_softmax=include_softmax,
+        licence=licence,
         **about,
     )
     shape = "×".join("N" if size is None else str(size) for size in written.input_shape)
@@ -80,6 +82,10 @@ def unpack(
     ] = None,
     data: o.OptionalData = None,
     image_size: o.ImageSize = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Of the weights, kept in the deployed file; by default the .pint file's."),
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Turn a .pint file into a .safetensors file, or into one that is deployed."""
@@ -89,7 +95,7 @@ def unpack(
 
     images = None if data is None else load_data(data, image_size=image_size)
     plain = None if model is None else load_model(model, images, image_size=image_size)
-    options = {}
+    options: dict[str, Any] = {} if licence is None else {"licence": licence}
     if out.suffix != ".safetensors":
         options["example"] = example_for(load(file, model=copy.deepcopy(plain)), images, image_size)
     pint.unpack(file, out, model=plain, **options)
