@@ -99,5 +99,32 @@ def test_bench_compares_formats_as_table_json_and_picture(demo, tmp_path):
     out = json.loads(pintsize("bench", "q.onnx", "--repeats", 3, "--json", folder=tmp_path))
     assert out["files"][0]["bytes"] == (tmp_path / "q.onnx").stat().st_size
     assert 0 < out["files"][0]["median_ms"] <= out["files"][0]["p95_ms"]
+    assert out["files"][0]["name"] == out["files"][0]["file"] == "q.onnx"
     error = pintsize("bench", "q.onnx", "--figure", "b.bmp", folder=tmp_path, code=2)
     assert "kind of picture" in error
+
+
+def test_bench_runs_one_file_in_several_runtimes(demo, tmp_path):
+    pytest.importorskip("openvino")
+    ps.export(demo, tmp_path / "q.onnx", example=torch.zeros(1, 1, 8, 8))
+    (tmp_path / "a@b.onnx").write_bytes((tmp_path / "q.onnx").read_bytes())
+    names = ["q.onnx", "q.onnx@openvino", "a@b.onnx", "a@b.onnx@openvino"]
+    found = json.loads(
+        pintsize("bench", *names, "--backend", "onnxruntime", "--repeats", 2, "--threads", 1, "--figure", "b.svg",
+                 "--json", folder=tmp_path)
+    )["files"]  # fmt: skip
+    assert [row["name"] for row in found] == names
+    assert [row["file"] for row in found] == ["q.onnx", "q.onnx", "a@b.onnx", "a@b.onnx"]
+    assert [row["backend"] for row in found] == ["onnxruntime", "openvino"] * 2
+    assert all(row["bytes"] == (tmp_path / "q.onnx").stat().st_size for row in found)
+    assert all(row["peak_memory_bytes"] > 0 for row in found)
+    assert "q.onnx@openvino" in (tmp_path / "b.svg").read_text()
+
+
+def test_bench_tells_what_it_does_not_know(demo, tmp_path):
+    ps.export(demo, tmp_path / "q.onnx", example=torch.zeros(1, 1, 8, 8))
+    said = pintsize("bench", "q.onnx@openvin", folder=tmp_path, code=2)
+    assert "backend 'openvin': there is no such backend; did you mean 'openvino'" in said
+    assert "none.onnx: there is no such file" in pintsize("bench", "none.onnx@torch", folder=tmp_path, code=2)
+    text = pintsize("bench", "q.onnx@onnxruntime", "--repeats", 2, "--threads", 1, folder=tmp_path)
+    assert text.splitlines()[-1].split()[0] == "q.onnx@onnxruntime"

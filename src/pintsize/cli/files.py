@@ -149,7 +149,12 @@ def verify(
 
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(help="Exported files; they take turns.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Exported files; they take turns. FILE@BACKEND runs one in a runtime of its own."
+        ),
+    ],
     *,
     batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
     warmup: Annotated[int, typer.Option(help="Calls that are not timed.")] = 10,
@@ -173,7 +178,11 @@ def bench(
         raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")
     if figure is not None and figure.suffix not in {".png", ".svg"}:
         raise unknown("kind of picture", figure.suffix, (".png", ".svg"))
-    runtimes = {str(file): open_runtime(file, backend=backend, threads=threads) for file in files}
+    contenders = {file: _contender(file, backend) for file in files}
+    runtimes = {
+        name: open_runtime(path, backend=chosen, threads=threads)
+        for name, (path, chosen) in contenders.items()
+    }
     shapes = {tuple(runtime.input_shape)[1:] for runtime in runtimes.values()}
     if len(shapes) > 1:
         raise InputError("bench", f"the files take different images: {sorted(shapes)}", "time them apart")
@@ -181,18 +190,21 @@ def bench(
     times = side_by_side(runtimes, images, warmup=warmup, repeats=repeats, threads=threads)
     rows: list[dict[str, Any]] = [
         {
-            "file": name,
+            "name": name,
+            "file": contenders[name][0],
             "backend": runtimes[name].backend,
             "median_ms": timed.median_ms,
             "p95_ms": timed.p95_ms,
-            "bytes": size_of(Path(name)),
-            "peak_memory_bytes": peak_memory(name, backend=backend, threads=threads, batch=batch),
+            "bytes": size_of(contenders[name][0]),
+            "peak_memory_bytes": peak_memory(
+                contenders[name][0], backend=contenders[name][1], threads=threads, batch=batch
+            ),
         }
         for name, timed in times.items()
     ]
     cells = [
         (
-            str(row["file"]),
+            row["name"],
             milliseconds_text(row["median_ms"]),
             milliseconds_text(row["p95_ms"]),
             bytes_text(row["bytes"]),
@@ -203,6 +215,12 @@ def bench(
     if figure is not None:
         from ..viz import runtime_bars, save
 
-        save(runtime_bars({str(row["file"]): row for row in rows}), figure)
+        save(runtime_bars({row["name"]: row for row in rows}), figure)
     table = Table(("", "median", "p95", "file", "peak memory"), cells)
     emit({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table, as_json=as_json)
+
+
+def _contender(text: str, backend: str | None) -> tuple[Path, str | None]:
+    """The file and the runtime that `FILE` or `FILE@BACKEND` names; a file that has such a name comes first."""
+    path, at, chosen = text.rpartition("@")
+    return (Path(text), backend) if not at or Path(text).exists() else (Path(path), chosen)
