@@ -6,10 +6,12 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 from pintsize import errors
 from pintsize.deploy import export, integer_nodes, open_runtime, verify
 from pintsize.deploy.openvino_graph import prepared
+from pintsize.quant import quantize
 
 pytest.importorskip("openvino", reason="the extra 'openvino' cannot be installed here")
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -60,6 +62,79 @@ def test_what_a_convolution_gives_is_rounded_before_a_sum(parts, tmp_path):
     assert kinds.count("Round") == 1
     assert kinds.count("QuantizeLinear") == [n.op_type for n in before.graph.node].count("QuantizeLinear") - 1
     onnx.checker.check_model(after, full_check=True)
+
+
+def pooled(pool: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), pool, nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(512, 10)
+    )
+
+
+class Branches(nn.Module):
+    """As in Inception: a tensor, its average pool and the input, joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.join, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(19, 8, 1), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y = torch.cat([y, nn.functional.avg_pool2d(y, 3, 1, 1), x], 1)
+        return self.fc(torch.relu(self.join(y)).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Patches, attention on them behind a norm, and the mean over the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 16, 4, stride=4), nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x).flatten(2).transpose(1, 2)
+        z = self.norm(y)
+        return self.fc((y + self.attention(z, z, z, need_weights=False)[0]).mean(1))
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml"])
+@pytest.mark.parametrize(
+    ("make", "convolutions"),
+    [
+        (lambda: pooled(nn.AvgPool2d(3, 1, 1)), 2),
+        (lambda: pooled(nn.AvgPool2d(3, 1, 1, count_include_pad=False)), 2),
+        (lambda: pooled(nn.MaxPool2d(3, 1, 1)), 2),
+        (Branches, 2),
+        (Attention, 1),
+    ],
+    ids=["average", "average without padding", "maximum", "branches", "attention"],
+)
+def test_pools_that_pad_and_means_of_tokens(make, convolutions, suffix, tmp_path):
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(64, 3, 8, 8)
+    quantize(model, calibration=[x])
+    with torch.no_grad():
+        expected = model(x)
+    path = export(model, tmp_path / f"net.{suffix}", example=x[:2]).path
+    with open_runtime(path, backend="openvino", threads=1) as runtime:
+        found = runtime(x)
+    assert (
+        found - expected
+    ).norm() < 0.002 * expected.norm()  # a few numbers at .5 steps may round the other way
+    assert integer_nodes(path, backend="openvino")["integer"]["Convolution"] == convolutions
+
+
+def test_what_is_right_in_integers_stays(tmp_path):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AvgPool2d(3, 1, 1), nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1)
+    )
+    x = torch.randn(8, 3, 8, 8)
+    path = export(model.eval(), tmp_path / "float.onnx", example=x).path
+    assert prepared(path.read_bytes()) == path.read_bytes()
+    quantize(model, calibration=[x])
+    path = export(model, tmp_path / "quantized.onnx", example=x).path
+    assert prepared(path.read_bytes()) == path.read_bytes()  # zero point 0, and a mean of images
 
 
 def test_two_bit_numbers_become_bytes(parts, tmp_path):

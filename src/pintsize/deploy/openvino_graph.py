@@ -2,7 +2,9 @@
 
 OpenVINO computes a convolution and the sum behind it in one kernel, and there leaves out the rounding
 of the convolution's result: on ResNet32 that moves every sum by a quarter of a step, on average. With
-the rounding written as arithmetic the kernel keeps it. And OpenVINO reads no 2-bit numbers.
+the rounding written as arithmetic the kernel keeps it. OpenVINO reads no 2-bit numbers. And two of its
+8-bit kernels are wrong (2026.4): an average pool pads with the integer 0 in place of the zero point, and
+sums and means of tensors [B, T, C] are arbitrary; both are computed in float32 here.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+_MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool"}
+
 
 def prepared(content: bytes) -> bytes:
     """An ONNX file in the form that OpenVINO computes exactly; every change keeps what it means."""
@@ -20,6 +24,7 @@ def prepared(content: bytes) -> bytes:
     proto = onnx.load_from_string(content)
     changed = _widen(proto.graph)
     changed |= _round_before_sums(proto.graph)
+    changed |= _keep_in_float(proto)
     return proto.SerializeToString() if changed else content
 
 
@@ -60,12 +65,90 @@ def _round_before_sums(graph: Any) -> bool:
             break  # OpenVINO takes one convolution into the sum; the other rounds as it stores its result
     nodes = [new for node in graph.node if id(node) not in dropped for new in replaced.get(id(node), [node])]
     if replaced:
-        copies = [type(node)() for node in nodes]
-        for copy, node in zip(copies, nodes, strict=True):
-            copy.CopyFrom(node)
-        del graph.node[:]
-        graph.node.extend(copies)
+        _set_nodes(graph, nodes)
     return bool(replaced)
+
+
+def _keep_in_float(proto: Any) -> bool:
+    """Put a maximum that changes nothing before each op whose 8-bit kernel is wrong; whether there were any.
+
+    OpenVINO moves the scale and the zero point of a quantizer behind pools and means, to compute them on
+    integers, and stops at a maximum.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    found = (
+        _wrong_on_integers(proto) if any(node.op_type == "QuantizeLinear" for node in graph.node) else set()
+    )
+    if not found:
+        return False
+    lowest = np.asarray(np.finfo(np.float32).min)
+    graph.initializer.append(numpy_helper.from_array(lowest, "pintsize/lowest"))
+    nodes = []
+    for node in graph.node:
+        if node.output[0] in found:
+            same = f"{node.output[0]}/float"
+            nodes.append(helper.make_node("Max", [node.input[0], "pintsize/lowest"], [same]))
+            node.input[0] = same
+        nodes.append(node)
+    _set_nodes(graph, nodes)
+    return True
+
+
+def _wrong_on_integers(proto: Any) -> set[str]:
+    """The outputs of the ops that OpenVINO computes wrongly if their input is quantized."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    ranks = _ranks(proto)
+    return {
+        node.output[0]
+        for node in proto.graph.node
+        if (node.op_type in _MEANS and ranks.get(node.input[0], 3) == 3)
+        or (_averages_padding(node) and not _zero_is_0(makers.get(node.input[0]), constants))
+    }
+
+
+def _averages_padding(node: Any) -> bool:
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type != "AveragePool" or "count_include_pad" not in given or not given["count_include_pad"].i:
+        return False
+    automatic = "auto_pad" in given and given["auto_pad"].s.startswith(b"SAME")
+    return automatic or ("pads" in given and any(given["pads"].ints))
+
+
+def _zero_is_0(maker: Any, constants: dict[str, Any]) -> bool:
+    """Whether `maker` is a dequantizer whose integer 0 means 0, as behind a ReLU."""
+    from onnx import numpy_helper
+
+    if maker is None or maker.op_type != "DequantizeLinear":
+        return False
+    return all(
+        key in constants and not numpy_helper.to_array(constants[key]).any() for key in maker.input[2:]
+    )
+
+
+def _ranks(proto: Any) -> dict[str, int]:
+    """How many dimensions each tensor has, where that can be told."""
+    from onnx import shape_inference
+
+    try:
+        graph = shape_inference.infer_shapes(proto).graph
+    except shape_inference.InferenceError:
+        return {}  # OpenVINO says what is wrong with the file
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
+def _set_nodes(graph: Any, nodes: list[Any]) -> None:
+    copies = [type(node)() for node in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def _quantizer(name: str, makers: dict[str, Any], readers: dict[str, list[Any]]) -> tuple[Any, Any] | None:
