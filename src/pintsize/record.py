@@ -118,7 +118,7 @@ def steps_from_json(document: Any, *, source: str) -> list[Step]:
         )
     steps = []
     for number, fields in enumerate(document["steps"]):
-        if not isinstance(fields, dict) or "kind" not in fields:
+        if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
             raise CorruptFile(
                 source, f"step {number} of its record has no kind", "write the file again with ps.save"
             )
