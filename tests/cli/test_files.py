@@ -126,5 +126,5 @@ def test_bench_tells_what_it_does_not_know(demo, tmp_path):
     said = pintsize("bench", "q.onnx@openvin", folder=tmp_path, code=2)
     assert "backend 'openvin': there is no such backend; did you mean 'openvino'" in said
     assert "none.onnx: there is no such file" in pintsize("bench", "none.onnx@torch", folder=tmp_path, code=2)
-    text = pintsize("bench", "q.onnx@onnxruntime", "--repeats", 2, "--threads", 1, folder=tmp_path)
+    text = pintsize("bench", "./q.onnx@onnxruntime", "--repeats", 2, "--threads", 1, folder=tmp_path)
     assert text.splitlines()[-1].split()[0] == "q.onnx@onnxruntime"

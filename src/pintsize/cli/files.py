@@ -178,7 +178,7 @@ def bench(
         raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")
     if figure is not None and figure.suffix not in {".png", ".svg"}:
         raise unknown("kind of picture", figure.suffix, (".png", ".svg"))
-    contenders = {file: _contender(file, backend) for file in files}
+    contenders = {str(Path(file)): _contender(file, backend) for file in files}
     runtimes = {
         name: open_runtime(path, backend=chosen, threads=threads)
         for name, (path, chosen) in contenders.items()
