@@ -34,7 +34,7 @@ def cluster(
     norms: Annotated[bool, typer.Option(help="Batch-norm weights, too.")] = False,
     ignore: Ignore = None,
     epochs: Annotated[int, typer.Option(help="Epochs in which the shared values are trained on.")] = 0,
-    lr: Annotated[float, typer.Option(help="Largest learning rate of these epochs.")] = 0.01,
+    lr: Annotated[float, typer.Option(help="Largest learning rate of these epochs (Adam).")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Images per step of these epochs.")] = 128,
     seed: o.Seed = 0,
     as_json: o.AsJson = False,
@@ -64,7 +64,9 @@ def cluster(
     before = None if images is None else evaluate(network, images.val)
     done = cluster_weights(network, k=k, bits=bits, scope=scope, norms=norms, ignore=tuple(ignore or ()))  # type: ignore[arg-type]
     if epochs and images is not None:
-        train(network, images, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+        # a shared value's gradient is a sum over up to millions of weights, which plain SGD takes as it is
+        train(network, images, epochs=epochs, lr=lr, optimizer="adam", weight_decay=0.0,
+              batch_size=batch_size, seed=seed)  # fmt: skip
     save(network, out)
     result: dict[str, Any] = {"file": out, "bytes": done.bytes, "layers": done.layers}
     text = f"{out}: {len(done.layers)} layers, {bytes_text(done.bytes)} of codebooks and codes"
