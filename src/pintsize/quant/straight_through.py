@@ -50,13 +50,15 @@ def quantize(
     return rounded
 
 
-_PIECE = 2**19
+_PIECE = 2**21
 """Numbers that are worked on at once: what is in the cache is read and written some times faster, and no large tensor
 is needed besides the result (fresh memory costs a CPU more than the arithmetic)."""
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one memory layout, a stretch of memory at a time."""
+    if tensors[0].numel() <= _PIECE:
+        return iter([tensors])
     flat = (t.as_strided((t.numel(),), (1,)).split(_PIECE) for t in tensors)
     return zip(*flat, strict=True)
 
