@@ -1,7 +1,7 @@
 """Entropy coding of quantized weights: asymmetric numeral systems over contexts that model the channels.
 
-Layers with kernels of one size are read together, one position of the kernel after the other. How far a symbol spreads is
-estimated from what is known by then of its output channel, its input channel and its own kernel;
+Layers with kernels of one size are read together, one position of the kernel after the other. How far a
+symbol spreads is estimated from what is known by then of its output channel, its input channel and its own kernel;
 its sign from the neighbours above and to the left. Both choose one of a few distributions, which the
 file carries. Only +, −, ×, ÷ and comparisons of float32 are used, so that every machine comes to the
 same choice. Specified in `docs/format.md`.
@@ -49,15 +49,15 @@ def encode(tensors: Sequence[Array], largest: int) -> bytes:
     """
     from constriction import stream
 
-    groups = _grouped([tensor.shape for tensor in tensors])
-    starts = [_start(tensor) for tensor in tensors]
+    starts = bytes(_start(tensor) for tensor in tensors)
+    groups = _grouped([tensor.shape for tensor in tensors], starts)
     for group in groups:
         for layer in group.layers:
             layer.symbols[...] = tensors[layer.number].transpose(2, 3, 0, 1)
     passes = [
-        (step.classes, step.turn(np.concatenate([view.ravel() for view in step.views])) + largest)
+        (step.classes, step.turn(_together(step.views)) + largest)
         for group in groups
-        for step in _scan(group, starts)
+        for step in _scan(group)
     ]
     counts = np.zeros((_CLASSES, 2 * largest + 1), np.int64)
     for classes, symbols in passes:
@@ -76,7 +76,7 @@ def encode(tensors: Sequence[Array], largest: int) -> bytes:
             first = ends[model - 1] if model else 0
             if ends[model] > first:
                 coder.encode_reverse(grouped[first : ends[model]], distributions[model])
-    tables = zlib.compress(bytes(starts) + models.tobytes() + costs.T.tobytes(), 9)
+    tables = zlib.compress(starts + models.tobytes() + costs.T.tobytes(), 9)
     words = coder.get_compressed().astype("<u4").tobytes()
     block: bytes = struct.pack("<IB", len(tables), len(costs)) + tables + words
     return block
@@ -102,8 +102,8 @@ def decode(data: bytes, shapes: Sequence[Shape4], largest: int, *, source: str) 
         coder = stream.stack.AnsCoder(words)
     except ValueError as error:
         raise CorruptFile(source, f"its weights are not a coded stream ({error})", _CORRUPT) from error
-    groups = _grouped(shapes)
-    for step in (step for group in groups for step in _scan(group, starts)):
+    groups = _grouped(shapes, starts)
+    for step in (step for group in groups for step in _scan(group)):
         chosen = models[step.classes]
         counts = np.bincount(chosen, minlength=len(distributions))
         parts = [
@@ -154,10 +154,10 @@ class _Pass(NamedTuple):
 class _Layer:
     """One tensor, and what its symbols so far say of those to come."""
 
-    def __init__(self, number: int, symbols: Array) -> None:
+    def __init__(self, number: int, symbols: Array, start: int) -> None:
         self.number, self.symbols = number, symbols  # [Y, X, O, I]
         self.rows, self.columns = _Channels(symbols.shape[2]), _Channels(symbols.shape[3])
-        self.total, self.seen = 0.0, 0.0
+        self.total, self.seen = _spread(start) * _START, _START
 
     def expect(self, tile: tuple[slice, slice], out: Array) -> None:
         """Write the magnitude that the channels expect of each symbol to `out` [o, i]."""
@@ -199,7 +199,7 @@ class _Group(NamedTuple):
     layers: list[_Layer]
 
 
-def _grouped(shapes: Sequence[Shape4]) -> list[_Group]:
+def _grouped(shapes: Sequence[Shape4], starts: bytes) -> list[_Group]:
     groups = []
     for kernel in sorted({shape[2:] for shape in shapes}):
         members = [(number, shape) for number, shape in enumerate(shapes) if shape[2:] == kernel]
@@ -207,16 +207,19 @@ def _grouped(shapes: Sequence[Shape4]) -> list[_Group]:
         layers, at = [], 0
         for number, (out, into, *_) in members:
             piece = symbols[:, :, at : at + out * into]
-            layers.append(_Layer(number, piece.reshape(*kernel, out, into)))
+            layers.append(_Layer(number, piece.reshape(*kernel, out, into), starts[number]))
             at += out * into
         groups.append(_Group(symbols, layers))
     return groups
 
 
-def _scan(group: _Group, starts: Sequence[int]) -> Iterator[_Pass]:
+def _together(views: Sequence[Array]) -> Array:
+    """Their symbols in a row: a copy."""
+    return np.concatenate([view.ravel() for view in views])
+
+
+def _scan(group: _Group) -> Iterator[_Pass]:
     """The passes over a group; a decoder writes each pass before it asks for the next."""
-    for layer in group.layers:
-        layer.total, layer.seen = _spread(starts[layer.number]) * _START, _START
     height, width, number = group.symbols.shape
     tiles = 1 if height * width > 1 else _TILES
     kernels = np.zeros(number if tiles == 1 else 0, np.float32)
@@ -237,7 +240,7 @@ def _scan(group: _Group, starts: Sequence[int]) -> Iterator[_Pass]:
         else:
             classes, turned = _scale_class(spread), None
         yield _Pass([group.symbols[y, x]] if tiles == 1 else views, classes, turned)
-        np.abs(np.concatenate([view.ravel() for view in views]), out=spread, casting="unsafe")
+        np.abs(_together(views), out=spread, casting="unsafe")
         for layer, part in parts:
             layer.add(tile, part)
         if tiles == 1:
