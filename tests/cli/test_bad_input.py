@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 import pintsize as ps
-from pintsize.cli import main
 
 PINTSIZE = Path(sys.executable).with_name("pintsize")
 DIGITS = ["--data", "digits", "--limit", "100"]
@@ -57,15 +56,11 @@ def one_line(text):
 
 
 @pytest.fixture
-def refused(place, monkeypatch, capsys):
-    """The same within this process, which has PyTorch loaded: what a process does on top is in test_commands.py."""
-    monkeypatch.chdir(place)
+def refused(place, called):
+    """The same within this process."""
 
     def run(*args, code=2):
-        with pytest.raises(SystemExit) as ended:
-            main([str(arg) for arg in args])
-        assert ended.value.code == code
-        return one_line(capsys.readouterr().err)
+        return one_line(called(*args, folder=place, code=code).err)
 
     return run
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import pintsize as ps
-from pintsize.cli import main
 from pintsize.quant import fixed_point
 from pintsize.record import record
 
@@ -102,15 +101,11 @@ def test_fixed_point_mistakes(folder):
 
 
 @pytest.fixture
-def shell(folder, monkeypatch, capsys):
-    """The same within this process, which has PyTorch loaded: what it prints."""
-    monkeypatch.chdir(folder)
+def shell(folder, called):
+    """The same within this process: what it prints."""
 
     def run(*args, code=0):
-        with pytest.raises(SystemExit) as ended:
-            main([str(arg) for arg in args])
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.err
+        printed = called(*args, folder=folder, code=code)
         return printed.out if code == 0 else printed.err
 
     return run
