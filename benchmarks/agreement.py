@@ -73,9 +73,10 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=200, help="of learned rounding, with method best")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and figures")
-    parser.add_argument("--train-images", type=int, default=6000)
+    parser.add_argument("--stem", default="small", choices=("small", "imagenet"))
+    parser.add_argument("--train-images", type=int, default=12000)
     parser.add_argument("--test-images", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -89,7 +90,8 @@ def main() -> None:
         for weights in options.weights:
             key = f"{name} W{weights}A8"
             if key not in done:
-                done[key] = row(trained(name, data, options), data, weights, options)
+                dense = trained(name, data, options, stem=options.stem, augment=False)
+                done[key] = row(dense, data, weights, options)
                 write_text(results, json.dumps(done, indent=1))
                 print(key, done[key], flush=True)
     print(f"\n{options.method}, {data.name}, {len(data.test)} test images; {machine()['cpu']}")

@@ -64,9 +64,15 @@ class Setting:
     report: bool = False
     """The report's own placement, rates and loop."""
     recover_epochs: int = 12
-    recover_lr: float = 0.02
+    recover_lr: float = 0.05
+    weight_decay: float = 5e-4
+    """Of the recovery."""
     qat_epochs: int = 12
     qat_lr: float = 0.01
+    qat_weight_decay: float = 1e-4
+    damping: float = 1e-5
+    distill_weight: float = 0.6
+    temperature: float = 3.0
 
 
 _BITS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4))
@@ -89,7 +95,7 @@ SETTINGS = {
 
 
 def data_of(folder: str, limit: int | None) -> Any:
-    return ps.data.load(f"imagefolder:{folder}", val_fraction=0.1, seed=0, limit=limit, mean=MEAN, std=STD)
+    return ps.data.load(f"imagefolder:{folder}", val_fraction=0.04, seed=0, limit=limit, mean=MEAN, std=STD)
 
 
 def point(args: argparse.Namespace) -> dict[str, Any]:
@@ -170,7 +176,7 @@ class Run:
     def recover(self, model: nn.Module) -> None:
         """Train the smaller network with the dense one as its teacher."""
         s = self.setting
-        self.fit(model, "recovered", epochs=s.recover_epochs, lr=s.recover_lr)
+        self.fit(model, "recovered", epochs=s.recover_epochs, lr=s.recover_lr, weight_decay=s.weight_decay)
 
     def quantize(self, model: nn.Module) -> None:
         """Train with quantizers, then fold what norms are left."""
@@ -182,23 +188,20 @@ class Run:
             calibration=images, method=s.method, example=example, progress=False,
         )  # fmt: skip
         if s.qat_epochs:
-            late = QuantizationAware()
+            late = QuantizationAware(damping=s.damping)
             self.fit(
-                model, "quantized", epochs=s.qat_epochs, lr=s.qat_lr, weight_decay=1e-5, callbacks=(late,)
-            )
+                model, "quantized", epochs=s.qat_epochs, lr=s.qat_lr, weight_decay=s.qat_weight_decay,
+                callbacks=(late,),
+            )  # fmt: skip
         fold_batchnorm(model, example)
 
     def fit(self, model: nn.Module, name: str, **options: Any) -> History:
         """`ps.train` with the dense teacher; resumable."""
-        settings = {"optimizer": "sgd", "nesterov": True, "weight_decay": 1e-4, "warmup_epochs": 0, **options}
         history = ps.train(
-            model,
-            self.data,
-            teacher=self.dense,
-            seed=self.seed,
-            checkpoint=self.folder / f"{name}.ckpt",
-            **settings,
-        )
+            model, self.data, teacher=self.dense, seed=self.seed, checkpoint=self.folder / f"{name}.ckpt",
+            nesterov=True, distill_weight=self.setting.distill_weight, temperature=self.setting.temperature,
+            **options,
+        )  # fmt: skip
         history.save(self.folder / f"{name}.json")
         return history
 

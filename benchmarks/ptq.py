@@ -57,19 +57,19 @@ def some_images(options: argparse.Namespace, **normalization: Any) -> ps.data.Da
     return dataclasses.replace(data, **parts)
 
 
-def trained(name: str, data: ps.data.Data, options: argparse.Namespace) -> nn.Module:
+def trained(
+    name: str, data: ps.data.Data, options: argparse.Namespace, *, stem: str = "small", augment: bool = True
+) -> nn.Module:
     """The network, from its file in `--out` or trained into it."""
     path = options.out / f"{name}.safetensors"
     if path.exists():
         return ps.load(path)
     torch.manual_seed(options.seed)
-    model = ps.models.create(
-        name, num_classes=len(data.classes), in_channels=data.image_shape[0], stem="small"
-    )
+    model = ps.models.create(name, num_classes=len(data.classes), in_channels=data.image_shape[0], stem=stem)
     lr = options.lr / (5 if name in WITHOUT_NORMS else 1)
     ps.train(
         model, data, epochs=options.epochs, lr=lr, warmup_epochs=min(0.5, options.epochs),
-        batch_size=64, seed=options.seed, checkpoint=options.out / f"{name}.ckpt",
+        batch_size=64, seed=options.seed, checkpoint=options.out / f"{name}.ckpt", augment=augment,
     )  # fmt: skip
     ps.save(model, path)
     return model

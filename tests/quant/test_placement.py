@@ -6,6 +6,7 @@ from torch import nn
 
 from pintsize.graph import trace
 from pintsize.quant import flow, placement
+from pintsize.quant.placement import Pair
 
 
 def plan(model, x, *, bits=8, ignore=(), outputs=False):
@@ -52,6 +53,7 @@ def test_residual_with_inplace_operations():
         "b": "relu__relu_1",
         "head": "network__adaptive_avg_pool2d_0",
     }
+    assert found.pairs == {"relu__relu_2": [Pair("b__conv2d_0", "relu__relu_0", product=False)]}
 
 
 def test_logits_are_quantized_on_demand_only():

@@ -22,6 +22,7 @@ from .fold import FoldStep, fold_batchnorm, foldable, make_factors_positive
 from .progress import bar
 from .record import QuantizeStep, activation_json
 from .result import QuantizationResult, describe
+from .ties import avoid_ties
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def quantize(
     else:
         folded = fold_batchnorm(work, example)
     bits = {"weights": weights, "activations": activations}
-    step = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    step, pairs = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
     step = replace(step, learnable=trained_scales, follow=follow)
-    done = _quantized(work, step, images, method, refinement=refinement, progress=progress)
+    done = _quantized(work, step, pairs, images, method, refinement=refinement, progress=progress)
     commit(model, done.model, [each for each in (folded, step) if each is not None])
     return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
 
@@ -147,6 +148,7 @@ def quantize(
 def _quantized(
     reference: nn.Module,
     step: QuantizeStep,
+    pairs: Mapping[str, Sequence[placement.Pair]],
     images: list[Tensor],
     method: str,
     *,
@@ -160,15 +162,16 @@ def _quantized(
         step.apply(made)
         ranges.calibrate_weights(made, method)
         ranges.calibrate_activations(made, step, images, method, progress=progress)
+        avoid_ties(made, pairs)
         return made
 
     done = _Done(calibrated(reference))
     if refinement.equalize is not False:
         other = copy.deepcopy(reference)
-        pairs = equalization.equalize(other, images)
+        equalized = equalization.equalize(other, images)
         trial = calibrated(other)
         if refinement.equalize or _error(trial, reference, images) < _error(done.model, reference, images):
-            reference, done = other, _Done(trial, pairs)
+            reference, done = other, _Done(trial, equalized)
     if refinement.learn_rounding:
         parts = rounding.blocks(done.model, images[0][:2])
         with bar("learn rounding", len(parts), progress) as advance:
@@ -247,7 +250,7 @@ def _plan(
     ignore: Sequence[str],
     edges: int | None,
     outputs: bool,
-) -> QuantizeStep:
+) -> tuple[QuantizeStep, dict[str, list[placement.Pair]]]:
     recorded = trace.record(model, example)
     layers = placement.layers(flow.build(recorded, model))
     if not layers:
@@ -263,4 +266,5 @@ def _plan(
     if bits["activations"] is not None:
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
     chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
-    return QuantizeStep(chosen, [activation_json(p) for p in plan.activations], plan.inputs, plan.input_bits)
+    activations = [activation_json(p) for p in plan.activations]
+    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits), plan.pairs

@@ -63,6 +63,15 @@ class Placement:
         return self.places[0].label
 
 
+@dataclass(frozen=True)
+class Pair:
+    """The quantizers of what an addition or a multiplication reads."""
+
+    one: str
+    other: str
+    product: bool
+
+
 @dataclass
 class Plan:
     """All quantizers of a network."""
@@ -74,6 +83,8 @@ class Plan:
     """Layer → name of the placement it reads."""
     input_bits: dict[str, int] = field(default_factory=dict)
     """Layers that round what they read to fewer bits than its other readers."""
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    """Quantizer of sums or products → what they are of, in the order of the forward."""
 
 
 def layers(flow: Flow) -> list[str]:
@@ -273,7 +284,18 @@ class _Planner:
                     if bits < placement.bits:
                         made.input_bits[node.layer] = bits
         made.layers = layers(self.flow)
+        self.pair(made, names)
         return made
+
+    def pair(self, made: Plan, names: Mapping[_Group, str]) -> None:
+        """Note which quantized values are added or multiplied."""
+        for node in (node for node in self.kernels if node.name.rstrip("_") in ("add", "mul")):
+            groups = [self.made(node), *(self.group.get(edge) for edge in node.data if edge.computed)]
+            found = [names.get(group) for group in groups if group is not None]
+            match found:
+                case [str(result), str(one), str(other)] if result not in (one, other):
+                    pairs = made.pairs.setdefault(result, [])
+                    pairs.append(Pair(one, other, product=node.name.startswith("mul")))
 
 
 def _name(place: Place) -> str:
