@@ -182,7 +182,7 @@ class Run:
         """Train with quantizers, then fold what norms are left."""
         s = self.setting
         example = next(iter(self.data.val.batches(2)))[0].to(next(model.parameters()).device)
-        images = self.data.train.subset(min(512, len(self.data.train)), self.seed)
+        images = self.data.train.at_most(512, self.seed)
         ps.quantize(
             model, weights={"conv1": 8, "*": s.weights}, activations={"conv1": 8, "*": s.activations},
             calibration=images, method=s.method, example=example, progress=False,

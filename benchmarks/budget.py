@@ -62,7 +62,7 @@ class Seed:
         self.folder = given.out / f"seed-{seed}"
         self.data = ps.data.load(given.data, limit=given.limit, seed=seed)
         self.example = next(iter(self.data.val.batches(batch_size=2)))[0]
-        self.calibration = self.data.train.subset(min(CALIBRATION, len(self.data.train)), seed)
+        self.calibration = self.data.train.at_most(CALIBRATION, seed)
 
     def search(self):
         """Its file; the dense network of the seed is trained on the way."""
@@ -134,7 +134,7 @@ class Seed:
         return path
 
     def dense_file(self):
-        return self.folder / "search" / "dense.onnx"
+        return self.folder / "search" / "budget" / "dense.onnx"
 
     def times(self, files):
         """Median milliseconds, in turns."""

@@ -136,6 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", default=["resnet32", "mobilenetv2", "vgg16-bn"])
     parser.add_argument("--weights", nargs="*", default=[], help="model=file.safetensors")
+    parser.add_argument("--channels", type=int, default=3, help="of the images")
     parser.add_argument("--nncodec", type=Path, help="a Python that has nncodec installed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -162,12 +163,12 @@ def main() -> None:
     print("  ".join(f"{head:>12}" for head in heads))
     rows = []
     for name in options.models:
-        model = ps.models.create(name, num_classes=10, stem="small").eval()
+        model = ps.models.create(name, num_classes=10, in_channels=options.channels, stem="small").eval()
         if name in given:
             model = ps.load(given[name], model=model)
         for form, compress in FORMS.items():
             small = copy.deepcopy(model)
-            compress(small, torch.randn(8, 3, 32, 32))
+            compress(small, torch.randn(8, options.channels, 32, 32))
             rows.append(row(small, name, form, options))
             cells = (
                 f"{value:.4g}" if isinstance(value, float) else str(value) for value in rows[-1].values()

@@ -53,7 +53,7 @@ def some_images(options: argparse.Namespace, **normalization: Any) -> ps.data.Da
     parts = {}
     for part, count in sizes.items():
         split = getattr(data, part)
-        parts[part] = split.subset(min(count, len(split)), options.seed)
+        parts[part] = split.at_most(count, options.seed)
     return dataclasses.replace(data, **parts)
 
 

@@ -72,7 +72,7 @@ def run(setting: str, dense: nn.Module, data: ps.data.Data, options: argparse.Na
         ],
     )
     measured = copy.deepcopy(model)
-    some = data.train.subset(min(4096, len(data.train)), options.seed)
+    some = data.train.at_most(4096, options.seed)
     reestimate_norms(measured, some.batches(shuffle=True, augment=True, seed=options.seed), images=None)
     anew = ps.evaluate(measured, data.val)
     if anew > history[-1]["val_accuracy"]:

@@ -50,8 +50,8 @@ class Bench:
         return dataclasses.replace(
             data,
             train=data.train.subset(n),
-            val=data.val.subset(min(n, 1000)),
-            test=data.test.subset(min(n, 5000)),
+            val=data.val.at_most(min(n, 1000)),
+            test=data.test.at_most(min(n, 5000)),
         )
 
     def network(self, name: str, seed: int) -> nn.Module:

@@ -59,7 +59,7 @@ def rules(stages: Stages, _: str) -> dict[str, Any]:
     folder = stages.folder.path
     if options.text is None:
         assert options.max_drop is not None
-        images = stages.data.val.subset(min(options.images, len(stages.data.val)), stages.recipe.seed)
+        images = stages.data.val.at_most(options.images, stages.recipe.seed)
         scan = sensitivity(
             model, images, level=options.level, example=stages.example, path=folder / "sensitivity.json",
             progress=stages.progress, seed=stages.recipe.seed,

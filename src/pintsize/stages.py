@@ -224,7 +224,7 @@ class Stages:
 
     def some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
         """A sample for criteria and ranges, always the same."""
-        return self.data.train.subset(min(count, len(self.data.train)), self.recipe.seed)
+        return self.data.train.at_most(count, self.recipe.seed)
 
     def _export(self, _: str) -> dict[str, Any]:
         about: dict[str, Any] = {"example": self.example, "licence": self.recipe.export.licence}

@@ -166,7 +166,7 @@ def prune(
             folder=folder, seed=seed, as_json=as_json,
         )  # fmt: skip
         return
-    judged = None if images is None else images.train.subset(min(1024, len(images.train)), seed)
+    judged = None if images is None else images.train.at_most(1024, seed)
     plan = prune_network(
         network, example_for(network, images, image_size), **settings, data=judged, seed=seed
     )

@@ -121,7 +121,7 @@ def fixed_point(
         norm=norm,
         mode=mode,  # type: ignore[arg-type]
         overflow_rate=overflow_rate,
-        calibration=images.train.subset(min(calibration_images, len(images.train)), seed),
+        calibration=images.train.at_most(calibration_images, seed),
         calibration_images=calibration_images,
         ignore=tuple(ignore or ()),
         example=example_for(network, images, image_size),

@@ -98,7 +98,7 @@ def scan(
         result = shown.without
         result.save(out)
     else:
-        few = found_data.val.subset(min(images, len(found_data.val)), seed)
+        few = found_data.val.at_most(images, seed)
         shown = result = sensitivity(network, few, level=level, importance=importance, path=out, **common)
     if plot is not None:
         save_figure(shown.plot() if epochs else result.plot(max_drop=max_drop), plot)

@@ -33,7 +33,7 @@ def images_of(source: Iterable[Any] | Tensor, limit: int | None = None) -> Itera
     if isinstance(source, Tensor):
         source = [source]
     if isinstance(source, Split):
-        source = (source if limit is None else source.subset(min(limit, len(source)))).batches(shuffle=True)
+        source = (source if limit is None else source.at_most(limit)).batches(shuffle=True)
     if not isinstance(source, Iterable):
         raise InputTypeError(
             f"data of type {type(source).__name__}",

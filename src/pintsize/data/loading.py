@@ -86,7 +86,7 @@ def load(
         parts["train"], parts["val"] = _cut(parts["train"], val_fraction, chance.VALIDATION, seed)
     _check_counts(name, parts, limit)
     if limit is not None:
-        parts = {part: split.subset(min(limit, len(split)), seed) for part, split in parts.items()}
+        parts = {part: split.at_most(limit, seed) for part, split in parts.items()}
     train = parts["train"]
     return Data(
         name,

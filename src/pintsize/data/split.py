@@ -181,6 +181,14 @@ class Split:
             raise InputError(f"subset of {n} images", f"the split has only {len(self)}", "ask for fewer")
         return self.take(chance.stratified(self.labels, n, chance.SUBSET, seed))
 
+    def at_most(self, n: int, seed: int = 0) -> Split:
+        """A stratified choice of `n` images, or all of them where there are no more.
+
+        Raises:
+            InputError: `n` is below 1.
+        """
+        return self.subset(min(n, len(self)), seed)
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:

@@ -209,7 +209,7 @@ def _figures(result: Verification) -> str:
 def _batches(split: Any, batch_size: int, limit: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """(images, labels) with labels where there are any, `limit` images in all."""
     if isinstance(split, Split) and limit is not None:
-        split = split.subset(min(limit, len(split)))  # the first images of a folder are all of one class
+        split = split.at_most(limit)  # the first images of a folder are all of one class
     source: Iterable[Any] = split.batches(batch_size) if hasattr(split, "batches") else split
     left = limit
     for batch in source:

@@ -143,7 +143,7 @@ def prune_by_attention(
     sites = attention_sites.find(model, graph, chosen)
     work, quantization = copy.deepcopy(model), None
     if chosen.weights is not None:
-        images = data.train.subset(min(_CALIBRATION_IMAGES, len(data.train)), chosen.seed)
+        images = data.train.at_most(_CALIBRATION_IMAGES, chosen.seed)
         quantization = attention_ranges.plan_quantization(model, example, chosen, images)
         fold_batchnorm(work, example)
     attended = Attended(work, graph, sites, chosen, example=None if quantization else example)

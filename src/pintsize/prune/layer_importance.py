@@ -129,7 +129,7 @@ def _retrain(
     from ..run_folder import data_digest, model_digest
 
     groups = {group.name: group for group in channel_groups(model, example)}
-    judged = data.train.subset(min(JUDGED_IMAGES, len(data.train)), seed)
+    judged = data.train.at_most(JUDGED_IMAGES, seed)
     inputs = [model_digest(model), data_digest(data), scan.importance, epochs, seed, training]
     found: dict[str, list[float]] = {}
     for number, curve in enumerate(scan.curves):

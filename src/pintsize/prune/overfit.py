@@ -61,7 +61,7 @@ class Unregularized(Callback):
 
     @torch.no_grad()
     def _measure(self, state: TrainState, norms: list[_BatchNorm]) -> None:
-        chosen = self.data.train.subset(min(self.images, len(self.data.train)), self.seed)
+        chosen = self.data.train.at_most(self.images, self.seed)
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

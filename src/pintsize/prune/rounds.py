@@ -84,7 +84,7 @@ def prune_rounds(
             raise InputError(
                 f"round {number}", "no block has a filter left to give", "take fewer rounds or larger ratios"
             )
-        judged = data.train.subset(min(JUDGED_IMAGES, len(data.train)), seed)
+        judged = data.train.at_most(JUDGED_IMAGES, seed)
         prune(model, example, ratios=chosen, scope="local", importance=importance, data=judged, seed=seed)
 
     settings = {"ratios": given, "importance": importance, "combine": combine}

@@ -53,7 +53,7 @@ def prune_by_rules(
     """
     chosen = rules if isinstance(rules, Rules) else Rules.load(rules)
     example = next(iter(data.val.batches(batch_size=2)))[0]
-    judged = data.train.subset(min(JUDGED_IMAGES, len(data.train)), seed)
+    judged = data.train.at_most(JUDGED_IMAGES, seed)
     stages = RuleStages(model, chosen, example=example, data=judged, seed=seed)
     run = Staged(
         model, data, example, {"rules": chosen.text()}, epochs, distill, baseline, training, measure, threads,

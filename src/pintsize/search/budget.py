@@ -53,7 +53,7 @@ class BudgetSearch:
         self.dense_accuracy = float(stages.results["train"]["val_accuracy"])
         model = stages.model("dense.safetensors")
         graph = analyse(model, stages.example)
-        images = stages.data.val.subset(min(_SCANNED, len(stages.data.val)), stages.recipe.seed)
+        images = stages.data.val.at_most(_SCANNED, stages.recipe.seed)
         self.workshop = Workshop(stages, graph.groups, images, self.options.cut_by, self.clock)
         quantize = stages.recipe.quantize
         bits = None if quantize is None else quantize.weights
