@@ -1,5 +1,6 @@
 """The `.pint` file: the exact network back, small, and safe to open whatever is in it."""
 
+import copy
 import hashlib
 import json
 import random
@@ -70,6 +71,43 @@ def test_every_width(images, tmp_path, weights):
     export(model, tmp_path / "net.pint")
     with torch.no_grad():
         assert torch.equal(ps.load(tmp_path / "net.pint", model=network())(images), model(images))
+
+
+def test_scales_and_biases_take_two_bytes(images):
+    """Scales have 8 significant bits, biases are whole numbers of what an int32 accumulator counts in."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 512, 1), nn.ReLU(), nn.Conv2d(512, 512, 1, groups=512)).eval()
+    ps.quantize(model, calibration=[images])
+    entries = {entry.name: entry for entry in as_entries(model)[0]}
+    assert entries["0.bias"].kind == entries["2.bias"].kind == "multiples"
+    _, sizes = pint.pack(model)
+    channels, activations = 2 * 512, 2
+    assert sizes["planes"] < 4.2 * channels + 20 * activations  # zlib adds its tables
+
+
+def test_few_different_scales_have_a_codebook_of_their_own(images, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 256, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 9)
+    )
+    plain = copy.deepcopy(model.eval())
+    ps.quantize(model, calibration=[images])
+    model[0].weight_quantizer.scale.copy_(torch.tensor([0.5, 0.25]).repeat(128))
+    assert {e.name: e.kind for e in as_entries(model)[0]}["0.weight_quantizer.scale"] == "codebook"
+    export(model, tmp_path / "net.pint")
+    assert torch.equal(ps.load(tmp_path / "net.pint", model=plain)(images), model(images))
+
+
+def test_a_bias_that_is_no_multiple_is_kept_as_it_is(quantized, images, tmp_path):
+    with torch.no_grad():
+        quantized[0].bias.add_(1e-4)
+        quantized[3].bias[0] = -0.0
+    export(quantized, tmp_path / "net.pint")
+    again = ps.load(tmp_path / "net.pint", model=network())
+    for number in (0, 3):
+        assert torch.equal(again[number].bias.view(torch.int32), quantized[number].bias.view(torch.int32))
+    kinds = {entry.name: entry.kind for entry in as_entries(quantized)[0]}
+    assert (kinds["0.bias"], kinds["3.bias"], kinds["7.bias"]) == ("plain", "plain", "multiples")
 
 
 def test_float_network_comes_back_bit_for_bit(tmp_path):
@@ -285,6 +323,12 @@ def _set(path, value):
             ["tensors", 0],
             ["0.weight", "uint8", [16, 3, 3, 3], "codes", {"bits": 2, "order": [0, 999], "center": 0}],
         ),
+        _set(["tensors", 1, 4], {"scale": "none", "input": "activation_quantizers.input_0.scale"}),
+        _set(["tensors", 1, 4], {"scale": "0.weight_quantizer.scale", "input": "0.weight_quantizer.scale"}),
+        _set(["tensors", 1, 4], {"scale": "0.bias", "input": "activation_quantizers.input_0.scale"}),
+        _set(["tensors", 1, 4], {"scale": "0.weight", "input": "activation_quantizers.input_0.scale"}),
+        _set(["tensors", 1, 4], {"scale": "0.weight_quantizer.scale"}),
+        _set(["tensors", 1, 1], "float16"),
         _set(["blocks", 0, "largest"], 10**6),
         _set(["blocks", 0, "largest"], 3),
         _set(["blocks", 0, "bytes"], 10**9),

@@ -79,9 +79,12 @@ def pack(model: nn.Module, about: dict[str, Any] | None = None) -> tuple[bytes, 
         ]
         blocks.append(entropy.encode([four_dimensional(entries[number]) for number in coded], largest))
         described.append({"kind": "symbols", "largest": largest, "tensors": coded})
-    for size in sorted({entry.plain.element_size() for entry in entries if entry.plain is not None}):
-        held = [number for number, entry in enumerate(entries)
-                if entry.plain is not None and entry.plain.element_size() == size]  # fmt: skip
+    alike: dict[tuple[int, bool], list[int]] = {}  # whole numbers apart, whose bytes look otherwise
+    for number, entry in enumerate(entries):
+        if entry.plain is not None:
+            whole = not entry.plain_dtype.is_floating_point
+            alike.setdefault((entry.plain.element_size(), whole), []).append(number)
+    for (size, _), held in sorted(alike.items()):
         blocks.append(_planes([entries[number].plain for number in held], size))
         described.append({"kind": "planes", "size": size, "tensors": held})
     for block, about_block in zip(blocks, described, strict=True):
@@ -226,7 +229,7 @@ def _allowed(limit: tuple[int, float], size: int) -> float:
 
 
 def _passes(entries: list[Entry]) -> int:
-    return sum(entropy.passes(entry.four) for entry in entries if entry.kind != "plain")
+    return sum(entropy.passes(entry.four) for entry in entries if entry.coded)
 
 
 def _members(entries: list[Entry], numbers: list[int], seen: set[int]) -> list[Entry]:

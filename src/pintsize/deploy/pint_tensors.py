@@ -30,7 +30,7 @@ _DTYPES = {
         "bool",
     )
 }
-_KINDS = ("plain", "integers", "codebook", "codes", "sparse")
+_KINDS = ("plain", "integers", "codebook", "codes", "sparse", "multiples")
 
 
 @dataclass
@@ -40,7 +40,8 @@ class Entry:
     plain: its numbers as they are. integers: symbol × scale, a tensor of the file. codebook: the
     (symbol + center)-th of `plain`. codes: of a clustered layer, packed to `bits` bits each; `shape` is
     that of the weight, and a code is the (symbol + center)-th of `order`. sparse: a symbol is the sign,
-    0 for nothing; `plain` holds the magnitudes of the others, in order.
+    0 for nothing; `plain` holds the magnitudes of the others, in order. multiples: of the product of two scales,
+    as biases are; `plain` holds the int32 k of each, as 2k or, below 0, −2k − 1.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Entry:
     shape: tuple[int, ...]
     kind: str
     extra: dict[str, Any] = field(default_factory=dict)
-    """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits."""
+    """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits. multiples: scale, input."""
     symbols: Tensor | None = None
     plain: Tensor | None = None
 
@@ -56,6 +57,11 @@ class Entry:
     def numel(self) -> int:
         """How many numbers."""
         return math.prod(self.shape)
+
+    @property
+    def coded(self) -> bool:
+        """It has symbols."""
+        return self.kind not in ("plain", "multiples")
 
     @property
     def largest(self) -> int:
@@ -66,7 +72,7 @@ class Entry:
     @property
     def four(self) -> entropy.Shape4:
         """Shape as [O, I, Y, X]: one-dimensional tensors are O, inner dimensions go to Y."""
-        if self.kind == "plain" or self.numel < _FEWEST:
+        if not self.coded or self.numel < _FEWEST:
             raise ValueError(f"{self.name} cannot have symbols")
         out, *inner = self.shape
         if len(inner) < 2:
@@ -79,7 +85,7 @@ class Entry:
     @property
     def plain_dtype(self) -> torch.dtype:
         """Of `plain`."""
-        dtype: torch.dtype = _DTYPES[self.dtype]
+        dtype: torch.dtype = _DTYPES["int32" if self.kind == "multiples" else self.dtype]
         return dtype
 
     @property
@@ -117,13 +123,15 @@ class Entry:
             dtype == "uint8" and 1 <= extra["bits"] <= 8 and set(extra["order"]) <= set(range(256))
         ):
             raise ValueError(f"the codes of {name[:80]!r} are described wrongly")
+        if kind == "multiples" and dtype != "float32":
+            raise ValueError(f"{name[:80]!r} has the wrong type for its kind")
         return cls(name, dtype, tuple(shape), kind, extra)
 
 
 def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     """Every tensor of `model` in the form that codes best, and the names of tied ones → the first name."""
     state = model.state_dict()
-    integers, codes = _integer_weights(model), _codes(model)
+    integers, codes, units = _integer_weights(model), _codes(model), _bias_units(model)
     entries: list[Entry] = []
     aliases: dict[str, str] = {}
     first: dict[Any, str] = {}
@@ -140,6 +148,8 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
             entry.symbols, entry.extra = codes[name]
         elif name in integers:
             entry.kind, entry.symbols, entry.extra = "integers", *integers[name]
+        elif name in units and _as_multiples(entry, tensor, state, units[name]):
+            pass
         elif not (_as_codebook(entry, tensor) or _as_sparse(entry, tensor)):
             entry.plain = tensor
         entries.append(entry)
@@ -167,6 +177,9 @@ def restore(entries: list[Entry]) -> dict[str, Tensor]:
 def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
     if entry.kind == "plain":
         return _plain(entry).reshape(entry.shape)
+    if entry.kind == "multiples":
+        scale, step = (_scale(by_name, entry.extra[key]) for key in ("scale", "input"))
+        return _multiplied(_plain(entry), scale, step).reshape(entry.shape)
     symbols = entry.symbols
     if symbols is None:
         raise ValueError(f"no block holds the symbols of {entry.name[:80]!r}")
@@ -184,19 +197,69 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
         found = torch.zeros(entry.shape, dtype=entry.plain_dtype)
         found[symbols != 0] = _plain(entry)
         return torch.where(symbols < 0, -found, found)
-    owner = by_name[entry.extra["scale"]]
-    scale, axis = _plain(owner).reshape(owner.shape), int(entry.extra["axis"])
-    if owner.shape != (() if axis < 0 else entry.shape[axis : axis + 1]):
+    scale, axis = _scale(by_name, entry.extra["scale"]), int(entry.extra["axis"])
+    if tuple(scale.shape) != (() if axis < 0 else entry.shape[axis : axis + 1]):
         raise ValueError(f"the scale of {entry.name[:80]!r} does not fit it")
     if axis >= 0:
         scale = scale.view([-1 if dim == axis else 1 for dim in range(symbols.dim())])
     return symbols.to(entry.plain_dtype) * scale
 
 
+def _scale(by_name: dict[str, Entry], name: str) -> Tensor:
+    """What another tensor is multiplied by."""
+    owner = by_name[name]
+    if owner.kind in ("integers", "multiples") or owner.dtype != "float32":
+        raise ValueError(f"{name[:80]!r} cannot be a scale")
+    return _restored(owner, by_name)
+
+
 def _plain(entry: Entry) -> Tensor:
     if entry.plain is None:
         raise ValueError(f"no block holds the numbers of {entry.name[:80]!r}")
     return entry.plain
+
+
+def _multiplied(folded: Tensor, scale: Tensor, step: Tensor) -> Tensor:
+    """Multiples of `scale · step` from their numbers, with signs folded in; as `quant.ranges.round_biases` computes them."""
+    if scale.dim() != 1 or step.dim() or not len(scale) or len(folded) % len(scale):
+        raise ValueError("the scales of a bias do not fit it")
+    k = (folded >> 1) ^ -(folded & 1)
+    return (k.view(-1, len(scale)).double() * (scale.double() * step.double())).float().view(-1)
+
+
+def _as_multiples(entry: Entry, tensor: Tensor, state: dict[str, Tensor], names: tuple[str, str]) -> bool:
+    """Turn a bias into whole numbers of what an int32 accumulator counts in; whether it is such."""
+    scale, step = (state[name].detach().cpu() for name in names)
+    if tensor.dtype != torch.float32 or scale.dim() != 1 or not tensor.isfinite().all():
+        return False
+    k = torch.round(tensor.view(-1, len(scale)).double() / (scale.double() * step.double())).view(-1)
+    if not k.abs().max() < 2**30:
+        return False
+    k = k.to(torch.int32)
+    folded = (k << 1) ^ (k >> 31)
+    if not torch.equal(_multiplied(folded, scale, step).view(torch.int32), tensor.view(-1).view(torch.int32)):
+        return False
+    entry.kind, entry.plain = "multiples", folded
+    entry.extra = dict(zip(("scale", "input"), names, strict=True))
+    return True
+
+
+def _bias_units(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Biases of quantized layers → the names of the two scales whose products they are multiples of."""
+    from ..quant.convert import ACTIVATIONS, LAYER_INPUT, WEIGHT, weight_layers
+    from ..quant.record import step_of
+
+    step, found = step_of(model), {}
+    for path, layer in weight_layers(model) if step is not None else ():
+        prefix = f"{path}." if path else ""
+        if LAYER_INPUT in layer._modules:
+            source = f"{prefix}{LAYER_INPUT}"
+        elif step is not None and path in step.inputs:
+            source = f"{ACTIVATIONS}.{step.inputs[path]}"
+        else:
+            continue
+        found[f"{prefix}bias"] = (f"{prefix}{WEIGHT}.scale", f"{source}.scale")
+    return found
 
 
 def _integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, dict[str, Any]]]:

@@ -35,6 +35,13 @@ def calibrate_weights(model: nn.Module, method: str) -> None:
                     "load sound weights or train again",
                 )
         observers.set_weight_range(quantizer, weight, method)
+        with torch.no_grad():
+            quantizer.scale.copy_(kept(quantizer.scale))
+
+
+def kept(scale: Tensor) -> Tensor:
+    """`scale` in the 8 significant bits of bfloat16, off by at most 0.2 %: a `.pint` file keeps two bytes of it."""
+    return scale.bfloat16().to(scale.dtype)
 
 
 def calibrate_activations(
