@@ -84,7 +84,7 @@ def test_damaged_blocks_raise_or_give_other_symbols():
 
 # --- a second implementation, as slow and as plain as the specification ---------------------------
 
-KNOTS = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 126, 127, 160, 192, 224, 254, 255]
+KNOTS = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 126, 127, 160, 192, 224, 254, 255]
 EXP2 = [round(2 ** (24 - j / 16)) for j in range(16)]
 F = np.float32
 

@@ -34,9 +34,9 @@ _KERNEL = np.float32(4)  # and the channels' estimate in a kernel's
 _NEIGHBOUR = np.float32(2)  # how much more a neighbour counts than the rest of the kernel
 _START = 16.0  # how many symbols the stored first estimate counts for
 _SOMEWHAT, _CLEARLY = np.float32(0.4), np.float32(1)
-_KNOTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 126, 127, 160, 192, 224, 254, 255)
+_KNOTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 126, 127, 160, 192, 224, 254, 255)
 _EXP2 = np.array([round(2 ** (24 - step / 16)) for step in range(16)], np.int64)
-_FEWEST = 256  # symbols that are worth a distribution of their own
+_FEWEST = 512  # symbols that are worth a distribution of their own
 _CORRUPT = "restore it from a copy"
 
 

@@ -320,7 +320,7 @@ def _as_codebook(entry: Entry, tensor: Tensor) -> bool:
     if tensor.dtype != torch.float32 or tensor.numel() < _FEWEST or not tensor.isfinite().all():
         return False
     bits, index = tensor.view(torch.int32).unique(return_inverse=True)
-    if not 1 < len(bits) <= min(entropy.LARGEST + 1, tensor.numel() // 4):
+    if not 1 < len(bits) <= min(entropy.LARGEST + 1, tensor.numel() // 8):
         return False
     values = bits.view(torch.float32)
     order = values.argsort(stable=True)
