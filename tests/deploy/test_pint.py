@@ -98,6 +98,14 @@ def test_few_different_scales_have_a_codebook_of_their_own(images, tmp_path):
     assert torch.equal(ps.load(tmp_path / "net.pint", model=plain)(images), model(images))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_biases_that_round_to_nothing_are_multiples_too(seed, images):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 128, 3), nn.ReLU(), nn.Conv2d(128, 4, 1)).eval()
+    ps.quantize(model, weights=2, edges=None, calibration=[images])
+    assert {entry.name: entry.kind for entry in as_entries(model)[0]}["0.bias"] == "multiples"
+
+
 def test_a_bias_that_is_no_multiple_is_kept_as_it_is(quantized, images, tmp_path):
     with torch.no_grad():
         quantized[0].bias.add_(1e-4)
@@ -329,6 +337,7 @@ def _set(path, value):
         _set(["tensors", 1, 4], {"scale": "0.weight", "input": "activation_quantizers.input_0.scale"}),
         _set(["tensors", 1, 4], {"scale": "0.weight_quantizer.scale"}),
         _set(["tensors", 1, 1], "float16"),
+        _set(["tensors", 1, 2], [0]),
         _set(["blocks", 0, "largest"], 10**6),
         _set(["blocks", 0, "largest"], 3),
         _set(["blocks", 0, "bytes"], 10**9),

@@ -123,8 +123,8 @@ class Entry:
             dtype == "uint8" and 1 <= extra["bits"] <= 8 and set(extra["order"]) <= set(range(256))
         ):
             raise ValueError(f"the codes of {name[:80]!r} are described wrongly")
-        if kind == "multiples" and dtype != "float32":
-            raise ValueError(f"{name[:80]!r} has the wrong type for its kind")
+        if kind == "multiples" and (dtype != "float32" or not math.prod(shape)):
+            raise ValueError(f"{name[:80]!r} cannot hold multiples")
         return cls(name, dtype, tuple(shape), kind, extra)
 
 
@@ -230,7 +230,8 @@ def _multiplied(folded: Tensor, scale: Tensor, step: Tensor) -> Tensor:
 def _as_multiples(entry: Entry, tensor: Tensor, state: dict[str, Tensor], names: tuple[str, str]) -> bool:
     """Turn a bias into whole numbers of what an int32 accumulator counts in; whether it is such."""
     scale, step = (state[name].detach().cpu() for name in names)
-    if tensor.dtype != torch.float32 or scale.dim() != 1 or not tensor.isfinite().all():
+    types = {tensor.dtype, scale.dtype, step.dtype}
+    if types != {torch.float32} or scale.dim() != 1 or not tensor.numel() or not tensor.isfinite().all():
         return False
     k = torch.round(tensor.view(-1, len(scale)).double() / (scale.double() * step.double())).view(-1)
     if not k.abs().max() < 2**30:

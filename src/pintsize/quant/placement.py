@@ -289,7 +289,10 @@ class _Planner:
 
     def pair(self, made: Plan, names: Mapping[_Group, str]) -> None:
         """Note which quantized values are added or multiplied."""
-        for node in (node for node in self.kernels if node.name.rstrip("_") in ("add", "mul")):
+        kernels = set(self.kernels)
+        for node in (
+            node for node in self.flow.nodes if node in kernels and node.name.rstrip("_") in ("add", "mul")
+        ):
             groups = [self.made(node), *(self.group.get(edge) for edge in node.data if edge.computed)]
             found = [names.get(group) for group in groups if group is not None]
             match found:
