@@ -235,6 +235,7 @@ def test_training_recovers_two_bits_and_folds_exactly(trained, tmp_path):
     with torch.no_grad():
         folded = model(unseen[0])
     # biases are rounded to the accumulator's unit, and scales to 8 bits: a few 3-bit activations become others
+    assert (folded - expected).abs().max() < 0.25 * expected.abs().max()
     assert (folded - expected).abs().mean() < 0.08 * expected.abs().mean()
     assert (folded.argmax(1) == expected.argmax(1)).float().mean() > 0.99
     ps.save(model, tmp_path / "net.safetensors")

@@ -49,11 +49,17 @@ def distance(one, other, made, *, product=False):
     return nearest
 
 
+def avoid(model, one, other, made, *, product=False):
+    """`avoid_ties` for quantizers rather than their names."""
+    names = {id(quantizer): name for name, quantizer in convert.activation_quantizers(model).items()}
+    avoid_ties(model, {names[id(made)]: [Pair(names[id(one)], names[id(other)], product=product)]})
+
+
 @pytest.mark.parametrize("product", [False, True])
 def test_quantizing_leaves_no_result_near_a_tie(product, monkeypatch):
     near = []
-    for avoid in (avoid_ties, lambda model, pairs: None):
-        monkeypatch.setattr(calibrate, "avoid_ties", avoid)
+    for done in (avoid_ties, lambda model, pairs: None):
+        monkeypatch.setattr(calibrate, "avoid_ties", done)
         near.append(
             min(distance(*quantized(seed, product=product)[1:], product=product) for seed in range(3))
         )
@@ -66,9 +72,7 @@ def test_a_scale_with_ties_is_moved_a_little(product):
     for quantizer, scale in ((one, 0.5), (other, 0.25), (made, 1.0)):
         quantizer.scale.fill_(scale)
     assert distance(one, other, made, product=product) == 0  # 0.5 + 0.0 and 0.5 · 1.0 are between 0 and 1
-    names = {id(quantizer): name for name, quantizer in convert.activation_quantizers(model).items()}
-    pair = Pair(names[id(one)], names[id(other)], product=product)
-    avoid_ties(model, {names[id(made)]: [pair]})
+    avoid(model, one, other, made, product=product)
     assert distance(one, other, made, product=product) > 3e-5
     assert 1 < float(made.scale) < 1.0007
 
@@ -102,8 +106,7 @@ def test_sums_of_sums_in_the_order_they_run():
 def test_a_scale_without_ties_stays():
     model, one, other, made = quantized()
     before = copy.deepcopy(model.state_dict())
-    names = {id(quantizer): name for name, quantizer in convert.activation_quantizers(model).items()}
-    avoid_ties(model, {names[id(made)]: [Pair(names[id(one)], names[id(other)], product=False)]})
+    avoid(model, one, other, made)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
@@ -112,7 +115,6 @@ def test_results_that_are_cut_off_do_not_count():
     for quantizer, scale, zero in ((one, 1.0, 0), (other, 1.0, 0), (made, 1 / 512.5, 0)):
         quantizer.scale.fill_(scale)
         quantizer.zero_point.fill_(zero)
-    names = {id(quantizer): name for name, quantizer in convert.activation_quantizers(model).items()}
     before = made.scale.clone()
-    avoid_ties(model, {names[id(made)]: [Pair(names[id(one)], names[id(other)], product=False)]})
+    avoid(model, one, other, made)
     assert torch.equal(made.scale, before)  # every odd sum is on a tie, and beyond the last level

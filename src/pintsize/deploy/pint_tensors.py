@@ -247,19 +247,16 @@ def _as_multiples(entry: Entry, tensor: Tensor, state: dict[str, Tensor], names:
 
 def _bias_units(model: nn.Module) -> dict[str, tuple[str, str]]:
     """Biases of quantized layers → the names of the two scales whose products they are multiples of."""
-    from ..quant.convert import ACTIVATIONS, LAYER_INPUT, WEIGHT, weight_layers
+    from ..quant.convert import WEIGHT, weight_layers
+    from ..quant.ranges import input_quantizer
     from ..quant.record import step_of
 
     step, found = step_of(model), {}
-    for path, layer in weight_layers(model) if step is not None else ():
-        prefix = f"{path}." if path else ""
-        if LAYER_INPUT in layer._modules:
-            source = f"{prefix}{LAYER_INPUT}"
-        elif step is not None and path in step.inputs:
-            source = f"{ACTIVATIONS}.{step.inputs[path]}"
-        else:
-            continue
-        found[f"{prefix}bias"] = (f"{prefix}{WEIGHT}.scale", f"{source}.scale")
+    if step is not None:
+        for path, layer in weight_layers(model):
+            source, prefix = input_quantizer(path, layer, step), f"{path}." if path else ""
+            if source is not None:
+                found[f"{prefix}bias"] = (f"{prefix}{WEIGHT}.scale", f"{source}.scale")
     return found
 
 

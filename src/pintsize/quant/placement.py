@@ -284,12 +284,11 @@ class _Planner:
                     if bits < placement.bits:
                         made.input_bits[node.layer] = bits
         made.layers = layers(self.flow)
-        self.pair(made, names)
+        self.pair(made, names, kernels)
         return made
 
-    def pair(self, made: Plan, names: Mapping[_Group, str]) -> None:
-        """Note which quantized values are added or multiplied."""
-        kernels = set(self.kernels)
+    def pair(self, made: Plan, names: Mapping[_Group, str], kernels: set[Node]) -> None:
+        """Note which quantized values `kernels` add or multiply."""
         for node in (
             node for node in self.flow.nodes if node in kernels and node.name.rstrip("_") in ("add", "mul")
         ):

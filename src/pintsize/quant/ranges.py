@@ -130,6 +130,13 @@ def _check_extent(where: str, extent: ExtentObserver) -> None:
         )
 
 
+def input_quantizer(name: str, layer: nn.Module, step: QuantizeStep) -> str | None:
+    """Path of the quantizer whose levels `layer`, called `name`, reads; None if it reads floats."""
+    if convert.LAYER_INPUT in layer._modules:
+        return f"{name}.{convert.LAYER_INPUT}" if name else convert.LAYER_INPUT
+    return f"{convert.ACTIVATIONS}.{step.inputs[name]}" if name in step.inputs else None
+
+
 def round_biases(model: nn.Module, step: QuantizeStep) -> None:
     """Round each bias to a multiple of `weight scale · input scale`, the unit of an int32 accumulator.
 
@@ -137,9 +144,8 @@ def round_biases(model: nn.Module, step: QuantizeStep) -> None:
     (its weights are next to nothing beside its bias).
     """
     for name, layer in convert.weight_layers(model):
-        source = layer._modules.get(convert.LAYER_INPUT)
-        if source is None and name in step.inputs:
-            source = model.get_submodule(f"{convert.ACTIVATIONS}.{step.inputs[name]}")
+        path = input_quantizer(name, layer, step)
+        source = None if path is None else model.get_submodule(path)
         if not isinstance(source, FakeQuantize) or not isinstance(layer.bias, Tensor):
             continue
         weight_quantizer = layer._modules[convert.WEIGHT]
