@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 import pintsize as ps
 from pintsize import errors
 from pintsize.deploy import export, pint
-from pintsize.deploy.pint_tensors import as_entries
+from pintsize.deploy.pint_tensors import Entry, as_entries
 from pintsize.record import record
 
 
@@ -74,15 +75,42 @@ def test_every_width(images, tmp_path, weights):
 
 
 def test_scales_and_biases_take_two_bytes(images):
-    """Scales have 8 significant bits, biases are whole numbers of what an int32 accumulator counts in."""
+    """Scales are quotients of one number, biases whole numbers of what an int32 accumulator counts in."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 512, 1), nn.ReLU(), nn.Conv2d(512, 512, 1, groups=512)).eval()
     ps.quantize(model, calibration=[images])
     entries = {entry.name: entry for entry in as_entries(model)[0]}
     assert entries["0.bias"].kind == entries["2.bias"].kind == "multiples"
+    assert entries["0.weight_quantizer.scale"].kind == "quotients"
+    assert entries["2.weight_quantizer.scale"].kind == "plain"  # of the last layer: 8 significant bits
     _, sizes = pint.pack(model)
     channels, activations = 2 * 512, 2
     assert sizes["planes"] < 4.2 * channels + 20 * activations  # zlib adds its tables
+
+
+def test_scales_come_back_bit_for_bit_as_quotients(images, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 70, 1), nn.ReLU(), nn.Conv2d(70, 2, 1)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(torch.logspace(-3, 1, 70).view(-1, 1, 1, 1))
+    plain = copy.deepcopy(model)
+    ps.quantize(model, calibration=[images])
+    (entry,) = (e for e in as_entries(model)[0] if e.name == "0.weight_quantizer.scale")
+    assert entry.kind == "quotients"
+    assert float(np.float32(entry.extra["base"])) == pytest.approx(
+        float(model[0].weight_quantizer.scale[0]) * (2 * int(entry.plain[0]) + 1)
+    )
+    export(model, tmp_path / "net.pint")
+    again = ps.load(tmp_path / "net.pint", model=plain)
+    assert torch.equal(again[0].weight_quantizer.scale, model[0].weight_quantizer.scale)
+
+
+@pytest.mark.parametrize("base", [0.0, -1.0, 1e39, float("inf"), float("nan"), 3, "1", None])
+def test_a_base_that_is_no_scale_is_refused(base):
+    fields = ["0.scale", "float32", [4], "quotients", {"base": base}]
+    with pytest.raises(ValueError, match="base of '0.scale'"):
+        Entry.from_json(fields)
+    assert Entry.from_json([*fields[:4], {"base": 0.5}]).plain_numel == 4
 
 
 def test_few_different_scales_have_a_codebook_of_their_own(images, tmp_path):

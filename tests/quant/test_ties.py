@@ -1,4 +1,4 @@
-"""Sums whose rounding would depend on the runtime: their scales are moved off the ties."""
+"""Results whose rounding would depend on the runtime: scales are moved so that there are none."""
 
 import copy
 
@@ -8,8 +8,9 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.quant import calibrate, convert
-from pintsize.quant.placement import Pair
-from pintsize.quant.ties import avoid_ties
+from pintsize.quant.placement import Pair, Plan
+from pintsize.quant.record import step_of
+from pintsize.quant.ties import avoid_ties, odd_quotients, settle
 
 
 class Sum(nn.Module):
@@ -52,14 +53,15 @@ def distance(one, other, made, *, product=False):
 def avoid(model, one, other, made, *, product=False):
     """`avoid_ties` for quantizers rather than their names."""
     names = {id(quantizer): name for name, quantizer in convert.activation_quantizers(model).items()}
-    avoid_ties(model, {names[id(made)]: [Pair(names[id(one)], names[id(other)], product=product)]})
+    pairs = {names[id(made)]: [Pair(names[id(one)], names[id(other)], product=product)]}
+    avoid_ties(model, step_of(model), Plan(pairs=pairs))
 
 
 @pytest.mark.parametrize("product", [False, True])
 def test_quantizing_leaves_no_result_near_a_tie(product, monkeypatch):
     near = []
-    for done in (avoid_ties, lambda model, pairs: None):
-        monkeypatch.setattr(calibrate, "avoid_ties", done)
+    for done in (settle, lambda *_: None):
+        monkeypatch.setattr(calibrate, "settle", done)
         near.append(
             min(distance(*quantized(seed, product=product)[1:], product=product) for seed in range(3))
         )
@@ -118,3 +120,65 @@ def test_results_that_are_cut_off_do_not_count():
     before = made.scale.clone()
     avoid(model, one, other, made)
     assert torch.equal(made.scale, before)  # every odd sum is on a tie, and beyond the last level
+
+
+def nearest_of_a_layer(multiplier):
+    """The least distance between a middle and n · multiplier, over all n that give up to 255 levels."""
+    n = torch.arange(1, int(255 / float(multiplier)) + 1, dtype=torch.float64)
+    return float((n * multiplier - torch.floor(n * multiplier) - 0.5).abs().min())
+
+
+@pytest.mark.parametrize("ratio", [3.7, 0.011, 41.0])
+def test_no_integer_times_an_odd_quotient_is_near_a_tie(ratio):
+    torch.manual_seed(0)
+    scale = ratio * 1e-3 * torch.empty(40).uniform_(0.05, 1)
+    made = odd_quotients(scale, ratio)
+    assert (made / scale - 1).abs().max() < 4e-3
+    assert made.dtype == torch.float32
+    before, after = ([nearest_of_a_layer(float(one) / ratio) for one in found] for found in (scale, made))
+    assert min(after) > 1e-5
+    assert min(before) < 2e-6
+
+
+def test_scales_of_channels_that_are_next_to_nothing_are_finite():
+    made = odd_quotients(torch.tensor([1e-2, 1e-30, 0.0]), 2.0)
+    assert made[0] == pytest.approx(1e-2, rel=4e-3)
+    assert (made[1:] > 0).all()
+    assert (made[1:] < 1e-6).all()
+
+
+def test_scales_of_a_layer_that_gives_floats_keep_eight_bits():
+    assert odd_quotients(torch.tensor([1.0, 1 + 2**-12, 3.1415927]), None).tolist() == [1, 1, 3.140625]
+
+
+@pytest.mark.parametrize("method", ["mse", "lsq"])
+def test_every_layer_of_a_network_is_settled(method):
+    torch.manual_seed(0)
+    model = ps.models.create("resnet-demo", num_classes=10, in_channels=1).eval()
+    x = torch.randn(16, 1, 16, 16)
+    ps.quantize(model, calibration=x, method=method, progress=False)
+    if method == "lsq":
+        with torch.no_grad():
+            for quantizer in convert.quantizers(model):
+                quantizer.scale.mul_(1 + 0.1 * torch.rand_like(quantizer.scale))
+        before = model(x)
+        ps.quant.fold_batchnorm(model, x[:2])
+        assert (model(x) - before).abs().max() < 0.05 * before.abs().max()
+    scale = {
+        name: quantizer.scale.detach() for name, quantizer in convert.activation_quantizers(model).items()
+    }
+    for layer, source, result in (
+        ("conv1", "input_0", "relu"), ("layer1.0.conv1", "relu", "layer1__0__relu1"),
+        ("layer2.0.conv1", "layer1__1__relu2", "layer2__0__relu1"),
+    ):  # fmt: skip
+        read, given = (
+            next(one for name, one in scale.items() if name.startswith(key)) for key in (source, result)
+        )
+        unit = model.get_submodule(layer).weight_quantizer.scale.detach().double() * read.double()
+        assert min(nearest_of_a_layer(float(one)) for one in unit / given.double()) > 2e-5
+
+
+def test_quantizers_are_in_the_mode_of_their_network():
+    model = ps.models.create("resnet-demo", num_classes=10, in_channels=1).eval()
+    ps.quantize(model, calibration=torch.randn(16, 1, 16, 16), method="lsq", progress=False)
+    assert not any(module.training for module in model.modules())

@@ -30,7 +30,9 @@ _DTYPES = {
         "bool",
     )
 }
-_KINDS = ("plain", "integers", "codebook", "codes", "sparse", "multiples")
+_KINDS = ("plain", "integers", "codebook", "codes", "sparse", "multiples", "quotients")
+_INTEGERS = ("multiples", "quotients")
+"""Kinds whose numbers are int32s in a block of planes."""
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Entry:
     (symbol + center)-th of `plain`. codes: of a clustered layer, packed to `bits` bits each; `shape` is
     that of the weight, and a code is the (symbol + center)-th of `order`. sparse: a symbol is the sign,
     0 for nothing; `plain` holds the magnitudes of the others, in order. multiples: of the product of two scales,
-    as biases are; `plain` holds the int32 k of each, as 2k or, below 0, −2k − 1.
+    as biases are; `plain` holds the int32 k of each, as 2k or, below 0, −2k − 1. quotients: of `base` and the
+    odd integers 2k + 1, as scales of weights are; `plain` holds the int32 k of each.
     """
 
     name: str
@@ -49,7 +52,8 @@ class Entry:
     shape: tuple[int, ...]
     kind: str
     extra: dict[str, Any] = field(default_factory=dict)
-    """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits. multiples: scale, input."""
+    """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits. multiples: scale, input.
+    quotients: base."""
     symbols: Tensor | None = None
     plain: Tensor | None = None
 
@@ -61,7 +65,7 @@ class Entry:
     @property
     def coded(self) -> bool:
         """It has symbols."""
-        return self.kind not in ("plain", "multiples")
+        return self.kind not in ("plain", *_INTEGERS)
 
     @property
     def largest(self) -> int:
@@ -85,7 +89,7 @@ class Entry:
     @property
     def plain_dtype(self) -> torch.dtype:
         """Of `plain`."""
-        dtype: torch.dtype = _DTYPES["int32" if self.kind == "multiples" else self.dtype]
+        dtype: torch.dtype = _DTYPES["int32" if self.kind in _INTEGERS else self.dtype]
         return dtype
 
     @property
@@ -123,8 +127,10 @@ class Entry:
             dtype == "uint8" and 1 <= extra["bits"] <= 8 and set(extra["order"]) <= set(range(256))
         ):
             raise ValueError(f"the codes of {name[:80]!r} are described wrongly")
-        if kind == "multiples" and (dtype != "float32" or not math.prod(shape)):
-            raise ValueError(f"{name[:80]!r} cannot hold multiples")
+        if kind in _INTEGERS and (dtype != "float32" or not math.prod(shape)):
+            raise ValueError(f"{name[:80]!r} cannot hold {kind}")
+        if kind == "quotients" and not (isinstance(extra["base"], float) and 0 < extra["base"] < 3e38):
+            raise ValueError(f"the base of {name[:80]!r} is wrong")
         return cls(name, dtype, tuple(shape), kind, extra)
 
 
@@ -132,6 +138,7 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     """Every tensor of `model` in the form that codes best, and the names of tied ones → the first name."""
     state = model.state_dict()
     integers, codes, units = _integer_weights(model), _codes(model), _bias_units(model)
+    scales = {extra["scale"] for _, extra in integers.values()}
     entries: list[Entry] = []
     aliases: dict[str, str] = {}
     first: dict[Any, str] = {}
@@ -148,9 +155,9 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
             entry.symbols, entry.extra = codes[name]
         elif name in integers:
             entry.kind, entry.symbols, entry.extra = "integers", *integers[name]
-        elif name in units and _as_multiples(entry, tensor, state, units[name]):
+        elif (name in units and _as_multiples(entry, tensor, state, units[name])) or _as_codebook(entry, tensor) or _as_sparse(entry, tensor):
             pass
-        elif not (_as_codebook(entry, tensor) or _as_sparse(entry, tensor)):
+        elif not (name in scales and _as_quotients(entry, tensor)):
             entry.plain = tensor
         entries.append(entry)
     return entries, aliases
@@ -180,6 +187,8 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
     if entry.kind == "multiples":
         scale, step = (_scale(by_name, entry.extra[key]) for key in ("scale", "input"))
         return _multiplied(_plain(entry), scale, step).reshape(entry.shape)
+    if entry.kind == "quotients":
+        return _divided(entry.extra["base"], _plain(entry)).reshape(entry.shape)
     symbols = entry.symbols
     if symbols is None:
         raise ValueError(f"no block holds the symbols of {entry.name[:80]!r}")
@@ -225,6 +234,35 @@ def _multiplied(folded: Tensor, scale: Tensor, step: Tensor) -> Tensor:
         raise ValueError("the scales of a bias do not fit it")
     k = (folded >> 1) ^ -(folded & 1)
     return (k.view(-1, len(scale)).double() * (scale.double() * step.double())).float().view(-1)
+
+
+def _divided(base: float, k: Tensor) -> Tensor:
+    """The float32 next to `base` over the odd integers 2k + 1, as `quant.ties.odd_quotients` computes them."""
+    return (float(np.float32(base)) / (2 * k.double() + 1)).float()
+
+
+def _as_quotients(entry: Entry, tensor: Tensor) -> bool:
+    """Turn scales into the odd integers that one number is divided by; whether they are such quotients."""
+    if (
+        tensor.dtype != torch.float32
+        or tensor.dim() != 1
+        or not tensor.isfinite().all()
+        or not (tensor > 0).all()
+    ):
+        return False
+    scale = tensor.double()
+    least = torch.arange(1, 2**16, 2).double()  # the integer of the largest scale
+    some = scale.max() * least[:, None] / scale[:: max(1, len(scale) // 8)]  # those of others, if it is that
+    off = (some - (2 * torch.round((some - 1) / 2) + 1)).abs()
+    for q in least[(off < 4e-7 * some).all(1)].tolist():
+        nearest = np.float32(float(scale.max()) * q)
+        for base in (nearest, *(np.nextafter(nearest, np.float32(end)) for end in (0, np.inf))):
+            k = torch.round((float(base) / scale - 1) / 2)
+            if k.max() < 2**31 and torch.equal(_divided(float(base), k), tensor):
+                entry.kind, entry.plain = "quotients", k.to(torch.int32)
+                entry.extra = {"base": float(str(base))}  # the shortest number that is nearest to it
+                return True
+    return False
 
 
 def _as_multiples(entry: Entry, tensor: Tensor, state: dict[str, Tensor], names: tuple[str, str]) -> bool:

@@ -22,7 +22,7 @@ from .fold import FoldStep, fold_batchnorm, foldable, make_factors_positive
 from .progress import bar
 from .record import QuantizeStep, activation_json
 from .result import QuantizationResult, describe
-from .ties import avoid_ties
+from .ties import settle
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def quantize(
     else:
         folded = fold_batchnorm(work, example)
     bits = {"weights": weights, "activations": activations}
-    step, pairs = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    step, plan = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
     step = replace(step, learnable=trained_scales, follow=follow)
-    done = _quantized(work, step, pairs, images, method, refinement=refinement, progress=progress)
+    done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
     commit(model, done.model, [each for each in (folded, step) if each is not None])
     return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
 
@@ -148,7 +148,7 @@ def quantize(
 def _quantized(
     reference: nn.Module,
     step: QuantizeStep,
-    pairs: Mapping[str, Sequence[placement.Pair]],
+    plan: placement.Plan,
     images: list[Tensor],
     method: str,
     *,
@@ -162,7 +162,7 @@ def _quantized(
         step.apply(made)
         ranges.calibrate_weights(made, method)
         ranges.calibrate_activations(made, step, images, method, progress=progress)
-        avoid_ties(made, pairs)
+        settle(made, step, plan)
         return made
 
     done = _Done(calibrated(reference))
@@ -250,7 +250,7 @@ def _plan(
     ignore: Sequence[str],
     edges: int | None,
     outputs: bool,
-) -> tuple[QuantizeStep, dict[str, list[placement.Pair]]]:
+) -> tuple[QuantizeStep, placement.Plan]:
     recorded = trace.record(model, example)
     layers = placement.layers(flow.build(recorded, model))
     if not layers:
@@ -267,4 +267,4 @@ def _plan(
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
     chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
     activations = [activation_json(p) for p in plan.activations]
-    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits), plan.pairs
+    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits), plan

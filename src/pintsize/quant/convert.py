@@ -89,6 +89,7 @@ def quantize_layer(
         )
     if input_bits is not None:
         layer.add_module(LAYER_INPUT, FakeQuantize(input_bits, learnable=learnable).to(layer.weight.device))  # type: ignore[arg-type]
+    layer.train(layer.training)  # the new parts, too
     layer.__class__ = _layer_class(type(layer))
 
 
@@ -113,7 +114,7 @@ def quantize_activations(
             module.register_forward_pre_hook(functools.partial(_enter, name))
             module.register_forward_hook(_leave)
     quantizers = {p.name: make(p).to(device) for p in placements}
-    model.add_module(ACTIVATIONS, nn.ModuleDict(quantizers))
+    model.add_module(ACTIVATIONS, nn.ModuleDict(quantizers).train(model.training))
     model.__dict__[_PLACES] = {p.name: tuple(p.places) for p in placements}
     model.__class__ = _network_class(type(model))
 

@@ -127,7 +127,7 @@ def exact_simulation(model: nn.Module) -> nn.Module:
     """A float64 copy of the quantized `model` that computes what integers compute, bit for bit.
 
     Its weights and biases are exactly the multiples that their integers stand for, and its sums are exact, where
-    those of float32 put one value in 10⁵ on the other side of a rounding threshold. It takes float64 images.
+    those of float32 may put a value on the other side of a rounding threshold. It takes float64 images.
 
     Raises:
         InputError: the model is not quantized.

@@ -9,6 +9,7 @@ floating point on dequantized values and ends the integer region; nothing is ref
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -81,6 +82,8 @@ class Plan:
     activations: list[Placement] = field(default_factory=list)
     inputs: dict[str, str] = field(default_factory=dict)
     """Layer → name of the placement it reads."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Layer → name of the placement that its result goes to; layers that run once."""
     input_bits: dict[str, int] = field(default_factory=dict)
     """Layers that round what they read to fewer bits than its other readers."""
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
@@ -284,6 +287,11 @@ class _Planner:
                     if bits < placement.bits:
                         made.input_bits[node.layer] = bits
         made.layers = layers(self.flow)
+        runs = Counter(node.layer for node in self.flow.nodes)
+        for node in kernels:
+            result = self.made(node)
+            if node.layer is not None and runs[node.layer] == 1 and result in names:
+                made.outputs[node.layer] = names[result]
         self.pair(made, names, kernels)
         return made
 

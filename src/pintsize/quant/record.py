@@ -9,7 +9,8 @@ from torch import nn
 
 from ..record import Step, record, register
 from .convert import quantize_activations, quantize_layer, quantizers
-from .placement import Place, Placement
+from .flow import Flow
+from .placement import Pair, Place, Placement, Plan, layers, plan
 
 
 @register
@@ -55,6 +56,27 @@ class QuantizeStep(Step):
             Placement(entry["name"], entry["bits"], [Place(*place) for place in entry["places"]])
             for entry in self.activations
         ]
+
+
+def replan(flow: Flow, step: QuantizeStep) -> Plan:
+    """The plan by which `step` was made, as far as its quantizers go.
+
+    Args:
+        flow: the quantized network's, its quantizers switched off.
+        step: from its record.
+    """
+    widths = {entry["name"]: entry["bits"] for entry in step.activations}
+    bits: dict[str, int | None] = dict.fromkeys(layers(flow))
+    bits |= {layer: step.input_bits.get(layer, widths[name]) for layer, name in step.inputs.items()}
+    made = plan(flow, bits, outputs=True)
+    made.outputs = {layer: name for layer, name in made.outputs.items() if name in widths}
+    pairs: dict[str, list[Pair]] = {}
+    for name, found in made.pairs.items():
+        known = [pair for pair in found if {name, pair.one, pair.other} <= widths.keys()]
+        if known:
+            pairs[name] = known
+    made.pairs = pairs
+    return made
 
 
 def activation_json(placement: Placement) -> dict[str, Any]:
