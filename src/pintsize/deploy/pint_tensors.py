@@ -155,9 +155,12 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
             entry.symbols, entry.extra = codes[name]
         elif name in integers:
             entry.kind, entry.symbols, entry.extra = "integers", *integers[name]
-        elif (name in units and _as_multiples(entry, tensor, state, units[name])) or _as_codebook(entry, tensor) or _as_sparse(entry, tensor):
-            pass
-        elif not (name in scales and _as_quotients(entry, tensor)):
+        elif not (
+            (name in units and _as_multiples(entry, tensor, state, units[name]))
+            or _as_codebook(entry, tensor)
+            or _as_sparse(entry, tensor)
+            or (name in scales and _as_quotients(entry, tensor))
+        ):
             entry.plain = tensor
         entries.append(entry)
     return entries, aliases
