@@ -196,7 +196,7 @@ def rounds(args: argparse.Namespace) -> None:
             model = bench.network("resnet18", seed)
             ps.train(model, data, epochs=first, lr=0.1, checkpoint=checkpoint, **options)
             result = ps.prune_rounds(
-                model, data, ratios=CONFIG_1, rounds=5, combine="compound", epochs=each, lr=0.05, distill=True,
+                model, data, ratios=CONFIG_1, rounds=5, combine="compound", epochs=each, lr=0.05, distill=False,
                 folder=bench.folder / f"run-{seed}", threads=2, **options,
             )  # fmt: skip
             print(result.table())
