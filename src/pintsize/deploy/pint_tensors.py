@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import entropy
+from . import entropy, pint_scales
 
 _FEWEST = 64
 """Smaller tensors are not worth a model of their symbols."""
@@ -43,8 +43,8 @@ class Entry:
     (symbol + center)-th of `plain`. codes: of a clustered layer, packed to `bits` bits each; `shape` is
     that of the weight, and a code is the (symbol + center)-th of `order`. sparse: a symbol is the sign,
     0 for nothing; `plain` holds the magnitudes of the others, in order. multiples: of the product of two scales,
-    as biases are; `plain` holds the int32 k of each, as 2k or, below 0, −2k − 1. quotients: of `base` and the
-    odd integers 2k + 1, as scales of weights are; `plain` holds the int32 k of each.
+    as biases are; `plain` holds the int32 k of each, as 2k or, below 0, −2k − 1. quotients: of two scales, times
+    2^e / (2k + 1), as scales of weights are; `plain` holds e · 2^24 + k for each.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Entry:
     kind: str
     extra: dict[str, Any] = field(default_factory=dict)
     """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits. multiples: scale, input.
-    quotients: base."""
+    quotients: scale (of the output), input."""
     symbols: Tensor | None = None
     plain: Tensor | None = None
 
@@ -129,16 +129,13 @@ class Entry:
             raise ValueError(f"the codes of {name[:80]!r} are described wrongly")
         if kind in _INTEGERS and (dtype != "float32" or not math.prod(shape)):
             raise ValueError(f"{name[:80]!r} cannot hold {kind}")
-        if kind == "quotients" and not (isinstance(extra["base"], float) and 0 < extra["base"] < 3e38):
-            raise ValueError(f"the base of {name[:80]!r} is wrong")
         return cls(name, dtype, tuple(shape), kind, extra)
 
 
 def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     """Every tensor of `model` in the form that codes best, and the names of tied ones → the first name."""
     state = model.state_dict()
-    integers, codes, units = _integer_weights(model), _codes(model), _bias_units(model)
-    scales = {extra["scale"] for _, extra in integers.values()}
+    integers, codes, units = _integer_weights(model), _codes(model), pint_scales.units(model)
     entries: list[Entry] = []
     aliases: dict[str, str] = {}
     first: dict[Any, str] = {}
@@ -156,10 +153,9 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
         elif name in integers:
             entry.kind, entry.symbols, entry.extra = "integers", *integers[name]
         elif not (
-            (name in units and _as_multiples(entry, tensor, state, units[name]))
+            _as_integers(entry, tensor, state, units)
             or _as_codebook(entry, tensor)
             or _as_sparse(entry, tensor)
-            or (name in scales and _as_quotients(entry, tensor))
         ):
             entry.plain = tensor
         entries.append(entry)
@@ -187,11 +183,10 @@ def restore(entries: list[Entry]) -> dict[str, Tensor]:
 def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
     if entry.kind == "plain":
         return _plain(entry).reshape(entry.shape)
-    if entry.kind == "multiples":
-        scale, step = (_scale(by_name, entry.extra[key]) for key in ("scale", "input"))
-        return _multiplied(_plain(entry), scale, step).reshape(entry.shape)
-    if entry.kind == "quotients":
-        return _divided(entry.extra["base"], _plain(entry)).reshape(entry.shape)
+    if entry.kind in _INTEGERS:
+        scales = (_scale(by_name, entry.extra[key], within=entry.kind) for key in ("scale", "input"))
+        make = pint_scales.multiplied if entry.kind == "multiples" else pint_scales.divided
+        return make(_plain(entry), *scales).reshape(entry.shape)
     symbols = entry.symbols
     if symbols is None:
         raise ValueError(f"no block holds the symbols of {entry.name[:80]!r}")
@@ -217,10 +212,15 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
     return symbols.to(entry.plain_dtype) * scale
 
 
-def _scale(by_name: dict[str, Entry], name: str) -> Tensor:
-    """What another tensor is multiplied by."""
+def _scale(by_name: dict[str, Entry], name: str, *, within: str = "integers") -> Tensor:
+    """What a tensor of the kind `within` is multiplied by."""
     owner = by_name[name]
-    if owner.kind in ("integers", "multiples") or owner.dtype != "float32":
+    kinds = (
+        ("plain", "codebook", "sparse")
+        if within == "quotients"
+        else ("plain", "codebook", "sparse", "quotients")
+    )
+    if owner.kind not in kinds or owner.dtype != "float32":
         raise ValueError(f"{name[:80]!r} cannot be a scale")
     return _restored(owner, by_name)
 
@@ -231,74 +231,17 @@ def _plain(entry: Entry) -> Tensor:
     return entry.plain
 
 
-def _multiplied(folded: Tensor, scale: Tensor, step: Tensor) -> Tensor:
-    """Multiples of `scale · step` from their numbers, with signs folded in; as `quant.ranges.round_biases` computes them."""
-    if scale.dim() != 1 or step.dim() or not len(scale) or len(folded) % len(scale):
-        raise ValueError("the scales of a bias do not fit it")
-    k = (folded >> 1) ^ -(folded & 1)
-    return (k.view(-1, len(scale)).double() * (scale.double() * step.double())).float().view(-1)
-
-
-def _divided(base: float, k: Tensor) -> Tensor:
-    """The float32 next to `base` over the odd integers 2k + 1, as `quant.ties.odd_quotients` computes them."""
-    return (float(np.float32(base)) / (2 * k.double() + 1)).float()
-
-
-def _as_quotients(entry: Entry, tensor: Tensor) -> bool:
-    """Turn scales into the odd integers that one number is divided by; whether they are such quotients."""
-    if (
-        tensor.dtype != torch.float32
-        or tensor.dim() != 1
-        or not tensor.isfinite().all()
-        or not (tensor > 0).all()
-    ):
+def _as_integers(entry: Entry, tensor: Tensor, state: dict[str, Tensor], units: pint_scales.Units) -> bool:
+    """Turn biases and scales of quantized layers into integers, where they are such; whether they are."""
+    if tensor.dtype != torch.float32 or not tensor.numel() or not tensor.isfinite().all():
         return False
-    scale = tensor.double()
-    least = torch.arange(1, 2**16, 2).double()  # the integer of the largest scale
-    some = scale.max() * least[:, None] / scale[:: max(1, len(scale) // 8)]  # those of others, if it is that
-    off = (some - (2 * torch.round((some - 1) / 2) + 1)).abs()
-    for q in least[(off < 4e-7 * some).all(1)].tolist():
-        nearest = np.float32(float(scale.max()) * q)
-        for base in (nearest, *(np.nextafter(nearest, np.float32(end)) for end in (0, np.inf))):
-            k = torch.round((float(base) / scale - 1) / 2)
-            if k.max() < 2**31 and torch.equal(_divided(float(base), k), tensor):
-                entry.kind, entry.plain = "quotients", k.to(torch.int32)
-                entry.extra = {"base": float(str(base))}  # the shortest number that is nearest to it
-                return True
+    for kind, scale, source in units.get(entry.name, ()):
+        find = pint_scales.as_multiples if kind == "multiples" else pint_scales.as_quotients
+        entry.plain = find(tensor, state[scale].detach().cpu(), state[source].detach().cpu())
+        if entry.plain is not None:
+            entry.kind, entry.extra = kind, {"scale": scale, "input": source}
+            return True
     return False
-
-
-def _as_multiples(entry: Entry, tensor: Tensor, state: dict[str, Tensor], names: tuple[str, str]) -> bool:
-    """Turn a bias into whole numbers of what an int32 accumulator counts in; whether it is such."""
-    scale, step = (state[name].detach().cpu() for name in names)
-    types = {tensor.dtype, scale.dtype, step.dtype}
-    if types != {torch.float32} or scale.dim() != 1 or not tensor.numel() or not tensor.isfinite().all():
-        return False
-    k = torch.round(tensor.view(-1, len(scale)).double() / (scale.double() * step.double())).view(-1)
-    if not k.abs().max() < 2**30:
-        return False
-    k = k.to(torch.int32)
-    folded = (k << 1) ^ (k >> 31)
-    if not torch.equal(_multiplied(folded, scale, step).view(torch.int32), tensor.view(-1).view(torch.int32)):
-        return False
-    entry.kind, entry.plain = "multiples", folded
-    entry.extra = dict(zip(("scale", "input"), names, strict=True))
-    return True
-
-
-def _bias_units(model: nn.Module) -> dict[str, tuple[str, str]]:
-    """Biases of quantized layers → the names of the two scales whose products they are multiples of."""
-    from ..quant.convert import WEIGHT, weight_layers
-    from ..quant.ranges import input_quantizer
-    from ..quant.record import step_of
-
-    step, found = step_of(model), {}
-    if step is not None:
-        for path, layer in weight_layers(model):
-            source, prefix = input_quantizer(path, layer, step), f"{path}." if path else ""
-            if source is not None:
-                found[f"{prefix}bias"] = (f"{prefix}{WEIGHT}.scale", f"{source}.scale")
-    return found
 
 
 def _integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, dict[str, Any]]]:

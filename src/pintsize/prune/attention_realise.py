@@ -18,12 +18,16 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import OperationError
+from ..graph import trace
 from ..graph.check import attempt, distance, run
 from ..graph.groups import Removed
 from ..graph.surgery import _without
 from ..measure import side_by_side
 from ..quant import FoldStep, QuantizeStep
-from ..quant.ranges import round_biases
+from ..quant.flow import build
+from ..quant.ranges import floating_point, round_biases
+from ..quant.record import replan
+from ..quant.ties import settle
 from .attention_layers import Attended, removed_units
 from .attention_sites import Target
 from .plan import PruningPlan
@@ -100,6 +104,9 @@ def realise(
             "report this as a bug",
         )
     if quantized is not None:
+        with floating_point(work):
+            flow = build(trace.record(work, example), work)
+        settle(work, quantized, replan(flow, quantized))
         round_biases(work, quantized)
     for step in steps:
         step.apply(model)

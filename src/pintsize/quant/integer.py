@@ -94,8 +94,8 @@ def compare_with_integers(
         model: quantized, its activations too; with batch norms folded (others are computed in floating point).
         data: a split or any iterable of batches of images.
         images: how many to take; None for all.
-        dtype: of the simulation. In float32 the sum of a layer is off by up to 10⁻⁶ or so, which puts one value
-            in 10⁵ on the other side of a rounding threshold; deep networks amplify that.
+        dtype: of the simulation. In float32 the sum of a layer is off by up to 10⁻⁶ or so, which can put a value on
+            the other side of a rounding threshold where scales were not chosen against it (`quant.ties`).
 
     Raises:
         InputError: the model is not quantized, or there are no images.

@@ -1,8 +1,8 @@
 """Training a quantized network: what freezes late, what damps oscillation.
 
 A network that `quantize(model, method="lsq")` made keeps its batch norms: a weight scale per output channel
-times the norm's factor is again a scale per output channel, so `fold_batchnorm` after the training is exact,
-and a step pays for one convolution, not for two.
+times the norm's factor is again a scale per output channel, so `fold_batchnorm` after the training keeps
+its integers, and a step pays for one convolution, not for two.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from ..errors import InputError
 from . import qdq_op
 from .lsq import learned
 
-_LEAST = 1e-8
+LEAST = 1e-8
 
 
 class Observer(Protocol):
@@ -113,7 +113,7 @@ class FakeQuantize(nn.Module):
             return x
         if self.learnable and not torch.compiler.is_exporting():
             # .data: a second call in one forward must not invalidate the first
-            self.scale.data.clamp_(min=_LEAST)
+            self.scale.data.clamp_(min=LEAST)
         if self.training and torch.is_grad_enabled():
             self._prepare(x.detach())
         if self.bits == 1:
@@ -159,10 +159,10 @@ class FakeQuantize(nn.Module):
         """
         low, high = low.double().clamp(max=0), high.double().clamp(min=0)
         if self.signed:
-            scale = torch.maximum(low / self.qmin, high / self.qmax).clamp(min=_LEAST)
+            scale = torch.maximum(low / self.qmin, high / self.qmax).clamp(min=LEAST)
             zero_point = torch.zeros_like(scale)
         else:
-            scale = ((high - low) / (self.qmax - self.qmin)).clamp(min=_LEAST)
+            scale = ((high - low) / (self.qmax - self.qmin)).clamp(min=LEAST)
             zero_point = torch.round(self.qmin - low / scale).clamp(self.qmin, self.qmax)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)

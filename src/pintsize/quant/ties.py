@@ -4,15 +4,12 @@ A result that lies within 10⁻⁵ of the middle between two levels goes up in o
 rounds its float32 factors in its own way, and the layers behind amplify the difference.
 
 An addition (or product) of two quantized values has at most 65,536 results. With most scales some of them lie so near;
-changed in the fifth digit, the scale of the result puts all of them elsewhere.
-
-A layer's result is n · m levels, n an integer and `m = weight scale · input scale / output scale`. If m = p / q with q
-odd, none lies nearer than 1 / (2q) to a middle k + ½, whatever n is: 2·n·p is even and q·(2k + 1) odd.
+changed in the fifth digit, the scale of the result puts all of them elsewhere. For layers see `quotients`. What else
+computes integers (average pools, the ends of a ReLU6, layers that run several times, the input) is left as it is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,7 +17,8 @@ from torch import Tensor, nn
 
 from . import convert
 from .placement import Pair, Plan
-from .quantizer import FakeQuantize
+from .quantizer import LEAST, FakeQuantize
+from .quotients import odd_quotients
 from .ranges import input_quantizer
 from .record import QuantizeStep
 
@@ -29,28 +27,6 @@ _FAR = 1e-4
 _SHIFT = 1e-5
 _TRIES = 64
 _ROUNDS = 3
-_FINEST = 256
-"""The least q, that of a layer's largest scale: scales change by less than 0.4 %."""
-_LARGEST = 2**24
-"""Of the q of channels that are next to nothing beside others of their layer."""
-
-
-def odd_quotients(scale: Tensor, ratio: float | None) -> Tensor:
-    """`scale`, changed by less than 0.4 %, so that no result of its layer lies near a tie.
-
-    The scales become quotients of one number and odd integers, which `.pint` files store instead.
-
-    Args:
-        scale: of the weights.
-        ratio: output scale over input scale; None if the layer reads or gives floats: 8 significant bits are kept.
-    """
-    largest = float(scale.max())
-    if ratio is None or not 0 < largest < math.inf:
-        return scale.bfloat16().to(scale.dtype)
-    base = torch.tensor(math.ceil(_FINEST * largest / ratio) * ratio, dtype=torch.float32).double()
-    exact = base / scale.detach().double().cpu()
-    q = 2 * torch.round((exact - 1) / 2) + 1
-    return torch.where(q < _LARGEST, base / q, base / _LARGEST).to(scale)
 
 
 @torch.no_grad()
@@ -66,6 +42,8 @@ def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, fl
         Layer → output scale over input scale, for `odd_quotients`; layers that read and give quantized values.
     """
     quantizers = convert.activation_quantizers(model)
+    for quantizer in quantizers.values():
+        quantizer.scale.clamp_(min=LEAST)  # as its next forward would: training may have pushed it below
     for _ in range(_ROUNDS):  # a concatenation may give a sum the scale of a sum before it
         moved = [_moved(quantizers[name], operands, quantizers) for name, operands in plan.pairs.items()]
         if not any(moved):
@@ -81,7 +59,13 @@ def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, fl
 
 @torch.no_grad()
 def settle(model: nn.Module, step: QuantizeStep, plan: Plan) -> None:
-    """Give all scales of `model`, calibrated just now, values without ties."""
+    """Give all scales of `model` values without ties; its weights are rounded anew.
+
+    Args:
+        model: calibrated.
+        step: how it was quantized.
+        plan: where.
+    """
     ratios = avoid_ties(model, step, plan)
     for name, layer in convert.weight_layers(model):
         quantizer = layer._modules[convert.WEIGHT]
