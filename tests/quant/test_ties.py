@@ -219,3 +219,38 @@ def test_a_norm_without_factors_folds_to_a_constant():
         expected = model(x)
         ps.quant.fold_batchnorm(model, x[:2])
         assert (model(x) - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_a_channel_trained_to_nothing_stays_nothing_after_folding():
+    """Its weights lie far beyond the last level of its scale, and many of them are summed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(4, 256, 1), nn.ReLU(), nn.Conv2d(256, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 16, 3),
+    ).eval()  # fmt: skip
+    x = torch.randn(16, 4, 6, 6)
+    with torch.no_grad():
+        model.train()(x)
+        ps.quantize(model.eval(), calibration=x, method="lsq", progress=False)
+        model[2].weight.abs_()
+        model[2].weight_quantizer.scale[0] = -0.01
+        expected = model(x)
+        ps.quant.fold_batchnorm(model, x[:2])
+        assert (model(x) - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+def test_scales_of_dead_channels_are_those_of_the_next_forward():
+    made = odd_quotients(torch.full((1000,), 1e-8), 1e-5 / 3)
+    assert (made >= torch.tensor(1e-8)).all()
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_norms_that_are_not_finite_are_not_folded(name):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        getattr(model[1], name)[2] = float("nan")
+    with pytest.raises(ps.errors.InputError, match="batch norm 1: its weight or bias is not finite"):
+        ps.quant.fold_batchnorm(model, torch.randn(2, 1, 8, 8))
+    assert isinstance(model[1], nn.BatchNorm2d)
+    assert torch.equal(model[0].weight, before["0.weight"])

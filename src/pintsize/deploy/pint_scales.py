@@ -60,7 +60,9 @@ def divided(coded: Tensor, output: Tensor, source: Tensor) -> Tensor:
 
 def as_quotients(tensor: Tensor, output: Tensor, source: Tensor) -> Tensor | None:
     """Weight scales as exponents and odd integers, if they are such for this output and this input."""
-    if tensor.dim() != 1 or output.dim() or not (tensor > 0).all() or not (output > 0 and source > 0):
+    if {output.dtype, source.dtype} != {torch.float32} or tensor.dim() != 1 or output.dim() or source.dim():
+        return None
+    if not ((tensor > 0).all() and output > 0 and source > 0):
         return None
     exponent, q = split(tensor, float(output) / float(source))
     if int(exponent.max()) > 63:

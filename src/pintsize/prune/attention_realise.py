@@ -48,7 +48,8 @@ class Realisation:
     masked: dict[str, int] = field(default_factory=dict)
     """Convolution → channels it computes as zeros, because leaving them out was no faster."""
     error: float = 0.0
-    """Largest difference between the outputs of the masked and the realised network, over the largest."""
+    """Largest difference between the outputs of the masked and the realised network, over the largest; before scales of
+    a quantized one are settled (`quant.ties`), which changes them by less than 0.4 %."""
 
 
 def realise(

@@ -76,7 +76,7 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
 
     Raises:
         IllegalOrder: the record holds a step that folding would undo.
-        InputError: the statistics of a norm are not finite.
+        InputError: the numbers of a norm are not finite.
         UnsupportedOp: the norm follows a grouped transposed convolution that is quantized.
     """
     with floating_point(model):
@@ -189,6 +189,10 @@ def _affine(norm: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor]:
     if norm.weight is not None:
         factor = factor * norm.weight.detach().double()
     given = torch.zeros_like(factor) if norm.bias is None else norm.bias.detach().double()
+    if not (factor.isfinite().all() and given.isfinite().all()):
+        raise InputError(
+            f"batch norm {name}", "its weight or bias is not finite", "load sound weights or train again"
+        )
     return factor, norm.running_mean.detach().double(), given
 
 
@@ -208,7 +212,11 @@ def _scale(module: nn.Module, factor: Tensor, read: Tensor, given: Tensor, ratio
     quantizer = module._modules.get(convert.WEIGHT)
     if quantizer is not None:
         assert isinstance(quantizer, FakeQuantize)
-        exact = quantizer.scale.double().clamp(min=LEAST) * factor.abs()
+        quantizer.scale.clamp_(min=LEAST)
+        if quantizer.bits > 1:  # what is beyond the last level must not come back where a scale is raised
+            low, high = (quantizer.along(weight, end) for end in quantizer.limits())
+            weight.clamp_(low, high)
+        exact = quantizer.scale.double() * factor.abs()
         quantizer.scale.copy_(odd_quotients(exact, ratio))
         gain = quantizer.scale / exact
         factor = factor * torch.where(gain < _RAISED, gain, 1)  # the integers stay the same

@@ -14,7 +14,7 @@ from .quantizer import LEAST
 
 _LOWEST, _HIGHEST = 257, 511
 _LARGEST = 2**20 - 1
-"""A channel whose q would be larger gives less than a level."""
+"""A channel whose q would be larger gives next to nothing; its bias must fit into an int32 accumulator."""
 
 
 def odd_quotients(scale: Tensor, ratio: float | None) -> Tensor:
@@ -24,7 +24,7 @@ def odd_quotients(scale: Tensor, ratio: float | None) -> Tensor:
         scale: of the weights.
         ratio: output scale over input scale; None if the layer reads or gives floats: 8 significant bits are kept.
     """
-    scale = scale.detach().clamp(min=LEAST)
+    scale = scale.detach().clamp(min=1.01 * LEAST)  # the result must not fall below the least
     if ratio is None:
         return scale.bfloat16().to(scale.dtype)
     return join(*split(scale, ratio), ratio).to(scale)
