@@ -221,7 +221,7 @@ classifier\\.[14]\\.weight,0.7;0.85,l2norm
 
 
 def overfit(args: argparse.Namespace) -> None:
-    """AlexNet trained without regularisation, then pruned in two stages; the dense one has as many epochs."""
+    """AlexNet trained without regularisation, then pruned in two stages with it as the teacher; the dense one has as many epochs."""
     bench = Bench(args, "overfit")
     first, each = args.epochs, args.round_epochs
     for seed in range(args.seeds):
@@ -235,7 +235,7 @@ def overfit(args: argparse.Namespace) -> None:
             )  # fmt: skip
             result = ps.prune_by_rules(
                 model, data, Rules.parse(ALEXNET), epochs=each, lr=3e-4, optimizer="adam", batch_size=50,
-                distill=False, seed=seed,
+                seed=seed,
                 folder=bench.folder / f"run-{seed}",
             )  # fmt: skip
             print(result.table())
