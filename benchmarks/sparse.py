@@ -221,7 +221,7 @@ classifier\\.[14]\\.weight,0.7;0.85,l2norm
 
 
 def overfit(args: argparse.Namespace) -> None:
-    """AlexNet trained without regularisation, then pruned in two stages with it as the teacher; the dense one has as many epochs."""
+    """AlexNet overfitted, then pruned in two stages with it as the teacher; the dense one has as many epochs."""
     bench = Bench(args, "overfit")
     first, each = args.epochs, args.round_epochs
     for seed in range(args.seeds):
