@@ -69,3 +69,7 @@ def as_quotients(tensor: Tensor, output: Tensor, source: Tensor) -> Tensor | Non
         return None
     coded = ((exponent << 24) + (q >> 1)).to(torch.int32)
     return coded if torch.equal(divided(coded, output, source), tensor) else None
+
+
+FORMS = {"multiples": (as_multiples, multiplied), "quotients": (as_quotients, divided)}
+"""Kind → how integers are found, and how numbers are made of them."""

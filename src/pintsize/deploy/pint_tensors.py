@@ -30,9 +30,11 @@ _DTYPES = {
         "bool",
     )
 }
-_KINDS = ("plain", "integers", "codebook", "codes", "sparse", "multiples", "quotients")
-_INTEGERS = ("multiples", "quotients")
+_INTEGERS = tuple(pint_scales.FORMS)
 """Kinds whose numbers are int32s in a block of planes."""
+_KINDS = ("plain", "integers", "codebook", "codes", "sparse", *_INTEGERS)
+_SCALES = ("plain", "codebook", "sparse")
+"""Kinds of scales that need no other scale."""
 
 
 @dataclass
@@ -185,7 +187,7 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
         return _plain(entry).reshape(entry.shape)
     if entry.kind in _INTEGERS:
         scales = (_scale(by_name, entry.extra[key], within=entry.kind) for key in ("scale", "input"))
-        make = pint_scales.multiplied if entry.kind == "multiples" else pint_scales.divided
+        _, make = pint_scales.FORMS[entry.kind]
         return make(_plain(entry), *scales).reshape(entry.shape)
     symbols = entry.symbols
     if symbols is None:
@@ -215,11 +217,7 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
 def _scale(by_name: dict[str, Entry], name: str, *, within: str = "integers") -> Tensor:
     """What a tensor of the kind `within` is multiplied by."""
     owner = by_name[name]
-    kinds = (
-        ("plain", "codebook", "sparse")
-        if within == "quotients"
-        else ("plain", "codebook", "sparse", "quotients")
-    )
+    kinds = _SCALES if within == "quotients" else (*_SCALES, "quotients")
     if owner.kind not in kinds or owner.dtype != "float32":
         raise ValueError(f"{name[:80]!r} cannot be a scale")
     return _restored(owner, by_name)
@@ -236,7 +234,7 @@ def _as_integers(entry: Entry, tensor: Tensor, state: dict[str, Tensor], units: 
     if tensor.dtype != torch.float32 or not tensor.numel() or not tensor.isfinite().all():
         return False
     for kind, scale, source in units.get(entry.name, ()):
-        find = pint_scales.as_multiples if kind == "multiples" else pint_scales.as_quotients
+        find, _ = pint_scales.FORMS[kind]
         entry.plain = find(tensor, state[scale].detach().cpu(), state[source].detach().cpu())
         if entry.plain is not None:
             entry.kind, entry.extra = kind, {"scale": scale, "input": source}

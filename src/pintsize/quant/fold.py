@@ -19,7 +19,7 @@ from ..graph.trace import CallKey
 from ..record import Step, append, check_order, register
 from . import convert
 from .flow import Flow, Kind, Node, build
-from .quantizer import LEAST, FakeQuantize
+from .quantizer import FakeQuantize
 from .quotients import odd_quotients
 from .ranges import floating_point, round_biases
 from .record import replan, step_of
@@ -212,7 +212,6 @@ def _scale(module: nn.Module, factor: Tensor, read: Tensor, given: Tensor, ratio
     quantizer = module._modules.get(convert.WEIGHT)
     if quantizer is not None:
         assert isinstance(quantizer, FakeQuantize)
-        quantizer.scale.clamp_(min=LEAST)
         if quantizer.bits > 1:  # what is beyond the last level must not come back where a scale is raised
             low, high = (quantizer.along(weight, end) for end in quantizer.limits())
             weight.clamp_(low, high)

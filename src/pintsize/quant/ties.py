@@ -41,9 +41,9 @@ def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, fl
     Returns:
         Layer → output scale over input scale, for `odd_quotients`; layers that read and give quantized values.
     """
-    quantizers = convert.activation_quantizers(model)
-    for quantizer in quantizers.values():
+    for quantizer in convert.quantizers(model):
         quantizer.scale.clamp_(min=LEAST)  # as its next forward would: training may have pushed it below
+    quantizers = convert.activation_quantizers(model)
     for _ in range(_ROUNDS):  # a concatenation may give a sum the scale of a sum before it
         moved = [_moved(quantizers[name], operands, quantizers) for name, operands in plan.pairs.items()]
         if not any(moved):
