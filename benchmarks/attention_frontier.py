@@ -73,6 +73,7 @@ class Setting:
     damping: float = 1e-5
     distill_weight: float = 0.6
     temperature: float = 3.0
+    cutout: int = 0
 
 
 _BITS = ((8, 8), (4, 8), (4, 4), (3, 8), (2, 8), (2, 4))
@@ -94,8 +95,10 @@ SETTINGS = {
 """By name; `--set field=value` changes one field."""
 
 
-def data_of(folder: str, limit: int | None) -> Any:
-    return ps.data.load(f"imagefolder:{folder}", val_fraction=0.04, seed=0, limit=limit, mean=MEAN, std=STD)
+def data_of(folder: str, limit: int | None, cutout: int) -> Any:
+    return ps.data.load(
+        f"imagefolder:{folder}", val_fraction=0.04, seed=0, limit=limit, mean=MEAN, std=STD, cutout=cutout
+    )
 
 
 def point(args: argparse.Namespace) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def point(args: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     began = time.time()
-    data = data_of(args.data, args.limit)
+    data = data_of(args.data, args.limit, setting.cutout)
     dense = ps.load(args.weights, model=ps.models.create("resnet32", stem="small")).to(device)
     val = ps.evaluate(dense, data.val)
     run = Run(folder, data, dense, setting, args.seed)

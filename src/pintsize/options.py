@@ -63,6 +63,7 @@ class CompressOptions(TypedDict, total=False):
     image_size: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    cutout: int
     epochs: int
     lr: float
     optimizer: str

@@ -55,6 +55,8 @@ class DataSection(Section):
     """Of each colour channel, as trained weights expect it; by default that of the training images."""
     std: tuple[float, ...] | None = None
     """Likewise the standard deviation."""
+    cutout: int = Field(default=0, ge=0)
+    """Side in pixels of the square that augmentation erases in every training image; 0 for none."""
 
 
 class TrainSection(Section):

@@ -89,6 +89,20 @@ def test_image_size_resizes():
     assert images.shape == (4, 1, 12, 12) == (4, *loaded.image_shape)
 
 
+def test_cutout_erases_in_training_alone():
+    loaded = data.load("digits", cutout=3)
+    (augmented, _), (plain, _) = (
+        next(loaded.train.batches(64, augment=True)),
+        next(loaded.train.batches(64)),
+    )
+    assert ((augmented == 0).sum((1, 2, 3)) >= 4).all()  # a corner of the square, at least
+    assert torch.equal(plain, next(data.load("digits").train.batches(64))[0])
+    with pytest.raises(InputError, match=r"cutout=8.*half of their side"):
+        data.load("digits", cutout=8)
+    with pytest.raises(InputError, match=r"cutout=-1"):
+        data.load("digits", cutout=-1)
+
+
 def test_unknown_names_get_the_nearest(folders):
     with pytest.raises(InputError, match=r"data set 'fashionmnist'.*did you mean 'fashion-mnist'"):
         data.load("fashionmnist")

@@ -50,6 +50,30 @@ def test_crop_moves_the_image_over_a_black_border():
     assert crop(pixels, word(1, 2)).squeeze().tolist() == [[2, 0], [4, 0]]
 
 
+@pytest.mark.parametrize(("side", "rows", "columns"), [(1, [2], [1]), (2, [1, 2], [0, 1]), (3, [1, 2, 3], [0, 1, 2]),
+                                                       (5, [0, 1, 2, 3], [0, 1, 2, 3])])  # fmt: skip
+def test_cutout_erases_a_square_around_a_random_pixel(side, rows, columns):
+    pixels = torch.ones((1, 4, 6, 3), dtype=torch.uint8)
+    word = np.array([(2 + 4 * 1) << 32], np.uint64)  # row 2, column 1
+    cut = Transform((0.5,) * 3, (1.0,) * 3, peak=1, cutout=side)
+    erased = torch.zeros(4, 6, dtype=torch.bool)
+    erased[np.ix_(rows, columns)] = True
+    for channel in cut(pixels, word)[0]:
+        assert channel.tolist() == torch.where(erased, 0.0, 0.5).tolist()
+    assert (cut(pixels) == 0.5).all()  # nothing is erased where nothing is augmented
+    assert cut(pixels, word).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_pixel_is_erased_as_often_but_near_the_border():
+    words = np.random.default_rng(0).integers(0, 2**64, 40000, np.uint64)
+    erased = (
+        Transform((0.5,), (1.0,), peak=1, cutout=3)(torch.ones((40000, 8, 8, 1), dtype=torch.uint8), words)
+        == 0
+    )
+    inner = erased.float().mean(0)[0, 1:-1, 1:-1]
+    torch.testing.assert_close(inner, torch.full_like(inner, 9 / 64), atol=0.01, rtol=0)
+
+
 def test_flip_mirrors_columns_only():
     flip = Transform(**PLAIN, pad=1, flip=True)
     pixels = image([1, 2], [3, 4])

@@ -39,6 +39,7 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     flip: bool | None = None,
+    cutout: int = 0,
 ) -> Data:
     """Load a data set and cut it into train, validation and test splits.
 
@@ -55,6 +56,7 @@ def load(
             ImageNet's.
         std: per channel, like `mean`.
         flip: whether augmentation mirrors images; by default for all sets but digits.
+        cutout: side in pixels of the square that augmentation erases in every image; 0 for none.
 
     Returns:
         The splits and what is known of them.
@@ -65,11 +67,12 @@ def load(
         CorruptFile: a file is damaged, or is no picture; it is named.
     """
     _check_options(val_fraction, seed, limit, image_size)
+    chance.check_whole("cutout", cutout, least=0)
     if not isinstance(name, str):
         raise InputTypeError(
             f"data set {name!r}", "a data set is loaded by its name", "pass a string such as 'digits'"
         )
-    changes = {"mean": mean, "std": std, "flip": flip}
+    changes = {"mean": mean, "std": std, "flip": flip, "cutout": cutout}
     if name.startswith(catalog.FOLDER_PREFIX):
         parts = _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
     elif name in catalog.KNOWN:
@@ -85,6 +88,12 @@ def load(
     if "val" not in parts:
         parts["train"], parts["val"] = _cut(parts["train"], val_fraction, chance.VALIDATION, seed)
     _check_counts(name, parts, limit)
+    if cutout >= min(parts["train"].image_shape[1:]):
+        raise InputError(
+            f"cutout={cutout}",
+            f"it would erase images of {parts['train'].image_shape[1:]}",
+            "half of their side is customary",
+        )
     if limit is not None:
         parts = {part: split.at_most(limit, seed) for part, split in parts.items()}
     train = parts["train"]
@@ -136,7 +145,7 @@ def _folder_parts(path: str, image_size: int | None, changes: dict[str, Any]) ->
 
 
 def _changed(transform: Transform, changes: dict[str, Any]) -> Transform:
-    """The transform with the user's mean, std and flip where they are given."""
+    """The transform with the user's mean, std, flip and cutout where they are given."""
     given = {option: value for option, value in changes.items() if value is not None}
     channels = len(transform.mean)
     for option in given.keys() & {"mean", "std"}:

@@ -31,13 +31,16 @@ class Transform:
     """The stored value that stands for 1.0."""
     size: tuple[int, int] | None = None
     """Height and width to resize to, bilinearly; None keeps the stored ones."""
+    cutout: int = 0
+    """Side, in pixels of the network's input, of the square around a random pixel that augmentation sets to the mean
+    (cutout, DeVries and Taylor 2017, section 3); 0 for none."""
 
     def __call__(self, pixels: Tensor, words: NDArray[np.uint64] | None = None) -> Tensor:
         """Make a batch the network's input.
 
         Args:
             pixels: uint8 [B, H, W, C].
-            words: one random word per image, which decides its crop and flip; None for no augmentation.
+            words: one random word per image, which decides its crop, flip and cutout; None for no augmentation.
 
         Returns:
             float32 [B, C, H, W], normalised; in channels-last memory format where C ≥ 3.
@@ -53,9 +56,21 @@ class Transform:
         if self.size is not None and self.size != (H, W):
             shrinks = self.size[0] < H or self.size[1] < W
             images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=shrinks)
+        if self.cutout and words is not None:
+            images = images.masked_fill(self._square(words, *images.shape[2:]).to(images.device), 0.0)
         if C >= 3:
             return images.contiguous(memory_format=torch.channels_last)
         return images.reshape(-1).view(images.shape) if C == 1 else images.contiguous()
+
+    def _square(self, words: NDArray[np.uint64], H: int, W: int) -> Tensor:
+        """Which pixels of each image go, bool [B, 1, H, W]; of a square over the border, what is within."""
+        drawn = words >> np.uint64(32) & np.uint64(2**31 - 1)  # bits that the flip does not use
+        centres = (drawn % H, H), (drawn // H % W, W)
+        down, right = (
+            np.abs(np.arange(side) + (self.cutout - 1) % 2 / 2 - centre[:, None]) < self.cutout / 2
+            for centre, side in centres
+        )
+        return torch.from_numpy(down[:, None, :, None] & right[:, None, None, :])
 
     def _augmented(self, pixels: Tensor, words: NDArray[np.uint64]) -> Tensor:
         B, H, W, C = pixels.shape
