@@ -35,6 +35,8 @@ class BudgetSection(Section):
     """Networks that are tried with the full recovery."""
     cut_by: str = "taylor"
     """Criterion that says which channels of a layer go first."""
+    drop_blocks: bool = True
+    """Whether whole residual blocks may go."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> BudgetSection:

@@ -100,6 +100,7 @@ class CompressOptions(TypedDict, total=False):
     probe_epochs: int | None
     confirmations: int
     cut_by: str
+    drop_blocks: bool
     recover_epochs: int
     recover_lr: float
     recover_optimizer: str

@@ -92,7 +92,7 @@ def test_damage_is_measured_and_survives_json(model):
 
     images = ps.data.load("digits", limit=100).val
     found = damage_of(
-        model, images, example=EXAMPLE, levels=LEVELS, widths=[None, 8, 4], activations=8, ignore=(),
+        model, images, example=EXAMPLE, levels=LEVELS, blocks={}, widths=[None, 8, 4], activations=8, ignore=(),
         importance="l2", seed=0,
     )  # fmt: skip
     assert found.groups["0"][0] == 0.0

@@ -6,6 +6,7 @@ from ..attention_options import AttentionOptions
 from . import filter_scores  # noqa: F401 (registers its criteria)
 from .attention_run import AttentionResult, prune_by_attention
 from .channels import prune
+from .depth import DepthStep, drop_blocks, residual_blocks
 from .element_criteria import element_criterion
 from .importance import Importance, criterion
 from .layer_attention import LayerAttentionResult, prune_by_layer_attention
@@ -24,6 +25,7 @@ __all__ = [
     "UNREGULARIZED",
     "AttentionOptions",
     "AttentionResult",
+    "DepthStep",
     "Importance",
     "LayerAttentionResult",
     "MaskStep",
@@ -42,6 +44,7 @@ __all__ = [
     "Statistics",
     "Unregularized",
     "criterion",
+    "drop_blocks",
     "element_criterion",
     "masks_of",
     "one_shot",
@@ -49,6 +52,7 @@ __all__ = [
     "prune_by_attention",
     "prune_by_layer_attention",
     "remove_masks",
+    "residual_blocks",
     "set_masks",
     "sparsify",
 ]

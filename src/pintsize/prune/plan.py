@@ -23,7 +23,7 @@ class PruneStep(_record.Step):
     """Channels cut out of a network."""
 
     kind: ClassVar[str] = "prune"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "mask"})
+    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask"})
     reason: ClassVar[str] = "the scales and codebooks that it stored belong to the channels as they were"
 
     removed: dict[str, dict[str, list[int]]]

@@ -50,7 +50,7 @@ class ScatterStep(_record.Step):
     """Convolutions compute fewer channels than the network reads; the rest are zeros put in afterwards."""
 
     kind: ClassVar[str] = "scatter"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "mask"})
+    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask"})
     reason: ClassVar[str] = "the scales and codebooks that it stored belong to the channels as they were"
 
     layers: list[dict[str, Any]] = field(default_factory=list)

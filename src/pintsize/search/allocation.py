@@ -1,4 +1,4 @@
-"""Channel ratios and bits together: a path of ever cheaper networks, each step the one that saves most per damage."""
+"""Channels, blocks and bits together: a path of ever cheaper networks, each step the one that saves most per damage."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ _BYTES_PER_CHANNEL = 8
 
 @dataclass(frozen=True)
 class Allocation:
-    """How many units of each channel group go, and the bits of each layer."""
+    """How many units of each channel group go, the bits of each layer, and the residual blocks that go."""
 
     removed: Mapping[str, int]
     """Channel group → units."""
     bits: Mapping[str, int | None]
-    """Layer → bits; None is floating point."""
+    """Layer → bits; None is floating point. Groups and layers of blocks that go are not in the two."""
+    blocks: frozenset[str] = frozenset()
+    """Residual blocks that go."""
     cost: float = field(default=0.0, compare=False)
     """Predicted, in the unit of the search."""
     cut_error: float = field(default=0.0, compare=False)
@@ -36,8 +38,8 @@ class Allocation:
 
     @property
     def prunes(self) -> bool:
-        """Whether any channel goes."""
-        return any(self.removed.values())
+        """Whether any channel or block goes."""
+        return any(self.removed.values()) or bool(self.blocks)
 
     @property
     def quantizes(self) -> bool:
@@ -66,10 +68,15 @@ class CostModel:
         self._macs = costs.macs(graph)
         self._known: dict[tuple[str, int, int, int | None], float] = {}
 
-    def __call__(self, removed: Mapping[str, int], bits: Mapping[str, int | None]) -> float:
+    def __call__(
+        self, removed: Mapping[str, int], bits: Mapping[str, int | None], blocks: frozenset[str] = frozenset()
+    ) -> float:
         """Milliseconds, bytes or MACs."""
         groups = self.graph.groups
         shapes = costs.kept_shapes(self.graph, groups, [removed.get(group.name, 0) for group in groups])
+        for name, shape in shapes.items() if blocks else ():
+            if any(within(name, block) for block in blocks):
+                shapes[name] = (0,) * len(shape)
         if self.minimize == "macs":
             return self._macs(shapes)
         if self.minimize == "bytes":
@@ -78,6 +85,8 @@ class CostModel:
 
     def _latency(self, layer: Layer, shapes: Shapes, bits: int | None) -> float:
         shape = shapes[f"{layer.name}.weight"]
+        if not shape[0]:
+            return 0.0
         whole_inputs, _ = layer.widths
         outputs = shape[0]
         inputs = outputs if layer.depthwise else shape[1] * max(1, whole_inputs // _per_group(layer))
@@ -107,6 +116,11 @@ class CostModel:
         return total
 
 
+def within(name: str, block: str) -> bool:
+    """Whether a layer or parameter belongs to the block."""
+    return name.startswith(f"{block}.")
+
+
 def _per_group(layer: Layer) -> int:
     """Input channels that one output channel reads."""
     return layer.widths[0] // int(getattr(layer.module, "groups", 1))
@@ -134,14 +148,27 @@ class Space:
         self.groups, self.levels, self.widths = groups, levels, widths
         self.damage, self.cost = damage, cost
 
-    def allocation(self, removed: Mapping[str, int], bits: Mapping[str, int | None]) -> Allocation:
+    def allocation(
+        self, removed: Mapping[str, int], bits: Mapping[str, int | None], blocks: frozenset[str] = frozenset()
+    ) -> Allocation:
         """With its predicted cost and damage."""
+        cuts = [self.damage.groups[name][count] for name, count in removed.items()]
         return Allocation(
             dict(removed),
             dict(bits),
-            self.cost(removed, bits),
-            math.fsum(self.damage.groups[name][count] for name, count in removed.items()),
+            blocks,
+            self.cost(removed, bits, blocks),
+            math.fsum([*cuts, *(self.damage.blocks[name] for name in blocks)]),
             math.fsum(self.damage.layers[name][width] for name, width in bits.items()),
+        )
+
+    def without(self, here: Allocation, block: str) -> Allocation:
+        """An allocation without one more block, nor what is in it."""
+        gone = {group.name for group in self.groups if all(within(m.parameter, block) for m in group.members)}
+        return self.allocation(
+            {name: count for name, count in here.removed.items() if name not in gone},
+            {name: width for name, width in here.bits.items() if not within(name, block)},
+            here.blocks | {block},
         )
 
     def dense(self, width: int | None = None) -> Allocation:
@@ -170,16 +197,19 @@ class Space:
             found.append(best)
 
     def _steps(self, here: Allocation) -> Iterator[Allocation]:
-        """Every allocation in which one group is narrower, or one layer has fewer bits."""
-        for name, levels in self.levels.items():
-            for count in levels:
-                if count > here.removed[name]:
-                    yield self.allocation({**here.removed, name: count}, here.bits)
+        """Every allocation in which one group is narrower, one layer has fewer bits, or one block is away."""
+        for name, removed in here.removed.items():
+            for count in self.levels.get(name, ()):
+                if count > removed:
+                    yield self.allocation({**here.removed, name: count}, here.bits, here.blocks)
+        for block in self.damage.blocks:
+            if block not in here.blocks:
+                yield self.without(here, block)
         if self.cost.minimize == "macs":
             return
         for name, width in here.bits.items():
             for narrower in self.widths[self.widths.index(width) + 1 :]:
-                yield self.allocation(here.removed, {**here.bits, name: narrower})
+                yield self.allocation(here.removed, {**here.bits, name: narrower}, here.blocks)
 
 
 def first_within(path: Sequence[Allocation], goal: float) -> Allocation:

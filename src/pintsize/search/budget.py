@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..graph import ChannelGroup, Graph, analyse
 from ..prune.channels import kept_multiple
+from ..prune.depth import residual_blocks
 from ..quant.layer_latency import LayerTimes, layer_inputs
 from ..recipe import RecoverSection
 from .allocation import Allocation, CostModel, Space, first_within
@@ -62,8 +63,11 @@ class BudgetSearch:
         if bits == 8 and self.options.minimize == "bytes":
             self.widths.append(4)
         levels = {group.name: levels_of(_choices(group)) for group in graph.groups}
-        settings = [self.options.cut_by, self.options.minimize, levels, self.widths, _SCANNED]
-        scan = self.workshop.part("budget-scan", settings, lambda: self._scan(model, graph, levels, images))
+        blocks = residual_blocks(model, stages.example) if self.options.drop_blocks else {}
+        settings = [self.options.cut_by, self.options.minimize, levels, blocks, self.widths, _SCANNED]
+        scan = self.workshop.part(
+            "budget-scan", settings, lambda: self._scan(model, graph, levels, blocks, images)
+        )
         damage = Damage.from_json(scan["damage"])
         times = {
             name: {(i, o): LayerTimes(f, n) for i, o, f, n in rows} for name, rows in scan["times"].items()
@@ -78,14 +82,19 @@ class BudgetSearch:
         self._walk()
 
     def _scan(
-        self, model: nn.Module, graph: Graph, levels: dict[str, list[int]], images: Any
+        self,
+        model: nn.Module,
+        graph: Graph,
+        levels: dict[str, list[int]],
+        blocks: dict[str, str],
+        images: Any,
     ) -> dict[str, Any]:
         """Damage of each change, and times of each layer."""
         stages, quantize = self.stages, self.stages.recipe.quantize
         activations = None if quantize is None else quantize.activations
         assert not isinstance(activations, dict)
         damage = damage_of(
-            model, images, example=stages.example, levels=levels, widths=self.widths, activations=activations,
+            model, images, example=stages.example, levels=levels, blocks=blocks, widths=self.widths, activations=activations,
             ignore=() if quantize is None else quantize.ignore, importance=self.options.cut_by, seed=stages.recipe.seed,
         )  # fmt: skip
         times: dict[str, Any] = {}
@@ -287,7 +296,7 @@ class BudgetSearch:
     def _result(self) -> dict[str, Any]:
         best = self._best()
         keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "drop", "latency_ms",
-                "relative_latency", "bytes", "macs", "params", "seconds", "removed", "bits")  # fmt: skip
+                "relative_latency", "bytes", "macs", "params", "seconds", "removed", "bits", "blocks")  # fmt: skip
         met = best["meets"] and (self.options.limit is not None or best["name"] != DENSE)
         return {
             "max_drop": self.options.max_drop,

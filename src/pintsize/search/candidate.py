@@ -14,7 +14,7 @@ from ..files import save
 from ..graph import ChannelGroup
 from ..markers import read_marker
 from ..measure import profile, side_by_side
-from ..prune import prune
+from ..prune import drop_blocks, prune
 from ..quant import QuantizationAware, fold_batchnorm, quantize
 from ..recipe import RecoverSection
 from ..replay import replay
@@ -60,7 +60,7 @@ class Workshop:
         Its networks are `budget/NAME-float.safetensors`, `budget/NAME.safetensors` and `budget/NAME.onnx`.
         """
         self._forget_stopped(f"budget-{name}-recover")
-        plan = {"removed": dict(allocation.removed), "bits": dict(allocation.bits)}
+        plan = _plan(allocation)
         recover = self.recovery(epochs).model_dump(mode="json")
         cut = self._part(
             f"budget-{name}-recover", [plan, recover, self.criterion], [f"budget/{name}-float.safetensors"],
@@ -98,7 +98,7 @@ class Workshop:
             path.unlink()
             return found
 
-        plan = {"removed": dict(allocation.removed), "bits": dict(allocation.bits)}
+        plan = _plan(allocation)
         return self._part(f"budget-{name}", [plan, self._quantize_settings()], [], measure)
 
     def _part(self, name: str, inputs: Any, outputs: list[str], run: Any) -> dict[str, Any]:
@@ -231,14 +231,26 @@ class Workshop:
         net = copy.deepcopy(stages.model("dense.safetensors"))
         if not allocation.prunes:
             return net
-        sizes = {group.name: group for group in self.groups}
+        if allocation.blocks:
+            drop_blocks(net, stages.example, sorted(allocation.blocks))
+        left, groups = dict(net.named_modules()), {group.name: group for group in self.groups}
         ratios = {
-            sizes[name].layers[0]: count / sizes[name].size
+            next(layer for layer in groups[name].layers if layer in left): count / groups[name].size
             for name, count in allocation.removed.items()
             if count
         }
-        prune(
-            net, stages.example, ratios=ratios, scope="local", importance=self.criterion, data=self.images,
-            seed=stages.recipe.seed,
-        )  # fmt: skip
+        if ratios:
+            prune(
+                net, stages.example, ratios=ratios, scope="local", importance=self.criterion, data=self.images,
+                seed=stages.recipe.seed,
+            )  # fmt: skip
         return net
+
+
+def _plan(allocation: Allocation) -> dict[str, Any]:
+    """What is done to the network, as markers and metrics have it."""
+    return {
+        "removed": dict(allocation.removed),
+        "bits": dict(allocation.bits),
+        "blocks": sorted(allocation.blocks),
+    }

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Split
+from ..prune.depth import without_blocks
 from ..prune.scan_parts import find_parts
 from ..quant import choose_bits
 
@@ -27,6 +28,8 @@ class Damage:
     """Channel group → units removed → error, rising ever faster (see `convex`)."""
     layers: dict[str, dict[int | None, float]]
     """Layer → bits, None for floating point → error."""
+    blocks: dict[str, float] = field(default_factory=dict)
+    """Residual block → error without it."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain parts; keys become text."""
@@ -36,6 +39,7 @@ class Damage:
                 name: {"float" if k is None else str(k): e for k, e in row.items()}
                 for name, row in self.layers.items()
             },
+            "blocks": self.blocks,
         }
 
     @classmethod
@@ -47,6 +51,7 @@ class Damage:
                 name: {None if k == "float" else int(k): e for k, e in row.items()}
                 for name, row in document["layers"].items()
             },
+            document["blocks"],
         )
 
 
@@ -56,19 +61,21 @@ def damage_of(
     *,
     example: Any,
     levels: dict[str, list[int]],
+    blocks: dict[str, str],
     widths: Sequence[int | None],
     activations: int | None,
     ignore: Sequence[str],
     importance: str,
     seed: int,
 ) -> Damage:
-    """Measure every level of every group, and every width of every layer, alone.
+    """Measure every level of every group, the lack of every block, and every width of every layer, alone.
 
     Args:
         model: trained; as before afterwards.
         images: on which results are compared, and which criteria may look at.
         example: an input batch.
         levels: group → numbers of removed units.
+        blocks: residual block → what is left where it was.
         widths: bits a layer may have; None is floating point.
         activations: bits of what integer layers read.
         ignore: layers that stay in floating point.
@@ -85,6 +92,10 @@ def damage_of(
                 with part.pruned(count / part.size):
                     row[count] = relative_error(logits(model, images), wanted)
         groups[part.name] = convex(row)
+    without = {}
+    for path, remains in blocks.items():
+        with without_blocks(model, {path: remains}):
+            without[path] = relative_error(logits(model, images), wanted)
     layers: dict[str, dict[int | None, float]] = {}
     if any(widths):
         plan = choose_bits(
@@ -92,7 +103,7 @@ def damage_of(
             bytes=1.0, ignore=ignore, example=example, progress=False,
         )  # fmt: skip
         layers = {name: {None: 0.0, **row} for name, row in plan.errors.items()}
-    return Damage(groups, layers)
+    return Damage(groups, layers, without)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .layer_file import layer_file
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _ANCHORS = (0.25, 0.5, 1.0)
 """Shares of a layer's channels at which it is timed."""
 _CALL = "a call that computes nothing"
@@ -104,10 +105,11 @@ class LatencyTable:
     Args:
         path: its file; by default that of this machine in the cache folder.
         threads: of the runtime.
-        repeats: timed calls of a layer.
+        repeats: timed calls of a layer; what a tenth of them keep within counts, as other work of the machine
+            only ever adds to so short a time.
     """
 
-    def __init__(self, path: Path | None = None, *, threads: int = 2, repeats: int = 50) -> None:
+    def __init__(self, path: Path | None = None, *, threads: int = 2, repeats: int = 100) -> None:
         self.path = cache_file(threads) if path is None else path
         self._threads, self._repeats = threads, repeats
         self.times = _read(self.path)
@@ -164,7 +166,9 @@ class LatencyTable:
                 runtimes[name] = open_runtime(path, threads=self._threads)
                 opened.callback(runtimes[name].close)
             times = side_by_side(runtimes, x.numpy(), warmup=5, repeats=self._repeats, threads=self._threads)
-        return LayerTimes(times["floating"].median_ms, times["integer"].median_ms)
+        return LayerTimes(
+            *(statistics.quantiles(times[name].runs, n=10)[0] for name in ("floating", "integer"))
+        )
 
 
 def interpolate(times: dict[tuple[int, int], float], inputs: int, outputs: int) -> float:
