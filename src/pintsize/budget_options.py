@@ -17,6 +17,8 @@ class BudgetSection(Section):
 
     max_drop: float | None = Field(default=None, ge=0)
     """Percentage points that may be lost on the validation images; the cheapest network is wanted."""
+    margin: float = Field(default=1.0, ge=0)
+    """Standard errors of the measured drop by which it has to be below `max_drop`: the validation images are a sample."""
     minimize: Literal["latency", "bytes", "macs"] = "latency"
     """With `max_drop`: of what the network shall take least."""
     max_latency: float | None = Field(default=None, gt=0)

@@ -91,6 +91,7 @@ class CompressOptions(TypedDict, total=False):
     min_channels: int
     ignore: tuple[str, ...]
     max_drop: float
+    margin: float
     minimize: str
     max_latency: float
     max_bytes: int

@@ -108,3 +108,62 @@ def test_errors_that_level_off_go_on_rising():
 def test_many_levels_are_thinned_evenly():
     assert levels_of(range(5)) == [0, 1, 2, 3, 4]
     assert levels_of(range(0, 100)) == [0, 14, 28, 42, 57, 71, 85, 99]
+
+
+@pytest.fixture(scope="module")
+def residual():
+    import pintsize as ps
+
+    torch.manual_seed(0)
+    return ps.models.create("resnet20", in_channels=1, num_classes=10, stem="small").eval()
+
+
+def residual_space(model, minimize="macs"):
+    graph = analyse(model, EXAMPLE)
+    names = weight_layers(graph)
+    cost = CostModel(graph, layers_of(model, graph, EXAMPLE, names), minimize, {})
+    groups = {group.name: {0: 0.0, 8: 0.2} for group in graph.groups}
+    levels = {group.name: [0, 8] for group in graph.groups}
+    damage = Damage(groups, {name: {8: 0.0} for name in names}, {"layer1.1": 0.01, "layer3.2": 5.0})
+    return Space(graph.groups, levels, [8], damage, cost)
+
+
+def test_a_block_that_goes_takes_its_channels_and_layers_with_it(residual):
+    found = residual_space(residual)
+    whole = found.dense(8)
+    cut = found.allocation({**whole.removed, "layer1.1.conv1": 8}, whole.bits)
+    without = found.without(cut, "layer1.1")
+    assert whole.bits.keys() - without.bits.keys() == {"layer1.1.conv1", "layer1.1.conv2"}
+    assert whole.removed.keys() - without.removed.keys() == {"layer1.1.conv1"}
+    assert without == found.without(whole, "layer1.1")  # how narrow it had been does not matter
+    assert without.cut_error == 0.01
+    assert without.prunes
+    assert without.cost == whole.cost - 2 * 64 * 16 * 16 * 9
+    in_bytes = residual_space(residual, "bytes")
+    saved = in_bytes.dense(8).cost - in_bytes.without(in_bytes.dense(8), "layer1.1").cost
+    norms = 2 * 2 * 16 * 4
+    assert saved == 2 * (16 * 16 * 9 + 8 * 16) + norms
+
+
+def test_blocks_go_in_the_order_of_their_damage(residual):
+    path = residual_space(residual).path(1.0, 8)
+    assert path[1].blocks == {"layer1.1"}
+    assert path[-1].blocks == {"layer1.1", "layer3.2"}
+    assert [one.cost for one in path] == sorted((one.cost for one in path), reverse=True)
+
+
+def test_the_lack_of_a_block_is_measured(residual):
+    import pintsize as ps
+    from pintsize.prune import residual_blocks
+
+    images = ps.data.load("digits", limit=30).val
+    blocks = residual_blocks(residual, EXAMPLE)
+    before = residual.state_dict().keys()
+    found = damage_of(
+        residual, images, example=EXAMPLE, levels={}, blocks=blocks, widths=[None], activations=8, ignore=(),
+        importance="l2", seed=0,
+    )  # fmt: skip
+    assert found.blocks.keys() == blocks.keys()
+    assert min(found.blocks.values()) > 0
+    assert residual.state_dict().keys() == before
+    assert Damage.from_json(found.to_json()) == found

@@ -14,6 +14,7 @@ import pintsize as ps
 from pintsize.errors import InputError
 from pintsize.files import read_tensors
 from pintsize.recipe import Recipe
+from pintsize.search.candidate import paired_error
 
 OPTIONS = {
     "epochs": 0, "recover_epochs": 2, "recover_lr": 0.02, "recover_batch_size": 32, "recover_precision": "fp32",
@@ -184,3 +185,39 @@ def test_a_budget_and_an_amount_are_two_ways():
     assert recipe.budget is not None
     assert (recipe.budget.minimize, recipe.budget.limit) == ("bytes", 1000)
     assert Recipe.parse(recipe.model_dump()) == recipe
+
+
+def test_residual_blocks_may_go_unless_that_is_forbidden(data, tmp_path):
+    options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "quantize": None, "max_macs": 1}
+    names = {"layer1.0", "layer1.1", "layer2.1", "layer3.1"}
+    for drop_blocks, gone in ((True, names), (False, set())):
+        found = ps.compress(
+            "resnet-demo", data, out=tmp_path / str(drop_blocks), drop_blocks=drop_blocks, **options
+        )
+        budget = found.metrics["budget"]
+        assert (budget["met"], budget["chosen"]) == (False, "dense")
+        (row,) = (row for row in budget["candidates"] if row["name"] == "full-1")  # the cheapest there is
+        assert set(row["blocks"]) == gone
+        net = ps.load(found.folder / "budget" / "full-1.safetensors")
+        left = {name for name, _ in net.named_modules()}
+        assert not any(f"{block}.conv1" in left for block in gone)
+        assert names - gone <= left
+        cost = ps.profile(net, torch.zeros(1, *data.image_shape))
+        assert cost.macs == row["macs"] < budget["candidates"][0]["macs"] / 2
+
+
+def test_the_error_of_a_drop_comes_from_the_images_that_changed():
+    right = torch.tensor([True, True, False, False] * 100)
+    assert paired_error(right, right) == 0.0
+    changed = right.clone()
+    changed[:2] = torch.tensor([False, False])
+    assert paired_error(right, changed) == pytest.approx(100 * (2 / 400 - (2 / 400) ** 2) ** 0.5 / 400**0.5)
+
+
+def test_the_drop_and_its_error_have_to_be_within_the_budget(trained, data, tmp_path):
+    options = {**OPTIONS, "max_drop": 20.0, "minimize": "macs"}
+    strict = ps.compress(trained, data, out=tmp_path / "a", margin=1000.0, **options)
+    for row in strict.metrics["budget"]["candidates"]:
+        assert row["meets"] == (row["drop"] + 1000 * row["drop_error"] <= 20)
+    assert not strict.metrics["budget"]["candidates"][-1]["meets"]
+    assert strict.metrics["budget"]["candidates"][-1]["drop_error"] > 0

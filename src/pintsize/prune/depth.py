@@ -70,7 +70,7 @@ def residual_blocks(model: nn.Module, example: Any) -> dict[str, str]:
     found = {}
     for path, module in model.named_modules():
         own = {id(parameter) for parameter in module.parameters()}
-        others = (p for name, m in model.named_modules() if not _within(name, path)
+        others = (p for name, m in model.named_modules(remove_duplicate=False) if not _within(name, path)
                   for p in m.parameters(recurse=False))  # fmt: skip
         if path and own and own.isdisjoint(map(id, others)):
             remains = _remains(trace, path)

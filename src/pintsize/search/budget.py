@@ -128,8 +128,10 @@ class BudgetSearch:
         Elsewhere, and only there, some layers may have to stay in floating point.
         """
         row = self._try("quantized", self.space.dense(self.widths[1]), 0)
-        allowed = _INTEGERS_MAY_LOSE if self.options.max_drop is None else self.options.max_drop
-        if (row is not None and row["drop"] <= allowed) or self.options.minimize == "macs":
+        within = row is not None and (
+            row["drop"] <= _INTEGERS_MAY_LOSE if self.options.max_drop is None else row["meets"]
+        )
+        if within or self.options.minimize == "macs":
             self._width = self.widths[1]
             self._walk()
 
@@ -138,10 +140,9 @@ class BudgetSearch:
         epochs = (self.stages.recipe.recover or RecoverSection()).epochs
         short = min(epochs, self.options.probe_epochs or max(1, epochs // 5))
         for number in range(1, self.options.probes + 1 if epochs else 1):
-            good = min([self._best()["predicted"], *self._hopeful()])
-            one = first_within(self.path, self._between(good, self._failed_below(good)))
+            one = self._middle(min([self._best()["predicted"], *self._hopeful()]))
             # a confirmation of half its epochs on the right network tells more than a full one on a wrong one
-            if self._tried(one) or not self._time_for(short + epochs / 2):
+            if one is None or self._tried(one) or not self._time_for(short + epochs / 2):
                 break
             if self._try(f"probe-{number}", one, short) is None:
                 return
@@ -149,14 +150,12 @@ class BudgetSearch:
             best = self._best()["predicted"]
             failed = self._failed_below(best)
             hopeful = [cost for cost in self._hopeful() if failed < cost < _WORTHWHILE * best]
-            goal = min(hopeful) if hopeful else self._between(best, failed)
             probe = next((name for name, each in self._allocations.items()
-                          if name.startswith("probe") and each.cost == goal and hopeful), None)  # fmt: skip
-            one = self._allocations[probe] if probe else first_within(self.path, goal)
-            if self._tried(one, fully=True) or one.cost > _WORTHWHILE * best:
-                probe = self._best()[
-                    "name"
-                ]  # nothing cheaper is left to try: the best deserves its full recovery
+                          if name.startswith("probe") and hopeful and each.cost == min(hopeful)), None)  # fmt: skip
+            one = self._allocations[probe] if probe else self._middle(best)
+            if one is None or self._tried(one, fully=True):
+                # nothing cheaper is left to try: the best deserves its full recovery
+                probe = self._best()["name"]
                 one = self._allocations[probe]
             afford = self._affordable(epochs)
             if (epochs and not afford) or self._tried(one, fully=True):
@@ -169,15 +168,21 @@ class BudgetSearch:
 
     def _hopeful(self) -> list[float]:
         """Costs of the networks that a full recovery is expected to bring within the budget."""
-        allowed = (self.options.max_drop or 0.0) + self._earned
-        return [r["predicted"] for r in self._probes() if r["drop"] <= allowed]
+        return [r["predicted"] for r in self._probes() if self._excess(r) <= self._earned]
+
+    def _middle(self, good: float) -> Allocation | None:
+        """Of the networks between `good` and what broke the budget, the one as far from both by ratio; None if none is."""
+        failed = self._failed_below(good)
+        goal = math.sqrt(good * max(failed, self.path[-1].cost))
+        between = [one for one in self.path if failed < one.cost < _WORTHWHILE * good]
+        return min(between, key=lambda one: max(one.cost, goal) / min(one.cost, goal), default=None)
 
     def _failed_below(self, cost: float) -> float:
-        """The dearest network below `cost` that broke the budget, or is expected to; else the cheapest there is."""
+        """The cost of the dearest network below `cost` that broke the budget, or is expected to; 0 if none did."""
         hopeful = self._hopeful()
         failed = [r["predicted"] for r in self.rows if r["finished"] and not r["meets"] and r["predicted"] < cost
                   and not (r in self._probes() and r["predicted"] in hopeful)]  # fmt: skip
-        return max(failed, default=self.path[-1].cost)
+        return max(failed, default=0.0)
 
     def _probes(self) -> list[dict[str, Any]]:
         return [row for row in self.rows if row["name"].startswith("probe") and row["finished"]]
@@ -225,8 +230,12 @@ class BudgetSearch:
 
     def _meets(self, row: dict[str, Any]) -> bool:
         if self.options.limit is None:
-            return bool(row["drop"] <= (self.options.max_drop or 0.0) + 1e-9)
+            return self._excess(row) <= 1e-9
         return bool(self._cost(row) <= self.options.limit)
+
+    def _excess(self, row: dict[str, Any]) -> float:
+        """By how many points the drop, and what it may be wrong by, is above the budget."""
+        return float(row["drop"] + self.options.margin * row["drop_error"] - (self.options.max_drop or 0.0))
 
     def _cost(self, row: dict[str, Any]) -> float:
         """As measured on the file."""
@@ -241,10 +250,6 @@ class BudgetSearch:
             return max(meeting, key=lambda row: (row["val_accuracy"], -self._cost(row)))
         relative = "relative_latency" if self.options.minimize == "latency" else self.options.minimize
         return min(meeting, key=lambda row: (row[relative], row["drop"]))
-
-    def _between(self, good: float, bad: float) -> float:
-        """A cost between two, as far from one as from the other by ratio."""
-        return math.sqrt(good * bad)
 
     def _tried(self, one: Allocation, *, fully: bool = False) -> bool:
         return any(
@@ -295,8 +300,9 @@ class BudgetSearch:
 
     def _result(self) -> dict[str, Any]:
         best = self._best()
-        keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "drop", "latency_ms",
-                "relative_latency", "bytes", "macs", "params", "seconds", "removed", "bits", "blocks")  # fmt: skip
+        keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "drop", "drop_error",
+                "latency_ms", "relative_latency", "bytes", "macs", "params", "seconds", "removed", "bits",
+                "blocks")  # fmt: skip
         met = best["meets"] and (self.options.limit is not None or best["name"] != DENSE)
         return {
             "max_drop": self.options.max_drop,
@@ -320,7 +326,7 @@ def describe(row: dict[str, Any]) -> str:
     from ..measure.units import bytes_text, count_text, milliseconds_text
 
     return (
-        f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f}), "
+        f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
         f"{milliseconds_text(row['latency_ms'])} ({row['relative_latency']:.2f} of dense), "
         f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
         f"{'' if row['meets'] else ', over the budget'}"

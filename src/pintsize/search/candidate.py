@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..deploy import export, open_runtime
 from ..files import save
@@ -18,7 +20,6 @@ from ..prune import drop_blocks, prune
 from ..quant import QuantizationAware, fold_batchnorm, quantize
 from ..recipe import RecoverSection
 from ..replay import replay
-from ..train import evaluate
 from .allocation import Allocation
 from .clock import Clock, Deadline, TimeIsUp
 from .damage import logits, relative_error
@@ -52,6 +53,7 @@ class Workshop:
         self.stages, self.groups, self.images = stages, groups, images
         self.criterion, self.clock = criterion, clock
         self.folder = stages.folder.path / "budget"
+        self._known_hits: dict[Path, Tensor] = {}
         self._wanted = logits(stages.model("dense.safetensors"), images)
 
     def make(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any]:
@@ -141,19 +143,20 @@ class Workshop:
 
     def _measured(self, name: str, allocation: Allocation, epochs: int, key: str) -> dict[str, Any]:
         """Quantize, with training where bits are few, export, and measure the file."""
-        stages, file = self.stages, self.folder / f"{name}.safetensors"
+        file = self.folder / f"{name}.safetensors"
         recovered = self._load(f"{name}-float.safetensors")
         net, tuned = self._finished(recovered, name, allocation, epochs, key)
         save(net, file)
         net = self._load(file.name)
         path = self.folder / f"{name}.onnx"
         self._export(net, path)
-        runtime = open_runtime(path, threads=stages.recipe.export.threads)
-        try:
-            accuracy = evaluate(runtime, stages.data.val)
-        finally:
-            runtime.close()
-        return {"val_accuracy": accuracy, "quantized_epochs": tuned, **self._file_costs(net, path)}
+        right, whole = self._hits(path), self._hits(self._dense_file())
+        return {
+            "val_accuracy": 100.0 * float(right.double().mean()),
+            "drop_error": paired_error(whole, right),
+            "quantized_epochs": tuned,
+            **self._file_costs(net, path),
+        }
 
     def _finished(
         self, recovered: nn.Module, name: str, allocation: Allocation, epochs: int, key: str
@@ -205,10 +208,11 @@ class Workshop:
 
     def _file_costs(self, net: nn.Module, path: Path) -> dict[str, Any]:
         """Latency in turns with the dense network's file, so that a slow spell of the machine hits both."""
-        threads, whole = self.stages.recipe.export.threads, self.folder / "dense.onnx"
-        if not whole.exists():
-            self._export(self.stages.model("dense.safetensors"), whole)
-        runtimes = {"dense": open_runtime(whole, threads=threads), "it": open_runtime(path, threads=threads)}
+        threads = self.stages.recipe.export.threads
+        runtimes = {
+            "dense": open_runtime(self._dense_file(), threads=threads),
+            "it": open_runtime(path, threads=threads),
+        }
         try:
             times = side_by_side(runtimes, self.stages.example[:1].numpy(), repeats=_REPEATS, threads=threads)
         finally:
@@ -222,6 +226,25 @@ class Workshop:
             "macs": cost.macs,
             "params": cost.params,
         }
+
+    def _dense_file(self) -> Path:
+        whole = self.folder / "dense.onnx"
+        if not whole.exists():
+            self._export(self.stages.model("dense.safetensors"), whole)
+        return whole
+
+    def _hits(self, path: Path) -> Tensor:
+        """Which validation images a file classifies rightly, bool."""
+        if path not in self._known_hits:
+            runtime = open_runtime(path, threads=self.stages.recipe.export.threads)
+            try:
+                self._known_hits[path] = torch.cat([
+                    torch.as_tensor(runtime(images.numpy())).argmax(1) == labels
+                    for images, labels in self.stages.data.val.batches()
+                ])  # fmt: skip
+            finally:
+                runtime.close()
+        return self._known_hits[path]
 
     def _load(self, file: str) -> nn.Module:
         return replay(self.folder / file, self.stages.start().cpu()).eval()
@@ -245,6 +268,19 @@ class Workshop:
                 seed=stages.recipe.seed,
             )  # fmt: skip
         return net
+
+
+def paired_error(before: Tensor, after: Tensor) -> float:
+    """Standard error, in points, of the difference of two accuracies on the same images.
+
+    Only images that one network alone gets right contribute (as in McNemar's test, 1947).
+
+    Args:
+        before: which images the one network classifies rightly, bool [N].
+        after: which ones the other does, bool [N].
+    """
+    change = before.double() - after.double()
+    return 100.0 * math.sqrt(float(change.var(correction=0)) / len(change))
 
 
 def _plan(allocation: Allocation) -> dict[str, Any]:
