@@ -141,8 +141,8 @@ class RecoverSection(TrainSection):
     """Largest learning rate."""
     distill: bool = True
     """Learn from the dense network's outputs as well as from the labels."""
-    distill_weight: float = Field(default=0.9, ge=0, le=1)
-    """Share of the dense network's outputs in the loss."""
+    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    """Share of the dense network's outputs in the loss; a large one holds the pruned network at its teacher's level."""
     temperature: float = Field(default=4.0, gt=0)
     """Softens both outputs before they are compared."""
 
@@ -185,6 +185,8 @@ class QatSection(RecoverSection):
     """Largest learning rate."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Not applied to norms, biases and step sizes."""
+    distill_weight: float = Field(default=0.9, ge=0, le=1)
+    """Share of the dense network's outputs in the loss."""
     freeze_at: float = Field(default=0.75, ge=0, le=1)
     """Share of the epochs after which batch-norm statistics and ranges stay as they are."""
     damping: float = Field(default=1e-5, ge=0)

@@ -28,7 +28,7 @@ def train(
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
     teacher: o.Teacher = None,
-    distill_weight: o.DistillWeight = 0.9,
+    distill_weight: o.DistillWeight = 0.5,
     temperature: o.Temperature = 4.0,
     checkpoint: o.Checkpoint = None,
     log_dir: o.LogDir = None,

@@ -51,7 +51,7 @@ def train(
     augment: bool = True,
     seed: int = 0,
     teacher: nn.Module | None = None,
-    distill_weight: float = 0.9,
+    distill_weight: float = 0.5,
     temperature: float = 4.0,
     keep: str = "last",
     checkpoint: str | os.PathLike[str] | None = None,
