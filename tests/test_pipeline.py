@@ -16,7 +16,7 @@ import pintsize as ps
 from pintsize.deploy.pint import about
 from pintsize.errors import InputError, OperationError
 from pintsize.report.compare import points
-from pintsize.run_folder import RunFolder
+from pintsize.run_folder import RunFolder, data_digest
 
 QUICK = {
     "macs": 0.5,
@@ -118,6 +118,15 @@ def test_a_second_start_repeats_nothing_and_a_changed_recipe_only_what_it_concer
     assert after["dense.safetensors"] == before["dense.safetensors"]
     assert after["pruned.safetensors"] == before["pruned.safetensors"]
     assert after["quantized.safetensors"] != before["quantized.safetensors"]
+
+
+def test_other_training_images_are_another_run():
+    plain, cut = (ps.data.load("digits", limit=60, cutout=side) for side in (0, 3))
+    assert data_digest(plain) == data_digest(ps.data.load("digits", limit=60))
+    assert (
+        len({data_digest(plain), data_digest(cut), data_digest(ps.data.load("digits", limit=60, flip=True))})
+        == 3
+    )
 
 
 def test_a_killed_run_goes_on_to_the_same_file(tmp_path):

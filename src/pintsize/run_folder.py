@@ -8,6 +8,7 @@ it was.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -170,8 +171,9 @@ def model_digest(model: nn.Module) -> str:
 
 
 def data_digest(data: Data) -> str:
-    """A digest of what decides a run in a data set: name, splits, statistics."""
+    """A digest of what decides a run in a data set: name, splits, what becomes of the training images."""
     labels = {
         name: split.labels for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
     }
-    return digest([data.name, data.classes, data.image_shape, data.mean, data.std, tensor_digest(labels)])
+    transform = dataclasses.asdict(data.train.transform)
+    return digest([data.name, data.classes, data.image_shape, transform, tensor_digest(labels)])

@@ -111,6 +111,54 @@ def test_what_is_left_of_a_block(style, remains):
         assert torch.equal(net(X), wanted)
 
 
+class Parent(nn.Module):
+    """Calls its block in ways that an identity cannot stand in for."""
+
+    def __init__(self, style):
+        super().__init__()
+        self.block, self.style = Sum("plain"), style
+        if style == "list":
+            self.hidden = [self.block]
+        if style == "tuple":
+            self.block.register_forward_hook(lambda _module, _args, y: (y,))
+        if style == "extra":
+            self.block.register_forward_pre_hook(lambda _module, args, kwargs: (args, {}), with_kwargs=True)
+
+    def forward(self, x):
+        match self.style:
+            case "list":
+                for block in self.hidden:
+                    x = block(x * 1.0)
+            case "tuple":
+                x = self.block(x * 1.0)[0]
+            case "extra":
+                x = self.block(x * 1.0, rate=0.5)
+            case "attribute":
+                x = self.block(x * 1.0) * self.block.conv.stride[0]
+            case "aliased":
+                x = x * 1.0
+                y = self.block(x)
+                x = x + torch.relu_(y)
+            case "input changed":
+                x = self.block(x).mul_(2.0)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("style", ["list", "tuple", "extra", "attribute", "aliased"])
+def test_a_block_stays_where_an_identity_cannot_stand_in_for_it(style):
+    torch.manual_seed(0)
+    net = Parent(style).eval()
+    wanted = net(X)
+    assert residual_blocks(net, X) == {}
+    torch.testing.assert_close(net(X), wanted, atol=0, rtol=0)
+
+
+def test_the_example_stays_as_it_is():
+    example = X.clone()
+    assert residual_blocks(Parent("input changed").eval(), example) in ({}, {"block": "identity"})
+    assert torch.equal(example, X)
+
+
 def test_a_block_that_runs_twice_or_shares_its_weights_stays():
     assert residual_blocks(Net("plain", twice=True), X) == {}
     shared = Net("plain")
@@ -138,6 +186,28 @@ def test_what_left_is_gone_from_file_and_runtime(tmp_path):
     assert torch.equal(ps.load(tmp_path / "net.pint")(X), net(X))
 
 
+def test_masks_channels_and_blocks_in_any_order_survive_files(tmp_path):
+    net = network("resnet20", stem="small")
+    ps.prune(net, X, ratio=0.25)
+    ps.sparsify(net, density=0.5, importance="magnitude")
+    drop_blocks(net, X, ["layer2.1"])
+    ps.prune(net, X, ratio=0.25)
+    for name in ("net.safetensors", "net.pint"):
+        ps.save(net, tmp_path / name)
+        assert torch.equal(ps.load(tmp_path / name)(X), net(X))
+
+
+@pytest.mark.parametrize("style", ["in place", "relu6"])
+def test_what_is_left_goes_through_quantizers_and_export(style, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), Sum(style), nn.Flatten(), nn.Linear(3 * 30 * 30, 4)).eval()
+    drop_blocks(net, X, ["1"])
+    ps.quantize(net, calibration=[(X, torch.zeros(2, dtype=torch.long))], progress=False)
+    ps.export(net, tmp_path / "net.onnx", example=X)
+    runtime = ps.open_runtime(tmp_path / "net.onnx", threads=1)
+    torch.testing.assert_close(torch.as_tensor(runtime(X.numpy())), net(X), atol=1e-4, rtol=1e-4)
+
+
 def test_errors_name_the_block_and_change_nothing():
     net = network("resnet20", stem="small")
     before = copy.deepcopy(net.state_dict())
@@ -145,7 +215,10 @@ def test_errors_name_the_block_and_change_nothing():
         drop_blocks(net, X, ["layer1.1", "layer2.0"])
     assert net.state_dict().keys() == before.keys()
     ps.quantize(net, calibration=[(X, torch.zeros(2, dtype=torch.long))], progress=False)
-    with pytest.raises(IllegalOrder, match="'depth' after 'quantize'"):
+    with pytest.raises(IllegalOrder, match="'depth' after 'fold'"):
         drop_blocks(net, X, ["layer1.1"])
+    for nothing in ([], "layer1.1"):
+        with pytest.raises(InputError, match="not a list of paths"):
+            drop_blocks(network("resnet20", stem="small"), X, nothing)
     with pytest.raises(ValueError, match="cannot be left"):
         DepthStep.from_json({"blocks": {"layer1.1": "os.system"}})

@@ -155,6 +155,21 @@ def test_gain_loss_and_failures(run):
     assert "pruned int8 is larger than dense fp32" in shown.text
 
 
+def test_candidates_of_a_search_are_a_table(run):
+    row = {"finished": True, "meets": True, "val_accuracy": 92.5, "drop": 0.3, "macs": 1000, "bytes": 2000,
+           "latency_ms": 1.0, "epochs": 5}  # fmt: skip
+    rows = [
+        {**row, "name": "full-1"},  # of a run before blocks and errors were told
+        {**row, "name": "full-2", "drop_error": 0.21, "blocks": ["layer1.1", "layer3.2"]},
+        {"name": "full-3", "finished": False, "meets": False},
+    ]
+    shown = page(run(budget={"max_drop": 0.5, "met": True, "chosen": "full-2", "candidates": rows}))
+    assert "full-2 (chosen)" in shown.text
+    assert "0.30 ± 0.21" in shown.text
+    assert "layer1.1, layer3.2" in shown.text
+    assert "stopped by the time limit" in shown.text
+
+
 def test_missing_pieces_are_left_out(run):
     shown = page(run(json.dumps({"format": 1})))
     assert "No stage of this run has ended yet." in shown.text

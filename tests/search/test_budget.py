@@ -1,11 +1,13 @@
 """The budget search from end to end, on digits with a small network: what it returns, keeps and repeats."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ import pintsize as ps
 from pintsize.errors import InputError
 from pintsize.files import read_tensors
 from pintsize.recipe import Recipe
+from pintsize.search.allocation import Allocation
+from pintsize.search.budget import BudgetSearch
 from pintsize.search.candidate import paired_error
 
 OPTIONS = {
@@ -188,7 +192,7 @@ def test_a_budget_and_an_amount_are_two_ways():
 
 
 def test_residual_blocks_may_go_unless_that_is_forbidden(data, tmp_path):
-    options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "quantize": None, "max_macs": 1}
+    options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "max_macs": 1, "recipe": {"quantize": None}}
     names = {"layer1.0", "layer1.1", "layer2.1", "layer3.1"}
     for drop_blocks, gone in ((True, names), (False, set())):
         found = ps.compress(
@@ -221,3 +225,65 @@ def test_the_drop_and_its_error_have_to_be_within_the_budget(trained, data, tmp_
         assert row["meets"] == (row["drop"] + 1000 * row["drop_error"] <= 20)
     assert not strict.metrics["budget"]["candidates"][-1]["meets"]
     assert strict.metrics["budget"]["candidates"][-1]["drop_error"] > 0
+
+
+def test_a_network_that_lost_blocks_alone_is_the_one_that_is_deployed(data, tmp_path):
+    options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "recipe": {"quantize": None}}
+    dense = ps.models.create("resnet-demo", in_channels=1, num_classes=10, stem="small")
+    whole = ps.profile(dense, torch.zeros(1, *data.image_shape)).macs
+    found = ps.compress("resnet-demo", data, out=tmp_path / "a", max_macs=int(0.99 * whole), **options)
+    row = next(row for row in found.metrics["budget"]["candidates"] if row["name"] == "full-1")
+    assert row["blocks"] == ["layer3.1"]
+    assert not any(row["removed"].values())
+    assert found.metrics["budget"]["chosen"] == "full-1"
+    assert found.stages[-1]["macs"] == row["macs"] < whole
+    assert [stage["name"] for stage in found.stages] == ["dense fp32", "pruned fp32"]
+
+
+def stub(path, rows, **options):
+    """A search that stands at some point: costs of its path, rows of what was tried."""
+    finder = BudgetSearch.__new__(BudgetSearch)
+    recipe = Recipe.parse({"budget": {"max_drop": 0.5, **options}, "recover": {"epochs": 10}})
+    finder.stages, finder.options, finder._earned = SimpleNamespace(recipe=recipe), recipe.budget, 1.0
+    finder.path = [Allocation({"g": k}, {}, cost=cost) for k, cost in enumerate(path)]
+    finder.rows, finder._allocations = [], {}
+    for name, cost, epochs, drop in rows:
+        row = {
+            "name": name,
+            "predicted": cost,
+            "epochs": epochs,
+            "drop": drop,
+            "drop_error": 0.1,
+            "finished": True,
+        }
+        finder.rows.append({**row, "meets": finder._excess(row) <= 0})
+        finder._allocations[name] = next((one for one in finder.path if one.cost == cost), finder.path[0])
+    return finder
+
+
+def test_only_networks_between_what_holds_and_what_breaks_are_tried():
+    path = [1.0, 0.7, 0.5, 0.4, 0.3, 0.1]
+    whole = ("dense", 1.0, 0, 0.0)
+    assert stub(path, [whole])._middle(1.0).cost == 0.3  # the square root of 0.1
+    broken = ("probe-1", 0.3, 2, 5.0)
+    assert stub(path, [whole, broken])._middle(1.0).cost == 0.5
+    held = ("full-1", 0.4, 10, 0.2)
+    assert stub(path, [whole, broken, held])._middle(0.4) is None
+    assert stub([1.0, 0.0], [whole])._middle(1.0).cost == 0.0  # predicted to take no time at all
+
+
+def test_integers_that_lose_too_much_do_not_forbid_networks_that_recover():
+    rows = [("dense", 1.0, 0, 0.0), ("quantized", 0.4, 0, 0.45)]
+    finder = stub([1.0, 0.4, 0.2, 0.05], rows)
+    assert not finder.rows[1]["meets"]
+    assert finder._failed_below(1.0) == -math.inf
+    assert finder._middle(1.0).cost == 0.2
+
+
+def test_a_probe_is_hopeful_until_its_full_recovery_tells():
+    rows = [("dense", 1.0, 0, 0.0), ("probe-1", 0.4, 2, 1.2), ("probe-2", 0.2, 2, 3.0)]
+    assert stub([1.0, 0.4, 0.2], rows)._hopeful() == [0.4]
+    assert stub([1.0, 0.4, 0.2], rows)._failed_below(1.0) == 0.2
+    told = stub([1.0, 0.4, 0.2], [*rows, ("full-1", 0.4, 10, 2.0)])
+    assert told._hopeful() == []
+    assert told._failed_below(1.0) == 0.4

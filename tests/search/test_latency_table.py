@@ -36,7 +36,7 @@ def test_a_layer_is_timed_once_at_each_anchor(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"\xff\xfe", b'{"format": 1, "times": {"x": 3}}', b'{"format": 99, "times": {}}'],
+    [b"", b"{", b"[]", b"\xff\xfe", b'{"format": 2, "times": {"x": 3}}', b'{"format": 99, "times": {}}'],
 )
 def test_a_broken_cache_is_rebuilt(tmp_path, content):
     path = tmp_path / "table.json"

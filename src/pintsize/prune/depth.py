@@ -7,14 +7,16 @@ save little and fewer layers save all of theirs (Chen and Zhao 2018, "Shallowing
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .. import record as _record
-from ..errors import OperationError, unknown
+from ..errors import InputError, OperationError, unknown
 from ..graph.ops import aten
 from ..graph.trace import Op, Trace, Value, as_args, quiet
 from ..graph.trace import record as trace_of
@@ -31,7 +33,7 @@ class DepthStep(_record.Step):
 
     kind: ClassVar[str] = "depth"
     may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "mask", "depth"})
-    reason: ClassVar[str] = "the scales and codebooks that it stored belong to the layers as they were"
+    reason: ClassVar[str] = "what it stored belongs to the layers as they were"
 
     blocks: dict[str, str] = field(default_factory=dict)
     """Module → what is left of it: `identity`, `relu` or `relu6`."""
@@ -51,9 +53,11 @@ class DepthStep(_record.Step):
 def residual_blocks(model: nn.Module, example: Any) -> dict[str, str]:
     """Blocks that may leave the network, in the order in which they run.
 
-    A block is a module with parameters of its own that gives its input plus something of the same shape, or
-    the ReLU or ReLU6 of this sum; the innermost such modules count. Blocks that change the size of the image
-    or the number of channels are none: without them what follows would not fit.
+    A block is a module with parameters of its own that takes one tensor and gives it back plus something of
+    the same shape, or the ReLU or ReLU6 of this sum; the innermost such modules count. Blocks that change the
+    size of the image or the number of channels are none, as what follows would not fit; nor are those with two
+    sums (of transformers), or that share a module with others. Each is tried: the network without it has to give
+    what it gives with the block's result replaced by its input.
 
     Args:
         model: any module; unchanged.
@@ -74,7 +78,7 @@ def residual_blocks(model: nn.Module, example: Any) -> dict[str, str]:
                   for p in m.parameters(recurse=False))  # fmt: skip
         if path and own and own.isdisjoint(map(id, others)):
             remains = _remains(trace, path)
-            if remains is not None:
+            if remains is not None and _can_go(model, example, {path: remains}):
                 found[path] = remains
     innermost = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
     ran = list(dict.fromkeys(op.module for op in trace.ops))
@@ -96,25 +100,26 @@ def drop_blocks(model: nn.Module, example: Any, blocks: Sequence[str]) -> DepthS
         The step, which was appended to the model's record.
 
     Raises:
-        InputError: a path that is no such block.
-        IllegalOrder: the network is quantized.
-        OperationError: the forward fails on `example`.
+        InputError: no path, or one that is no such block.
+        IllegalOrder: the network is quantized, or its norms are folded.
+        OperationError: the forward fails on `example`, or depends on what a block is in ways that cannot be followed.
     """
     _record.check_order(model, DepthStep)
+    if isinstance(blocks, str) or not blocks:
+        raise InputError(
+            f"blocks={blocks!r}", "it is not a list of paths", "pass some of residual_blocks(model, example)"
+        )
     known = residual_blocks(model, example)
     for path in blocks:
         if path not in known:
             raise unknown("residual block", path, known)
     step = DepthStep({path: remains for path, remains in known.items() if path in set(blocks)})
-    with without_blocks(model, step.blocks), quiet(model):
-        try:
-            model(*as_args(example))
-        except Exception as error:
-            raise OperationError(
-                f"{type(model).__name__} without {', '.join(step.blocks)}",
-                f"its forward raised {type(error).__name__}: {error}",
-                "leave out fewer blocks",
-            ) from error
+    if not _can_go(model, example, step.blocks):
+        raise OperationError(
+            f"{type(model).__name__} without {', '.join(step.blocks)}",
+            "it does not give what it would if these blocks gave back their input",
+            "take out fewer blocks at once",
+        )
     step.apply(model)
     _record.append(model, step)
     return step
@@ -123,13 +128,62 @@ def drop_blocks(model: nn.Module, example: Any, blocks: Sequence[str]) -> DepthS
 @contextlib.contextmanager
 def without_blocks(model: nn.Module, blocks: dict[str, str]) -> Iterator[None]:
     """A context in which these blocks are away."""
-    before = {path: model.get_submodule(path) for path in blocks}
+    left = {path: _REMAINS[remains]() for path, remains in blocks.items()}
+    with _replaced(model, left):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    before = {path: model.get_submodule(path) for path in modules}
     try:
-        DepthStep(dict(blocks)).apply(model)
+        for path, module in modules.items():
+            model.set_submodule(path, module.train(before[path].training))
         yield
     finally:
         for path, block in before.items():
             model.set_submodule(path, block)
+
+
+class _Shortcut(nn.Module):
+    """A block whose result is replaced: what the network without the block has to be equal to."""
+
+    def __init__(self, block: nn.Module, remains: nn.Module) -> None:
+        super().__init__()
+        self.block, self.remains, self.calls = block, remains, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What remains, of a copy; the block runs, too, for its result has to be a tensor."""
+        self.calls += 1
+        before = x.clone()
+        if not isinstance(self.block(x), Tensor):
+            raise TypeError("the block gives more than a tensor")
+        result: Tensor = self.remains(before)
+        return result
+
+
+@torch.no_grad()
+def _can_go(model: nn.Module, example: Any, blocks: dict[str, str]) -> bool:
+    """Whether the network without the blocks is the network whose blocks give back their input.
+
+    Not so where its code calls a block in another way than as its submodule, passes or takes more than one tensor,
+    reads its attributes, or later changes the result in place, which now is the block's input.
+    """
+
+    def run() -> Any:
+        return model(*tree_map_only(Tensor, Tensor.clone, as_args(example)))
+
+    stands = {path: _Shortcut(model.get_submodule(path), _REMAINS[left]()) for path, left in blocks.items()}
+    try:
+        with quiet(model), _replaced(model, stands):
+            wanted = run()
+        with quiet(model), without_blocks(model, blocks):
+            got = run()
+        pairs = list(zip(tree_leaves(wanted), tree_leaves(got), strict=True))
+    except Exception:  # whatever the user's code raises: it cannot do without the block
+        return False
+    once = all(stand.calls == 1 for stand in stands.values())
+    return once and all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
 
 
 def _within(name: str, path: str) -> bool:

@@ -18,7 +18,7 @@ from .calibrate import quantize
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Median milliseconds of one layer for one image."""
+    """Milliseconds of one layer for one image."""
 
     floating: float
     integer: float

@@ -35,6 +35,8 @@ _EARNED = 1.0
 """Points that a full recovery is expected to gain over a short one, until one has been seen."""
 _INTEGERS_MAY_LOSE = 1.0
 """Points, where a cost is the budget."""
+_LEAST = 1e-3
+"""Share of a network's cost below which predictions are not told apart."""
 _WORTHWHILE = 0.97
 """A further network is tried only if it is predicted to cost less than this share of the best one."""
 
@@ -51,7 +53,6 @@ class BudgetSearch:
         self.stages, self.options = stages, stages.recipe.budget
         self.clock = Clock(self.options.time_limit)
         self.rows: list[dict[str, Any]] = []
-        self.dense_accuracy = float(stages.results["train"]["val_accuracy"])
         model = stages.model("dense.safetensors")
         graph = analyse(model, stages.example)
         images = stages.data.val.at_most(_SCANNED, stages.recipe.seed)
@@ -120,7 +121,15 @@ class BudgetSearch:
             self._cheapest()
         else:
             self._most_accurate(self.options.limit)
+        self._compare()
         return self._result()
+
+    def _compare(self) -> None:
+        """Measure the candidates that meet a budget of drop side by side: the machine has slow and fast minutes."""
+        names = [row["name"] for row in self.rows if row["meets"]]
+        if names and self.options.limit is None and self.options.minimize == "latency":
+            for name, times in self.workshop.times_again(names).items():
+                self._row(name).update(times)
 
     def _start_from_integers(self) -> None:
         """Where integers alone keep within the budget, every layer has them: changing to and fro costs time.
@@ -168,21 +177,35 @@ class BudgetSearch:
 
     def _hopeful(self) -> list[float]:
         """Costs of the networks that a full recovery is expected to bring within the budget."""
-        return [r["predicted"] for r in self._probes() if self._excess(r) <= self._earned]
+        return [
+            r["predicted"]
+            for r in self._probes()
+            if self._excess(r) <= self._earned and not self._confirmed(r)
+        ]
+
+    def _confirmed(self, row: dict[str, Any]) -> bool:
+        """Whether the network of a probe had a full recovery, too."""
+        return self._tried(self._allocations[row["name"]], fully=True)
 
     def _middle(self, good: float) -> Allocation | None:
         """Of the networks between `good` and what broke the budget, the one as far from both by ratio; None if none is."""
         failed = self._failed_below(good)
-        goal = math.sqrt(good * max(failed, self.path[-1].cost))
         between = [one for one in self.path if failed < one.cost < _WORTHWHILE * good]
-        return min(between, key=lambda one: max(one.cost, goal) / min(one.cost, goal), default=None)
+        least = _LEAST * good
+        goal = math.sqrt(good * max(failed, self.path[-1].cost, least))
+        return min(between, key=lambda one: abs(math.log(max(one.cost, least) / goal)), default=None)
 
     def _failed_below(self, cost: float) -> float:
-        """The cost of the dearest network below `cost` that broke the budget, or is expected to; 0 if none did."""
-        hopeful = self._hopeful()
-        failed = [r["predicted"] for r in self.rows if r["finished"] and not r["meets"] and r["predicted"] < cost
-                  and not (r in self._probes() and r["predicted"] in hopeful)]  # fmt: skip
-        return max(failed, default=0.0)
+        """The cost of the dearest network below `cost` that broke the budget, or is expected to; -inf if none did."""
+        recovers = (self.stages.recipe.recover or RecoverSection()).epochs > 0
+        failed = [
+            r["predicted"]
+            for r in self.rows
+            if r["finished"] and not r["meets"] and r["predicted"] < cost
+            and (r["epochs"] or not recovers)  # one without any recovery tells nothing of those with one
+            and not (r in self._probes() and (self._excess(r) <= self._earned or self._confirmed(r)))
+        ]  # fmt: skip
+        return max(failed, default=-math.inf)
 
     def _probes(self) -> list[dict[str, Any]]:
         return [row for row in self.rows if row["name"].startswith("probe") and row["finished"]]
@@ -218,7 +241,6 @@ class BudgetSearch:
         row = self.workshop.make(name, allocation, epochs)
         row["finished"] = "stopped" not in row
         if row["finished"]:
-            row["drop"] = self.dense_accuracy - row["val_accuracy"]
             row["meets"] = self._meets(row)
         else:
             row["meets"] = False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from ..deploy import export, open_runtime
@@ -17,9 +17,10 @@ from ..graph import ChannelGroup
 from ..markers import read_marker
 from ..measure import profile, side_by_side
 from ..prune import drop_blocks, prune
-from ..quant import QuantizationAware, fold_batchnorm, quantize
+from ..quant import QuantizationAware, fold_batchnorm, patterns, quantize
 from ..recipe import RecoverSection
 from ..replay import replay
+from ..train.evaluation import hits
 from .allocation import Allocation
 from .clock import Clock, Deadline, TimeIsUp
 from .damage import logits, relative_error
@@ -153,6 +154,7 @@ class Workshop:
         right, whole = self._hits(path), self._hits(self._dense_file())
         return {
             "val_accuracy": 100.0 * float(right.double().mean()),
+            "drop": 100.0 * float((whole.double() - right.double()).mean()),
             "drop_error": paired_error(whole, right),
             "quantized_epochs": tuned,
             **self._file_costs(net, path),
@@ -182,6 +184,10 @@ class Workshop:
         if section is None or not allocation.quantizes:
             return net
         net, activations = copy.deepcopy(net), section.activations
+        left = {
+            name.rpartition(".")[0] for name, _ in net.named_parameters()
+        }  # some may have gone with their block
+        ignore = [p for p in section.ignore if any(patterns.matches(layer, p) for layer in left)]
         assert not isinstance(activations, dict)  # bits by pattern and a budget do not go together
         quantize(
             net,
@@ -191,7 +197,8 @@ class Workshop:
             method=method or section.method,
             progress=False,
             seed=self.stages.recipe.seed,
-            **section.model_dump(exclude={"weights", "activations", "method", "edges"}),
+            ignore=ignore,
+            **section.model_dump(exclude={"weights", "activations", "method", "edges", "ignore"}),
         )
         return net
 
@@ -208,23 +215,33 @@ class Workshop:
 
     def _file_costs(self, net: nn.Module, path: Path) -> dict[str, Any]:
         """Latency in turns with the dense network's file, so that a slow spell of the machine hits both."""
-        threads = self.stages.recipe.export.threads
-        runtimes = {
-            "dense": open_runtime(self._dense_file(), threads=threads),
-            "it": open_runtime(path, threads=threads),
-        }
-        try:
-            times = side_by_side(runtimes, self.stages.example[:1].numpy(), repeats=_REPEATS, threads=threads)
-        finally:
-            for runtime in runtimes.values():
-                runtime.close()
         cost = profile(net, self.stages.example)
         return {
-            "latency_ms": times["it"].median_ms,
-            "relative_latency": times["it"].median_ms / times["dense"].median_ms,
+            **self._times({"it": path})["it"],
             "bytes": path.stat().st_size,
             "macs": cost.macs,
             "params": cost.params,
+        }
+
+    def times_again(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Latencies of candidates that are measured together, in turns, so that small differences mean something."""
+        files = {name: self.folder / f"{name}.onnx" for name in names}
+        found = self.part("budget-times", list(names), lambda: {"times": self._times(files)})
+        times: dict[str, dict[str, float]] = found["times"]
+        return times
+
+    def _times(self, files: dict[str, Path]) -> dict[str, dict[str, float]]:
+        threads = self.stages.recipe.export.threads
+        with contextlib.ExitStack() as opened:
+            runtimes = {}
+            for name, path in {**files, "": self._dense_file()}.items():
+                runtimes[name] = open_runtime(path, threads=threads)
+                opened.callback(runtimes[name].close)
+            found = side_by_side(runtimes, self.stages.example[:1].numpy(), repeats=_REPEATS, threads=threads)
+        median = {name: times.median_ms for name, times in found.items()}
+        return {
+            name: {"latency_ms": median[name], "relative_latency": median[name] / median[""]}
+            for name in files
         }
 
     def _dense_file(self) -> Path:
@@ -238,10 +255,7 @@ class Workshop:
         if path not in self._known_hits:
             runtime = open_runtime(path, threads=self.stages.recipe.export.threads)
             try:
-                self._known_hits[path] = torch.cat([
-                    torch.as_tensor(runtime(images.numpy())).argmax(1) == labels
-                    for images, labels in self.stages.data.val.batches()
-                ])  # fmt: skip
+                self._known_hits[path] = hits(runtime, self.stages.data.val)
             finally:
                 runtime.close()
         return self._known_hits[path]

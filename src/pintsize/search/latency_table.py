@@ -11,12 +11,12 @@ import json
 import logging
 import math
 import os
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -166,9 +166,7 @@ class LatencyTable:
                 runtimes[name] = open_runtime(path, threads=self._threads)
                 opened.callback(runtimes[name].close)
             times = side_by_side(runtimes, x.numpy(), warmup=5, repeats=self._repeats, threads=self._threads)
-        return LayerTimes(
-            *(statistics.quantiles(times[name].runs, n=10)[0] for name in ("floating", "integer"))
-        )
+        return LayerTimes(*(float(np.percentile(times[name].runs, 10)) for name in ("floating", "integer")))
 
 
 def interpolate(times: dict[tuple[int, int], float], inputs: int, outputs: int) -> float:

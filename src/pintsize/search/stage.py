@@ -20,7 +20,7 @@ def search(stages: Stages) -> None:
     finder = BudgetSearch(stages)
     found = finder.run()
     row = finder.chosen
-    prunes, bits = any(row["removed"].values()), set(row["bits"].values())
+    prunes, bits = any(row["removed"].values()) or bool(row["blocks"]), set(row["bits"].values())
     stages.forms = chosen_forms(prunes=prunes, bits=bits)
     name = row["name"]
     sources = {

@@ -47,9 +47,8 @@ def evaluate(
             model_or_runtime, batches_of(split, batch_size, device), _classes(split), device
         )
     elif callable(model_or_runtime):
-        correct, count = _count(
-            model_or_runtime, batches_of(split, batch_size, torch.device("cpu")), _classes(split)
-        )
+        right = hits(model_or_runtime, split, batch_size=batch_size)
+        correct, count = int(right.sum()), len(right)
     else:
         raise InputTypeError(
             f"evaluate on {type(model_or_runtime).__name__}",
@@ -104,14 +103,12 @@ def _classes(source: Any) -> int:
     return len(getattr(source, "classes", ()))
 
 
-def _count(
-    runtime: Callable[[Any], Any], batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
-) -> tuple[int, int]:
-    correct = count = 0
-    for images, labels in batches:
+def hits(runtime: Callable[[Any], Any], split: Any, *, batch_size: int = 256) -> Tensor:
+    """Which images a runtime classifies rightly, bool [N]; see `evaluate`."""
+    found = [torch.zeros(0, dtype=torch.bool)]
+    for images, labels in batches_of(split, batch_size, torch.device("cpu")):
         logits = logits_of(
-            lambda x: torch.as_tensor(np.asarray(runtime(x.numpy()))), images.cpu(), num_classes
+            lambda x: torch.as_tensor(np.asarray(runtime(x.numpy()))), images.cpu(), _classes(split)
         )
-        correct += int((logits.argmax(1) == labels.cpu()).sum())
-        count += len(images)
-    return correct, count
+        found.append(logits.argmax(1) == labels.cpu())
+    return torch.cat(found)
