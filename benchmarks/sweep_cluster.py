@@ -67,8 +67,12 @@ def once(given, nodes, *, kill):
     killed = []
 
     def end_a_node():
-        while list(states(out).values()).count("done") < given.kill_after:
+        while True:  # all nodes are in the midst of a trial
+            found = list(states(out).values())
+            if found.count("done") >= given.kill_after and found.count("running") == nodes:
+                break
             time.sleep(0.2)
+        time.sleep(2)
         killed.extend(name for name, state in states(out).items() if state == "running")
         cluster.remove_node(workers[-1], allow_graceful=False)
 
