@@ -45,9 +45,7 @@ class DepthStep(_record.Step):
 
     def apply(self, model: nn.Module) -> None:
         """Put what is left of each block in its place."""
-        for path, remains in self.blocks.items():
-            block = model.get_submodule(path)
-            model.set_submodule(path, _REMAINS[remains]().train(block.training))
+        _put(model, _left(self.blocks))
 
 
 def residual_blocks(model: nn.Module, example: Any) -> dict[str, str]:
@@ -73,16 +71,16 @@ def residual_blocks(model: nn.Module, example: Any) -> dict[str, str]:
     trace = trace_of(model, example)
     found = {}
     for path, module in model.named_modules():
-        own = {id(parameter) for parameter in module.parameters()}
-        others = (p for name, m in model.named_modules(remove_duplicate=False) if not _within(name, path)
-                  for p in m.parameters(recurse=False))  # fmt: skip
-        if path and own and own.isdisjoint(map(id, others)):
-            remains = _remains(trace, path)
-            if remains is not None and _can_go(model, example, {path: remains}):
-                found[path] = remains
+        remains = _remains(trace, path) if path else None
+        if (
+            remains is not None
+            and not _shares(model, path, module)
+            and _can_go(model, example, {path: remains})
+        ):
+            found[path] = remains
     innermost = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
     ran = list(dict.fromkeys(op.module for op in trace.ops))
-    first = {path: next(i for i, name in enumerate(ran) if _within(name, path)) for path in innermost}
+    first = {path: next(i for i, name in enumerate(ran) if within(name, path)) for path in innermost}
     return {path: found[path] for path in sorted(innermost, key=first.__getitem__)}
 
 
@@ -128,21 +126,38 @@ def drop_blocks(model: nn.Module, example: Any, blocks: Sequence[str]) -> DepthS
 @contextlib.contextmanager
 def without_blocks(model: nn.Module, blocks: dict[str, str]) -> Iterator[None]:
     """A context in which these blocks are away."""
-    left = {path: _REMAINS[remains]() for path, remains in blocks.items()}
-    with _replaced(model, left):
+    with _replaced(model, _left(blocks)):
         yield
+
+
+def _left(blocks: Mapping[str, str]) -> dict[str, nn.Module]:
+    return {path: _REMAINS[remains]() for path, remains in blocks.items()}
+
+
+def _put(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Put modules, in the modes of those that were there, in their places; those that were there."""
+    before = {path: model.get_submodule(path) for path in modules}
+    for path, module in modules.items():
+        model.set_submodule(path, module.train(before[path].training))
+    return before
 
 
 @contextlib.contextmanager
 def _replaced(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    before = {path: model.get_submodule(path) for path in modules}
+    before = _put(model, modules)
     try:
-        for path, module in modules.items():
-            model.set_submodule(path, module.train(before[path].training))
         yield
     finally:
         for path, block in before.items():
             model.set_submodule(path, block)
+
+
+def _shares(model: nn.Module, path: str, module: nn.Module) -> bool:
+    """Whether parameters of the module are used elsewhere too, or it has none."""
+    own = {id(parameter) for parameter in module.parameters()}
+    others = (p for name, m in model.named_modules(remove_duplicate=False) if not within(name, path)
+              for p in m.parameters(recurse=False))  # fmt: skip
+    return not own or not own.isdisjoint(map(id, others))
 
 
 class _Shortcut(nn.Module):
@@ -173,7 +188,7 @@ def _can_go(model: nn.Module, example: Any, blocks: dict[str, str]) -> bool:
     def run() -> Any:
         return model(*tree_map_only(Tensor, Tensor.clone, as_args(example)))
 
-    stands = {path: _Shortcut(model.get_submodule(path), _REMAINS[left]()) for path, left in blocks.items()}
+    stands = {path: _Shortcut(model.get_submodule(path), left) for path, left in _left(blocks).items()}
     try:
         with quiet(model), _replaced(model, stands):
             wanted = run()
@@ -186,13 +201,14 @@ def _can_go(model: nn.Module, example: Any, blocks: dict[str, str]) -> bool:
     return once and all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
 
 
-def _within(name: str, path: str) -> bool:
+def within(name: str, path: str) -> bool:
+    """Whether a module or parameter is the module at `path` or in it."""
     return name == path or name.startswith(f"{path}.")
 
 
 def _remains(trace: Trace, path: str) -> str | None:
     """What would be left of the module; None if it is no residual block."""
-    places = [i for i, op in enumerate(trace.ops) if _within(op.module, path)]
+    places = [i for i, op in enumerate(trace.ops) if within(op.module, path)]
     if not places or places[-1] - places[0] + 1 != len(places):
         return None  # it runs more than once, or not at all
     before, inside, after = (

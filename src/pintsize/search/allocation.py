@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ..graph import ChannelGroup, Graph
 from ..prune import costs
 from ..prune.costs import Shapes
+from ..prune.depth import within
 from ..quant.layer_latency import LayerTimes
 from .damage import Damage
 from .latency_table import Layer, interpolate
@@ -114,11 +115,6 @@ class CostModel:
                 4.0 * count if width is None else count * width / 8 + _BYTES_PER_CHANNEL * shapes[name][0]
             )
         return total
-
-
-def within(name: str, block: str) -> bool:
-    """Whether a layer or parameter belongs to the block."""
-    return name.startswith(f"{block}.")
 
 
 def _per_group(layer: Layer) -> int:

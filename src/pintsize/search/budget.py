@@ -146,7 +146,7 @@ class BudgetSearch:
 
     def _cheapest(self) -> None:
         """Bracket by short recoveries, then confirm with full ones, and back off where the budget breaks."""
-        epochs = (self.stages.recipe.recover or RecoverSection()).epochs
+        epochs = self._epochs
         short = min(epochs, self.options.probe_epochs or max(1, epochs // 5))
         for number in range(1, self.options.probes + 1 if epochs else 1):
             one = self._middle(min([self._best()["predicted"], *self._hopeful()]))
@@ -175,6 +175,11 @@ class BudgetSearch:
             if probe:
                 self._earned = max(0.0, self._row(probe)["drop"] - row["drop"])
 
+    @property
+    def _epochs(self) -> int:
+        """Of a full recovery."""
+        return (self.stages.recipe.recover or RecoverSection()).epochs
+
     def _hopeful(self) -> list[float]:
         """Costs of the networks that a full recovery is expected to bring within the budget."""
         return [
@@ -197,12 +202,11 @@ class BudgetSearch:
 
     def _failed_below(self, cost: float) -> float:
         """The cost of the dearest network below `cost` that broke the budget, or is expected to; -inf if none did."""
-        recovers = (self.stages.recipe.recover or RecoverSection()).epochs > 0
         failed = [
             r["predicted"]
             for r in self.rows
             if r["finished"] and not r["meets"] and r["predicted"] < cost
-            and (r["epochs"] or not recovers)  # one without any recovery tells nothing of those with one
+            and (r["epochs"] or not self._epochs)  # one without any recovery tells nothing of those with one
             and not (r in self._probes() and (self._excess(r) <= self._earned or self._confirmed(r)))
         ]  # fmt: skip
         return max(failed, default=-math.inf)
@@ -220,7 +224,7 @@ class BudgetSearch:
             return  # nothing has to go
         known = self.rows[-1]
         scale = known[measured] / known["predicted"]
-        epochs = (self.stages.recipe.recover or RecoverSection()).epochs
+        epochs = self._epochs
         for number in range(1, self.options.confirmations + 1):
             for attempt in range(1, 6):
                 one = first_within(self.path, limit / scale)

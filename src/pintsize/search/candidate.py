@@ -69,7 +69,14 @@ class Workshop:
             f"budget-{name}-recover", [plan, recover, self.criterion], [f"budget/{name}-float.safetensors"],
             lambda key: self._recovered(name, allocation, epochs, key),
         )  # fmt: skip
-        row = {"name": name, **plan, "epochs": epochs, "predicted": allocation.cost, **cut}
+        row = {
+            "name": name,
+            "prunes": allocation.prunes,
+            **plan,
+            "epochs": epochs,
+            "predicted": allocation.cost,
+            **cut,
+        }
         if "stopped" in cut:
             return row
         files = [f"budget/{name}.safetensors", f"budget/{name}.onnx"]
@@ -184,9 +191,8 @@ class Workshop:
         if section is None or not allocation.quantizes:
             return net
         net, activations = copy.deepcopy(net), section.activations
-        left = {
-            name.rpartition(".")[0] for name, _ in net.named_parameters()
-        }  # some may have gone with their block
+        # a pattern may name layers that went with their block alone
+        left = {name.rpartition(".")[0] for name, _ in net.named_parameters()}
         ignore = [p for p in section.ignore if any(patterns.matches(layer, p) for layer in left)]
         assert not isinstance(activations, dict)  # bits by pattern and a budget do not go together
         quantize(

@@ -20,8 +20,7 @@ def search(stages: Stages) -> None:
     finder = BudgetSearch(stages)
     found = finder.run()
     row = finder.chosen
-    prunes, bits = any(row["removed"].values()) or bool(row["blocks"]), set(row["bits"].values())
-    stages.forms = chosen_forms(prunes=prunes, bits=bits)
+    stages.forms = chosen_forms(prunes=row["prunes"], bits=set(row["bits"].values()))
     name = row["name"]
     sources = {
         "pruned.safetensors": f"budget/{name}-float.safetensors",
