@@ -111,7 +111,8 @@ def point(args: argparse.Namespace) -> dict[str, Any]:
     data = data_of(args.data, args.limit, setting.cutout)
     dense = ps.load(args.weights, model=ps.models.create("resnet32", stem="small")).to(device)
     val = ps.evaluate(dense, data.val)
-    run = Run(folder, data, dense, setting, args.seed)
+    teacher = dense if args.teacher is None else ps.load(args.teacher).to(device)
+    run = Run(folder, data, teacher, setting, args.seed)
     model = run.stage("attention", dense, run.attention) if setting.keep is not None else dense
     if setting.recover_epochs and not setting.together:
         model = run.stage("recovered", model, run.recover)
@@ -136,8 +137,8 @@ def point(args: argparse.Namespace) -> dict[str, Any]:
 class Run:
     """The stages of one point, each from a file to a file."""
 
-    def __init__(self, folder: Path, data: Any, dense: nn.Module, setting: Setting, seed: int) -> None:
-        self.folder, self.data, self.dense, self.setting, self.seed = folder, data, dense, setting, seed
+    def __init__(self, folder: Path, data: Any, teacher: nn.Module, setting: Setting, seed: int) -> None:
+        self.folder, self.data, self.teacher, self.setting, self.seed = folder, data, teacher, setting, seed
 
     def stage(self, name: str, model: nn.Module, do: Any) -> nn.Module:
         """What `do` makes of a copy of `model`, kept in a file."""
@@ -177,7 +178,7 @@ class Run:
             to_png(figure, self.folder / f"attention-{name}.png")
 
     def recover(self, model: nn.Module) -> None:
-        """Train the smaller network with the dense one as its teacher."""
+        """Train the smaller network with the teacher."""
         s = self.setting
         self.fit(model, "recovered", epochs=s.recover_epochs, lr=s.recover_lr, weight_decay=s.weight_decay)
 
@@ -199,9 +200,9 @@ class Run:
         fold_batchnorm(model, example)
 
     def fit(self, model: nn.Module, name: str, **options: Any) -> History:
-        """`ps.train` with the dense teacher; resumable."""
+        """`ps.train` with the teacher; resumable."""
         history = ps.train(
-            model, self.data, teacher=self.dense, seed=self.seed, checkpoint=self.folder / f"{name}.ckpt",
+            model, self.data, teacher=self.teacher, seed=self.seed, checkpoint=self.folder / f"{name}.ckpt",
             nesterov=True, distill_weight=self.setting.distill_weight, temperature=self.setting.temperature,
             **options,
         )  # fmt: skip
@@ -247,6 +248,9 @@ def main() -> None:
     one.add_argument("--setting", required=True, choices=sorted(SETTINGS))
     one.add_argument("--data", required=True, help="folder with train/ and test/")
     one.add_argument("--weights", required=True, help="the dense ResNet32")
+    one.add_argument(
+        "--teacher", help="network that recovery and quantized training imitate; default: the dense one"
+    )
     one.add_argument("--format", default="pint", choices=("pint", "safetensors"))
     one.add_argument("--set", action="append", default=[], help="field=json value of the setting")
     one.add_argument("--seed", type=int, default=0)
