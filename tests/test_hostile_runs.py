@@ -1,6 +1,7 @@
 """A run folder or a network's file that a stranger prepared."""
 
 import json
+import re
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     outside.mkdir()
     (run / "stages").symlink_to(outside)
     with (
-        pytest.raises(InputError, match=r"stages: it is a link out of the run folder"),
+        pytest.raises(InputError, match=rf"stages: it is a link out of {re.escape(str(run))}, to "),
         RunFolder(run).open(),
     ):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,17 @@ def one_process(folder: Path, *, wait: float = 0) -> Iterator[None]:
         wait: seconds to wait for another process.
 
     Raises:
-        OperationError: the folder cannot be written, or another process uses it.
+        OperationError: the folder cannot be written, another process uses it, or torchrun started several.
     """
     from filelock import FileLock, Timeout
 
+    launched = os.environ.get("WORLD_SIZE", "") if "RANK" in os.environ else ""
+    if launched.isdigit() and int(launched) > 1:
+        raise OperationError(
+            str(folder),
+            f"{launched} processes were launched, and one alone can work in a folder",
+            "launch a program that calls pintsize.train alone, and go on with its network in another",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

@@ -33,7 +33,7 @@ def _inside(file: str) -> bool:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise if a link in the folder leads out of it: what is written there would land elsewhere.
+    """Raise if a link in the folder, at any depth, leads out of it: what is written there would land elsewhere.
 
     Raises:
         InputError: there is one.
@@ -42,7 +42,7 @@ def refuse_links(folder: Path) -> None:
     for entry in folder.rglob("*"):
         if entry.is_symlink() and not entry.resolve().is_relative_to(root):
             raise InputError(
-                str(entry), f"it is a link out of the run folder, to {entry.readlink()}", "remove the link"
+                str(entry), f"it is a link out of {folder}, to {entry.readlink()}", "remove the link"
             )
 
 

@@ -139,6 +139,58 @@ def test_halving_lets_the_best_third_go_on_whoever_asks(tmp_path):
         reach("b", 3, 40.0)
 
 
+def test_values_of_other_recipes_stop_nobody(file, runs, tmp_path):
+    rung = tmp_path / "o" / "rungs" / "train-1"
+    rung.mkdir(parents=True)
+    (rung / "seed-0-00000000.json").write_text("99.0")
+    sweep(file, out=tmp_path / "o", engine="serial")
+    assert list(rung.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", ["trials/seed-0", "shared", "rungs", "log.txt"])
+def test_no_trial_writes_through_a_link(file, runs, tmp_path, link):
+    calls, _ = runs
+    out, outside = tmp_path / "o", tmp_path / "outside"
+    outside.mkdir()
+    (out / link).parent.mkdir(parents=True, exist_ok=True)
+    (out / link).symlink_to(outside / "there")
+    with pytest.raises(InputError, match="it is a link out of"):
+        sweep(file, out=out, engine="serial")
+    assert (calls, list(outside.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("change", [{"starts": "x"}, {"changes": []}, {"reason": None}, {"unknown": 1}])
+def test_a_record_that_cannot_be_is_none(file, runs, tmp_path, change):
+    calls, _ = runs
+    sweep(file, out=tmp_path / "o", engine="serial")
+    record = tmp_path / "o" / "trials" / "seed-1" / "trial.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+    sweep(file, out=tmp_path / "o", engine="serial")
+    assert calls[4:] == [1]
+
+
+def test_a_failure_tells_no_secret(file, runs, tmp_path, monkeypatch):
+    _, fails = runs
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdef123456")
+    fails[0] = OperationError("https://me:secret@host/x", "it answered hf_abcdef123456", "try again")
+    found = sweep(file, out=tmp_path / "o", engine="serial")
+    for text in (found.trials[0].reason, (tmp_path / "o" / "sweep.json").read_text()):
+        assert "secret" not in text
+        assert "hf_abcdef" not in text
+
+
+def test_halving_stops_a_trial_of_a_sweep_that_falls_behind(tmp_path):
+    file = tmp_path / "s.yaml"
+    text = SMALL.replace("epochs: 1", "epochs: 2").replace("limit: 100", "limit: 600")
+    text = text.replace("quantize.weights: [8, 4]", "train.lr: [0.05, 0.000001]")
+    file.write_text(text + "asha: {stage: train, grace: 1, factor: 2}\n")
+    found = sweep(file, out=tmp_path / "o", engine="serial", progress=False)
+    assert [trial.state for trial in found.trials] == ["done", "stopped"]
+    assert "after epoch 1 of train; going on takes" in found.trials[1].reason
+    again = sweep(file, out=tmp_path / "o", engine="serial", progress=False)
+    assert [trial.starts for trial in again.trials] == [1, 1]
+
+
 SMALL = """
 recipe:
   model: resnet-demo

@@ -56,6 +56,30 @@ if rank == 0:
 '''  # fmt: skip
 
 
+ONE_ALONE = """
+import sys
+import pintsize as ps
+from pintsize.cli import app
+from pintsize.errors import OperationError
+
+try:
+    ps.compress("resnet-demo", "digits", out=sys.argv[1] + "/run")
+except OperationError as error:
+    assert "2 processes were launched, and one alone can work in a folder" in str(error), error
+else:
+    raise SystemExit("both worked in one folder")
+options = ["-m", "resnet-demo", "-d", "digits", "--limit", "60", "--epochs", "1", "--precision", "fp32"]
+app(["train", *options, "--out", sys.argv[1] + "/net.safetensors"], standalone_mode=False)
+"""
+
+
+def test_a_run_is_for_one_process_and_the_first_alone_saves_a_training(tmp_path, launch, capfd):
+    launch(ONE_ALONE, tmp_path, processes=2)
+    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "net.safetensors").is_file()
+    assert capfd.readouterr().out.count("validation images") == 1
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
 def test_shares_make_up_the_batch(n):
     images, labels = torch.arange(n * 3.0).view(n, 3), torch.arange(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,8 @@ def train(
         checkpoint=checkpoint,
         log_dir=log_dir,
     )
+    if os.environ.get("RANK", "0") != "0":  # torchrun started several: all hold the same network
+        return
     save(network, out)
     accuracy = evaluate(network, images.val)
     result = {"file": out, "val_accuracy": accuracy, "history": list(history)}

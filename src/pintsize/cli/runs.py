@@ -40,9 +40,15 @@ def compress(
     emit(
         {"file": result.path, "report": result.report, **result.metrics},
         result,
-        f"\nfile    {result.path}\nreport  {result.report}",
+        f"\nfile    {result.path}\nreport  {result.report}{_budget(result.metrics)}",
         as_json=as_json,
     )
+
+
+def _budget(metrics: dict[str, Any]) -> str:
+    """Whether a budget was met, and by which candidate."""
+    found = metrics.get("budget")
+    return "" if found is None else f"\nbudget  {'met' if found['met'] else 'not met'}: {found['chosen']}"
 
 
 def report(

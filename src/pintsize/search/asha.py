@@ -7,6 +7,7 @@ any machine, and those of a sweep that is taken up again, see what the others re
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Asha:
         epoch, value = int(entry["epoch"]), entry["val_accuracy"]
         if stage != self.stage or value is None or not self._is_rung(epoch):
             return
-        rung = self.folder / str(epoch)
+        rung = self.folder / f"{self.stage}-{epoch}"
         write_text(rung / f"{self.trial}.json", json.dumps(value))
         reached = sorted((_value(file) for file in rung.glob("*.json")), reverse=True)
         # as many as may go on, one at least: the first to come is not held up by the lack of others
@@ -58,6 +59,13 @@ class Asha:
         while rung < epoch:
             rung *= self.factor
         return rung == epoch
+
+
+def forget_others(folder: Path, trials: Collection[str]) -> None:
+    """Delete the values of trials that are no longer part of the sweep: they would stop those that are."""
+    for file in folder.glob("*/*.json"):
+        if file.stem not in trials:
+            file.unlink()
 
 
 def _value(file: Path) -> float:

@@ -45,7 +45,6 @@ def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, addre
             f"it cannot be reached ({error})",
             "start it: ray start --head",
         ) from error
-    shutil.rmtree(out / "ray", ignore_errors=True)  # of drivers that were killed; the folder is locked
     storage = out / "ray" / uuid.uuid4().hex
     needs = {"cpu": content.resources.cpus, "gpu": content.resources.gpus}
     asha = None if content.asha is None else content.asha.model_dump()

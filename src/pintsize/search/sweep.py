@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,12 +17,14 @@ from .. import logs
 from ..errors import InputError, MissingExtra, unknown
 from ..files import remove_partial, write_text
 from ..locks import one_process
+from ..markers import refuse_links
 from ..measure.units import bytes_text, milliseconds_text
 from ..options import CompressOptions
 from ..run_folder import digest
 from ..tables import Table, Tabular
+from .asha import forget_others
 from .sweep_file import SweepFile, Trial, read_sweep, trials
-from .trial import Ended, ended, run_trial
+from .trial import Ended, ended, name_at_rungs, run_trial
 
 _logger = logging.getLogger(__name__)
 ENGINES = ("auto", "ray", "serial")
@@ -94,7 +97,7 @@ def sweep(
         options: single fields of the recipe, overruling it in all trials.
 
     Raises:
-        InputError: a bad file, option or recipe of a trial; nothing has run then.
+        InputError: a bad file, option or recipe of a trial, or a link that leads out of the folder; nothing has run then.
         MissingExtra: Ray is asked for and not installed.
         OperationError: another process uses the folder, or it cannot be written.
     """
@@ -105,23 +108,41 @@ def sweep(
     found = trials(content, folder=Path(file).parent, names=names, options=options)
     on_ray = _on_ray(engine, address)
     out = Path(out).resolve()
-    with one_process(out), logs.to_file(out / "log.txt", only="pintsize.search"):
+    with one_process(out):
+        if (out / "plan.json").is_file():  # it is a sweep's folder
+            shutil.rmtree(out / "ray", ignore_errors=True)  # of drivers that were killed
+        refuse_links(out)
         for within in (".", "shared/*", "rungs/*"):  # trials see to their own folders
             remove_partial(out, within)
-        _write_plan(out, content, found)
-        pending = [trial for trial in found if not ended(trial, out).over]
-        pending = _in_order(pending, out)
-        logs.event(_logger, f"{len(found)} trials, {len(found) - len(pending)} of them over", event="begin",
-                   engine="ray" if on_ray else "serial")  # fmt: skip
-        if on_ray and pending:
-            from .on_ray import run_on_ray
+        forget_others(out / "rungs", {name_at_rungs(trial) for trial in found})
+        with logs.to_file(out / "log.txt", only="pintsize.search"):
+            return _run(found, content, out, on_ray=on_ray, address=address, progress=progress)
 
-            run_on_ray(pending, out, content, address=address)
-        elif pending:
-            for trial in pending:
-                run_trial(trial, out, asha=content.asha, progress=progress)
-        result = _compare(found, out)
-        logs.event(_logger, "ended", event="ended", done=len(result.points))
+
+def _run(
+    found: Sequence[Trial],
+    content: SweepFile,
+    out: Path,
+    *,
+    on_ray: bool,
+    address: str | None,
+    progress: bool | None,
+) -> SweepResult:
+    """All trials that are not over, and the comparison."""
+    _write_plan(out, content, found)
+    pending = [trial for trial in found if not ended(trial, out).over]
+    pending = _in_order(pending, out)
+    logs.event(_logger, f"{len(found)} trials, {len(found) - len(pending)} of them over", event="begin",
+               engine="ray" if on_ray else "serial")  # fmt: skip
+    if on_ray and pending:
+        from .on_ray import run_on_ray
+
+        run_on_ray(pending, out, content, address=address)
+    elif pending:
+        for trial in pending:
+            run_trial(trial, out, asha=content.asha, progress=progress)
+    result = _compare(found, out)
+    logs.event(_logger, "ended", event="ended", done=len(result.points))
     return result
 
 

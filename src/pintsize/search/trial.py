@@ -61,6 +61,11 @@ def folder_of(trial: Trial, out: Path) -> Path:
     return out / "trials" / trial.name
 
 
+def name_at_rungs(trial: Trial) -> str:
+    """Of a trial's values: with another recipe it is another trial."""
+    return f"{trial.name}-{trial.key[:8]}"
+
+
 def ended(trial: Trial, out: Path) -> Ended:
     """How far a trial is, by what is in its folder."""
     folder = folder_of(trial, out)
@@ -68,6 +73,8 @@ def ended(trial: Trial, out: Path) -> Ended:
     try:
         found = Ended(**json.loads((folder / "trial.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
+        return fresh
+    if any(type(value) is not type(getattr(fresh, name)) for name, value in asdict(found).items()):
         return fresh
     if found.key != trial.key or (found.state == "done" and not (folder / "metrics.json").is_file()):
         return fresh
@@ -101,7 +108,7 @@ def run_trial(trial: Trial, out: Path, *, asha: AshaSection | None, progress: bo
     try:
         compress(
             recipe=trial.recipe, out=folder, shared=out / "shared", progress=progress,
-            on_epoch=None if asha is None else Asha(out / "rungs", f"{trial.name}-{trial.key[:8]}", **asha.model_dump()),
+            on_epoch=None if asha is None else Asha(out / "rungs", name_at_rungs(trial), **asha.model_dump()),
         )  # fmt: skip
         how: dict[str, Any] = {"state": "done"}
     except Stopped as stop:
@@ -118,7 +125,7 @@ def run_trial(trial: Trial, out: Path, *, asha: AshaSection | None, progress: bo
 def describe(error: BaseException) -> dict[str, str]:
     """Reason and hint of a failure."""
     reason = str(error) if isinstance(error, PintsizeError) else f"{type(error).__name__}: {error}"
-    return {"reason": reason.strip(), "hint": MEMORY_HINT if _is_memory(error) else ""}
+    return {"reason": logs.without_secrets(reason.strip()), "hint": MEMORY_HINT if _is_memory(error) else ""}
 
 
 def _is_memory(error: BaseException | None) -> bool:
