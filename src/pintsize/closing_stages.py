@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .deploy import open_runtime, verify
+from .deploy import open_runtimes, verify
 from .forms import Form, packed
 from .measure import Profile, profile, side_by_side
 from .train import evaluate
@@ -42,11 +42,10 @@ def verify_file(stages: Stages, _: str) -> dict[str, Any]:
 def measure_files(stages: Stages, _: str) -> dict[str, Any]:
     """The only place that reads the test images: every file once, in the runtime it is deployed on."""
     threads = stages.recipe.export.threads
-    runtimes = {
-        form.label: open_runtime(stages.folder.path / form.exported, threads=threads) for form in stages.forms
-    }
-    accuracies = {label: evaluate(runtime, stages.data.test) for label, runtime in runtimes.items()}
-    latencies = side_by_side(runtimes, stages.example[:1].numpy(), threads=threads)
+    files = {form.label: stages.folder.path / form.exported for form in stages.forms}
+    with open_runtimes(files, threads=threads) as runtimes:
+        accuracies = {label: evaluate(runtime, stages.data.test) for label, runtime in runtimes.items()}
+        latencies = side_by_side(runtimes, stages.example[:1].numpy(), threads=threads)
     rows = []
     for form in stages.forms:
         cost, timed = profile(stages.model(form.weights), stages.example), latencies[form.label]
@@ -69,8 +68,6 @@ def measure_files(stages: Stages, _: str) -> dict[str, Any]:
                 },
             }
         )
-    for runtime in runtimes.values():
-        runtime.close()
     return {"stages": rows, "layers": _layers(stages)}
 
 

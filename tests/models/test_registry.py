@@ -14,6 +14,7 @@ def test_names() -> None:
         "alexnet",
         "mobilenetv2",
         "resnet-demo",
+        "resnet-demo-x2",
         "resnet-demo-x4",
         "resnet18",
         "resnet20",

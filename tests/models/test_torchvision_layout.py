@@ -83,6 +83,7 @@ def test_known_tensors(name: str) -> None:
         ("mobilenetv2", 2_236_682),
         ("shufflenetv2-x1.0", 1_263_854),
         ("resnet-demo", 175_258),
+        ("resnet-demo-x2", 696_618),
         ("resnet-demo-x4", 2_777_674),
     ],
 )

@@ -170,6 +170,20 @@ def test_candidates_of_a_search_are_a_table(run):
     assert "stopped by the time limit" in shown.text
 
 
+def test_a_limit_is_shown_in_its_unit_and_latencies_as_they_were_judged(run):
+    row = {"name": "full-1", "finished": True, "meets": True, "val_accuracy": 92.5, "drop": 0.3, "macs": 1000,
+           "bytes": 2000, "latency_ms": 1.0, "judged_ms": 0.321, "epochs": 5}  # fmt: skip
+    budget = {"minimize": "latency", "limit": 0.4567, "met": True, "chosen": "full-1", "candidates": [row]}
+    shown = page(run(budget=budget))
+    assert "limit 0.457 ms" in shown.text
+    assert "0.321 ms" in shown.text
+    assert "1.00 ms" not in shown.text
+    shown = page(
+        run(name="macs", budget={"minimize": "macs", "limit": 2_000_000, "met": False, "chosen": "dense"})
+    )
+    assert "limit 2.00 M" in shown.text
+
+
 def test_missing_pieces_are_left_out(run):
     shown = page(run(json.dumps({"format": 1})))
     assert "No stage of this run has ended yet." in shown.text

@@ -7,8 +7,8 @@ from torch import nn
 from pintsize.graph import analyse
 from pintsize.quant.layer_latency import LayerTimes
 from pintsize.search.allocation import CostModel, Space, first_within
-from pintsize.search.budget import layers_of, weight_layers
 from pintsize.search.damage import Damage, convex, damage_of, levels_of
+from pintsize.search.latency_table import layers_of, weight_layers
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 LEVELS = {"0": [0, 2], "2": [0, 4]}

@@ -1,5 +1,6 @@
 """The budget search from end to end, on digits with a small network: what it returns, keeps and repeats."""
 
+import itertools
 import json
 import math
 import os
@@ -192,15 +193,15 @@ def test_a_budget_and_an_amount_are_two_ways():
 
 
 def test_residual_blocks_may_go_unless_that_is_forbidden(data, tmp_path):
-    options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "max_macs": 1, "recipe": {"quantize": None}}
+    options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "recipe": {"quantize": None}}
     names = {"layer1.0", "layer1.1", "layer2.1", "layer3.1"}
-    for drop_blocks, gone in ((True, names), (False, set())):
+    for drop_blocks, limit, gone in ((True, 100_000, names), (False, 250_000, set())):
         found = ps.compress(
-            "resnet-demo", data, out=tmp_path / str(drop_blocks), drop_blocks=drop_blocks, **options
-        )
+            "resnet-demo", data, out=tmp_path / str(drop_blocks), drop_blocks=drop_blocks, max_macs=limit, **options
+        )  # fmt: skip
         budget = found.metrics["budget"]
-        assert (budget["met"], budget["chosen"]) == (False, "dense")
-        (row,) = (row for row in budget["candidates"] if row["name"] == "full-1")  # the cheapest there is
+        assert (budget["met"], budget["chosen"]) == (True, "full-1")
+        (row,) = (row for row in budget["candidates"] if row["name"] == "full-1")
         assert set(row["blocks"]) == gone
         net = ps.load(found.folder / "budget" / "full-1.safetensors")
         left = {name for name, _ in net.named_modules()}
@@ -287,3 +288,129 @@ def test_a_probe_is_hopeful_until_its_full_recovery_tells():
     told = stub([1.0, 0.4, 0.2], [*rows, ("full-1", 0.4, 10, 2.0)])
     assert told._hopeful() == []
     assert told._failed_below(1.0) == 0.4
+
+
+def under_a_limit(path, actual, *, speeds=(1.0,), later=1.0, confirmations=1, **limit):
+    """A search for a limit whose files cost what `actual` says, on a machine whose speed changes; costs it timed.
+
+    Networks that are trained cost `later` times as much when they are timed again.
+    """
+    finder = stub(path, [], max_drop=None, confirmations=confirmations, **limit)
+    speed, timed = itertools.cycle(speeds), []
+
+    def row(one, epochs):
+        now = next(speed)
+        return {"name": "", "latency_ms": now * actual(one.cost), "relative_latency": actual(one.cost),
+                "reference": "dense", "share": actual(one.cost) / actual(path[0]), "predicted": one.cost, "epochs": epochs,
+                "drop": 1.0, "drop_error": 0.0, "val_accuracy": 90.0 + one.cost, "bytes": actual(one.cost), "macs": 1,
+                "cut_error": 0.0, "seconds": 1.0 * epochs, "history": []}  # fmt: skip
+
+    def cost(_, one):
+        timed.append(one.cost)
+        return row(one, 0)
+
+    finder.workshop = SimpleNamespace(
+        make=lambda name, one, epochs: {
+            **row(one, epochs),
+            "name": name,
+            "share": (later if epochs else 1.0) * row(one, 0)["share"],
+        },
+        cost=cost,
+    )
+    finder.stages.progress, finder.clock = False, SimpleNamespace(left=math.inf)
+    finder.stages.results = {"train": {}}
+    finder._try("dense", finder.path[0], 0)
+    finder._most_accurate(finder.options.limit)
+    return finder, timed
+
+
+def test_a_limit_of_latency_is_kept_on_a_machine_whose_speed_changes():
+    """No network is faster for having been timed in a minute in which everything takes a tenth."""
+    finder, _ = under_a_limit([1.0, 0.8, 0.45, 0.2], float, speeds=(1.0, 0.1, 3.0), max_latency=0.5)
+    assert [(each["name"], each["predicted"]) for each in finder.rows] == [("dense", 1.0), ("full-1", 0.45)]
+    assert finder.rows[1]["meets"]
+    assert finder.rows[1]["judged_ms"] == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(
+    ("actual", "limit", "kept"),
+    [
+        (lambda c: 0.5 + 0.5 * c, {"max_latency": 0.6}, 0.16),  # each call takes something by itself
+        (lambda c: c * c, {"max_latency": 0.25}, 0.49),
+        (lambda c: c if c > 0.5 else c / 10, {"max_latency": 0.45}, 0.5),  # a step
+        (lambda c: 50_000 + 50_000 * c, {"max_bytes": 60_000}, 0.2),
+    ],
+)
+def test_the_dearest_network_within_a_limit_is_fitted_and_few_are_timed(actual, limit, kept):
+    finder, timed = under_a_limit([round(1 - 0.01 * k, 2) for k in range(99)], actual, **limit)
+    assert [each["name"] for each in finder.rows] == ["dense", "full-1"]
+    assert finder.rows[1]["predicted"] == kept
+    assert finder.rows[1]["meets"]
+    assert len(timed) <= 9
+
+
+def test_nothing_is_trained_where_even_the_cheapest_network_is_above_the_limit():
+    finder, timed = under_a_limit([1.0, 0.8, 0.7], float, max_latency=0.5)
+    assert ([each["name"] for each in finder.rows], timed) == (["dense"], [0.7])
+
+
+def test_a_network_is_fitted_with_some_room_for_the_noise_of_its_second_timing():
+    finder, _ = under_a_limit([1.0, 0.495, 0.45, 0.3], float, max_latency=0.5)
+    assert finder.rows[1]["predicted"] == 0.45
+
+
+def test_after_a_miss_only_cheaper_networks_are_tried():
+    finder, timed = under_a_limit(
+        [1.0, 0.8, 0.47, 0.46, 0.2], float, later=1.1, confirmations=3, max_latency=0.5
+    )
+    found = [(each["name"], each["predicted"], each["meets"]) for each in finder.rows[1:]]
+    assert found == [("full-1", 0.47, False), ("full-2", 0.2, True)]
+    assert timed.count(0.47) == 1
+
+
+def test_integers_that_fit_and_lose_much_do_not_end_the_search():
+    finder = stub(
+        [1.0, 0.6, 0.4], [("dense", 1.0, 0, 0.0), ("quantized", 0.3, 0, 40.0)], max_drop=None, max_macs=1
+    )
+    for row, meets in zip(finder.rows, (False, True), strict=True):
+        row.update({"macs": row["predicted"], "meets": meets})
+    tried = []
+    finder.clock, finder._width = SimpleNamespace(left=math.inf), None
+    finder.workshop = SimpleNamespace(cost=lambda _, one: {"macs": one.cost})
+    finder._try = lambda name, one, epochs: tried.append(one.cost)
+    finder._affordable = lambda epochs: epochs
+    finder._most_accurate(0.5)
+    assert tried == [0.4]
+    finder._width = 8
+    finder._most_accurate(0.5)
+    assert tried == [0.4]
+
+
+def test_without_time_for_a_recovery_no_ruined_network_meets_a_limit():
+    finder = stub([1.0, 0.4], [("dense", 1.0, 0, 0.0)], max_drop=None, max_bytes=1)
+    finder.rows[0]["bytes"] = 1.0
+    finder.workshop = SimpleNamespace(cost=lambda _, one: {"bytes": one.cost})
+    finder.rows[0]["meets"] = False
+    finder.clock = SimpleNamespace(left=1.0)
+    finder._affordable = lambda _: 0
+    finder._most_accurate(0.5)
+    assert len(finder.rows) == 1
+
+
+def test_a_latency_is_kept_end_to_end_and_other_threads_are_measured_anew(data, tmp_path):
+    # in floating point alone: all is held against one time of one file
+    options = {**OPTIONS, "epochs": 1, "recover_epochs": 1, "out": tmp_path / "a", "confirmations": 2,
+               "recipe": {"quantize": None}}  # fmt: skip
+    first = ps.compress("resnet-demo", data, max_latency=1e9, **options).metrics["budget"]
+    times = [row["latency_ms"] for row in first["candidates"]]
+    assert (len(times), first["met"]) == (1, True)
+    limit = 0.6 * times[0]
+    found = ps.compress("resnet-demo", data, max_latency=limit, **options)
+    budget = found.metrics["budget"]
+    assert [row["latency_ms"] for row in budget["candidates"][:1]] == times
+    tried = budget["candidates"][1:]
+    assert [row["name"] for row in tried] in (["full-1"], ["full-1", "full-2"])
+    assert budget["met"] == any(row["judged_ms"] <= limit for row in tried)
+    assert all(row["meets"] == (row["judged_ms"] <= limit) and row["judged_ms"] < times[0] for row in tried)
+    other = ps.compress("resnet-demo", data, max_latency=limit, **{**options, "threads": 2}).metrics["budget"]
+    assert other["candidates"][0]["latency_ms"] != times[0]

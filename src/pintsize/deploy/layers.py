@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -61,8 +62,9 @@ def layer_errors(
     proto.producer_name = ""
     names = [value.name for value in proto.graph.output]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "layers.onnx").write_bytes(proto.SerializeToString())
-        with open_runtime(Path(folder) / "layers.onnx", backend=backend, threads=threads) as runtime:  # type: ignore[attr-defined]
+        layers = Path(folder) / "layers.onnx"
+        layers.write_bytes(proto.SerializeToString())
+        with contextlib.closing(open_runtime(layers, backend=backend, threads=threads)) as runtime:
             found = runtime(images.cpu())
     given = dict(zip(names, found if isinstance(found, tuple) else (found,), strict=True))
     return {name: _relative(given[name], expected[name]) for name in made}

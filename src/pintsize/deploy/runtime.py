@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -99,6 +99,21 @@ def open_runtime(
     return runtime
 
 
+@contextlib.contextmanager
+def open_runtimes(
+    files: Mapping[str, str | os.PathLike[str]], *, threads: int = 2
+) -> Iterator[dict[str, Runtime]]:
+    """Open several files by name, to run them in turns; all are closed at the end.
+
+    Args, errors: as for `open_runtime`.
+    """
+    with contextlib.ExitStack() as opened:
+        yield {
+            name: opened.enter_context(contextlib.closing(open_runtime(path, threads=threads)))
+            for name, path in files.items()
+        }
+
+
 def integer_nodes(
     path: str | os.PathLike[str], *, backend: str | None = None
 ) -> dict[str, dict[str, int]] | None:
@@ -115,11 +130,8 @@ def integer_nodes(
     Raises:
         CorruptFile: the file is damaged.
     """
-    runtime = open_runtime(path, backend=backend, threads=1)
-    try:
+    with contextlib.closing(open_runtime(path, backend=backend, threads=1)) as runtime:
         return runtime.integer_nodes()
-    finally:
-        runtime.close()
 
 
 def size_of(path: Path) -> int:

@@ -37,6 +37,7 @@ _SMALL: dict[str, _Build] = {
     # 6n + 2 layers (He et al., 1512.03385, §4.2)
     **{f"resnet{6 * depth + 2}": partial(CifarResNet, depth=depth) for depth in (3, 5, 7, 9)},
     "resnet-demo": DemoResNet,
+    "resnet-demo-x2": partial(DemoResNet, width=32),
     "resnet-demo-x4": partial(DemoResNet, width=64),  # wide enough for integer kernels to be worth it
 }
 _BUILD = _IMAGENET | _SMALL

@@ -266,14 +266,12 @@ class Staged:
 
     def _measured(self, rows: list[Round], files: dict[str, Path]) -> list[Round]:
         """The only place that reads the test images: every round's file, once."""
-        from ..deploy import open_runtime
+        from ..deploy import open_runtimes
         from ..measure import peak_memory, side_by_side
 
-        runtimes = {name: open_runtime(path, threads=self.threads) for name, path in files.items()}
-        times = side_by_side(runtimes, self.example[:1].numpy(), threads=self.threads)
-        accuracies = {name: evaluate(runtime, self.data.test) for name, runtime in runtimes.items()}
-        for runtime in runtimes.values():
-            runtime.close()
+        with open_runtimes(files, threads=self.threads) as runtimes:
+            times = side_by_side(runtimes, self.example[:1].numpy(), threads=self.threads)
+            accuracies = {name: evaluate(runtime, self.data.test) for name, runtime in runtimes.items()}
         return [
             dataclasses.replace(
                 row,

@@ -63,7 +63,7 @@ def time_layer(
     layer: nn.Module, x: Tensor, folder: Path, activations: int | None, *, threads: int, repeats: int
 ) -> LayerTimes:
     """Time one layer for the input `x`; `folder` is for its files."""
-    from ..deploy import export, open_runtime
+    from ..deploy import export, open_runtimes
     from ..measure import side_by_side
 
     plain = nn.Sequential(copy.deepcopy(layer).cpu()).eval()
@@ -71,16 +71,11 @@ def time_layer(
     rounded = copy.deepcopy(plain)
     outputs = activations is not None
     quantize(rounded, activations=activations, calibration=[x], example=x, outputs=outputs, progress=False)
-    runtimes = {}
-    for name, network in (("floating", plain), ("integer", rounded)):
-        path = folder / f"{name}.onnx"
+    files = {name: folder / f"{name}.onnx" for name in ("floating", "integer")}
+    for network, path in zip((plain, rounded), files.values(), strict=True):
         export(network, path, example=x, dynamic_batch=False)
-        runtimes[name] = open_runtime(path, threads=threads)
-    try:
+    with open_runtimes(files, threads=threads) as runtimes:
         times = side_by_side(runtimes, x, warmup=3, repeats=repeats, threads=threads)
-    finally:
-        for runtime in runtimes.values():
-            runtime.close()
     return LayerTimes(times["floating"].median_ms, times["integer"].median_ms)
 
 

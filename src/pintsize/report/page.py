@@ -71,7 +71,7 @@ def render(run: Run, *, live: str = "") -> str:
             verification=_facts(
                 metrics.verification.model_dump(exclude_none=True) if metrics.verification else {}
             ),
-            budget=_facts({key: value for key, value in (metrics.budget or {}).items() if key != "met"}),
+            budget=_facts(_budget(metrics.budget or {})),
             machine=_facts(metrics.machine),
             setting=_facts(
                 {
@@ -199,6 +199,16 @@ def _cell(key: str, value: Any, numeric: bool) -> dict[str, Any]:
     else:
         text = str(value)
     return {"text": text, "key": value if numeric and value is not None else text, "numeric": numeric}
+
+
+def _budget(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of a search and what it chose; the limit in its unit."""
+    units = {"latency": milliseconds_text, "bytes": bytes_text, "macs": count_text}
+    facts = {key: value for key, value in found.items() if key != "met"}
+    in_words = units.get(str(found.get("minimize")))
+    if in_words is not None and isinstance(found.get("limit"), int | float):
+        facts["limit"] = in_words(found["limit"])
+    return facts
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

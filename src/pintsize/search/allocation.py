@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..graph import ChannelGroup, Graph
@@ -211,3 +211,28 @@ class Space:
 def first_within(path: Sequence[Allocation], goal: float) -> Allocation:
     """The first allocation on the path that costs no more than `goal`; the cheapest one if none does."""
     return next((one for one in path if one.cost <= goal), path[-1])
+
+
+def dearest_within(
+    path: Sequence[Allocation], room: float, measured: Callable[[Allocation], float], scale: float
+) -> Allocation | None:
+    """The allocation next to those that cost more than `room`, found by halving; None if the cheapest costs more.
+
+    Args:
+        path: from an allocation that is known to cost more, to the cheapest one.
+        room: what it may cost.
+        measured: the true cost of an allocation.
+        scale: true cost by predicted cost, as far as known: where to look first.
+    """
+    dear, fits = 0, len(path) - 1
+    if not fits or measured(path[fits]) > room:
+        return None
+    middle = path.index(first_within(path, room / scale))
+    while fits - dear > 1:
+        if not dear < middle < fits:
+            middle = (dear + fits) // 2
+        if measured(path[middle]) <= room:
+            fits = middle
+        else:
+            dear = middle
+    return path[fits]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..graph import ChannelGroup, Graph, analyse
 from ..prune.channels import kept_multiple
 from ..prune.depth import residual_blocks
-from ..quant.layer_latency import LayerTimes, layer_inputs
+from ..quant.layer_latency import LayerTimes
 from ..recipe import RecoverSection
-from .allocation import Allocation, CostModel, Space, first_within
-from .candidate import Workshop
+from .allocation import Allocation, CostModel, Space, dearest_within
+from .candidate import DENSE, QUANTIZED, Workshop
 from .clock import Clock
 from .damage import Damage, damage_of, levels_of
-from .latency_table import LatencyTable, Layer
+from .latency_table import LatencyTable, layers_of, weight_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DENSE = "dense"
-"""Name of the candidate that is the dense network in floating point."""
 _SCANNED = 256
 """Images on which changes are judged."""
 _LEFT = 0.1
@@ -39,6 +37,8 @@ _LEAST = 1e-3
 """Share of a network's cost below which predictions are not told apart."""
 _WORTHWHILE = 0.97
 """A further network is tried only if it is predicted to cost less than this share of the best one."""
+_FITS = 0.97
+"""Share of a limit of latency that a network has to fit in before its recovery: the second time differs a little."""
 
 
 class BudgetSearch:
@@ -65,7 +65,9 @@ class BudgetSearch:
             self.widths.append(4)
         levels = {group.name: levels_of(_choices(group)) for group in graph.groups}
         blocks = residual_blocks(model, stages.example) if self.options.drop_blocks else {}
-        settings = [self.options.cut_by, self.options.minimize, levels, blocks, self.widths, _SCANNED]
+        settings = [self.options.cut_by, self.options.minimize, levels, blocks, self.widths, _SCANNED,
+                    *(() if quantize is None else (quantize.activations, quantize.ignore)),
+                    self.workshop.surroundings if self.options.minimize == "latency" else None]  # fmt: skip
         scan = self.workshop.part(
             "budget-scan", settings, lambda: self._scan(model, graph, levels, blocks, images)
         )
@@ -136,7 +138,8 @@ class BudgetSearch:
 
         Elsewhere, and only there, some layers may have to stay in floating point.
         """
-        row = self._try("quantized", self.space.dense(self.widths[1]), 0)
+        self.workshop.reference = QUANTIZED
+        row = self._try(QUANTIZED, self.space.dense(self.widths[1]), 0)
         within = row is not None and (
             row["drop"] <= _INTEGERS_MAY_LOSE if self.options.max_drop is None else row["meets"]
         )
@@ -219,36 +222,50 @@ class BudgetSearch:
 
     def _most_accurate(self, limit: float) -> None:
         """Fit the cost first, without training; then one full recovery, or more if the file missed the limit."""
-        measured = "latency_ms" if self.options.minimize == "latency" else self.options.minimize
-        if any(row["name"] == DENSE and row["meets"] for row in self.rows):
+        if self.rows[0]["meets"] or (self.rows[-1]["meets"] and self._width is not None):
             return  # nothing has to go
-        known = self.rows[-1]
-        scale = known[measured] / known["predicted"]
-        epochs = self._epochs
+        room, missed = limit * (_FITS if self.options.minimize == "latency" else 1.0), None
         for number in range(1, self.options.confirmations + 1):
-            for attempt in range(1, 6):
-                one = first_within(self.path, limit / scale)
-                found = self.workshop.cost(f"fit-{number}-{attempt}", one)[measured]
-                if found <= limit or one is self.path[-1]:
-                    break
-                scale = max(scale * 1.02, found / one.cost)
-            if self._tried(one):
+            if self.clock.left <= 0:
                 return
-            row = self._try(f"full-{number}", one, self._affordable(epochs))
+            one = self._fitted(f"fit-{number}", room, missed)
+            if one is None:
+                logger.info("budget: even the cheapest network is above the limit")
+                return
+            epochs = self._affordable(self._epochs)
+            if one.prunes and self._epochs and not epochs:
+                return  # cut and never recovered it would be ruined
+            row = self._try(f"full-{number}", one, epochs)
             if row is None or row["meets"]:
                 return
-            scale *= 1.02 * row[measured] / limit
+            room, missed = room * _FITS * limit / self._cost(row), one
+
+    def _fitted(self, name: str, room: float, missed: Allocation | None) -> Allocation | None:
+        """The dearest network on the path whose file keeps within `room`; None if even the cheapest does not.
+
+        Args:
+            name: of the measurements.
+            room: what the file may cost.
+            missed: a network that proved too dear; only cheaper ones are looked at.
+        """
+        known, path = self.rows[-1], self.path
+        if missed is not None:
+            path = [missed, *(one for one in path if one.cost < missed.cost)]
+
+        def measured(one: Allocation) -> float:
+            return self._cost(self.workshop.cost(f"{name}-{path.index(one)}", one))
+
+        return dearest_within(path, room, measured, scale=self._cost(known) / known["predicted"])
 
     def _try(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any] | None:
         """Make a candidate and tell about it; None if time ran out over it."""
         self._allocations[name] = allocation
         row = self.workshop.make(name, allocation, epochs)
         row["finished"] = "stopped" not in row
-        if row["finished"]:
-            row["meets"] = self._meets(row)
-        else:
-            row["meets"] = False
         self.rows.append(row)
+        row["meets"] = row["finished"] and self._meets(row)
+        if row["finished"] and self.options.limit is not None and self.options.minimize == "latency":
+            row["judged_ms"] = self._cost(row)
         self._tell(row)
         if row["finished"]:
             self._learn(row, allocation)
@@ -264,8 +281,16 @@ class BudgetSearch:
         return float(row["drop"] + self.options.margin * row["drop_error"] - (self.options.max_drop or 0.0))
 
     def _cost(self, row: dict[str, Any]) -> float:
-        """As measured on the file."""
-        return float(row["latency_ms" if self.options.minimize == "latency" else self.options.minimize])
+        """As measured on the file; a latency as a share of the reference's, timed in turns, by what that took at first.
+
+        Milliseconds of minutes apart do not compare. The reference is the dense network in integers where there is
+        one: what slows a machine down slows files of one kind alike, and others not.
+        """
+        if self.options.minimize == "latency" and self.options.limit is None:
+            return float(row["relative_latency"])  # candidates alone are compared, and in the end in one go
+        if self.options.minimize == "latency":
+            return float(row["share"] * self._row(row["reference"])["latency_ms"])
+        return float(row[self.options.minimize])
 
     def _best(self) -> dict[str, Any]:
         """Of those that meet the budget; the dense network if none does."""
@@ -274,8 +299,7 @@ class BudgetSearch:
             return self.rows[0]
         if self.options.limit is not None:
             return max(meeting, key=lambda row: (row["val_accuracy"], -self._cost(row)))
-        relative = "relative_latency" if self.options.minimize == "latency" else self.options.minimize
-        return min(meeting, key=lambda row: (row[relative], row["drop"]))
+        return min(meeting, key=lambda row: (self._cost(row), row["drop"]))
 
     def _tried(self, one: Allocation, *, fully: bool = False) -> bool:
         return any(
@@ -327,7 +351,7 @@ class BudgetSearch:
     def _result(self) -> dict[str, Any]:
         best = self._best()
         keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "drop", "drop_error",
-                "latency_ms", "relative_latency", "bytes", "macs", "params", "seconds", "removed", "bits",
+                "latency_ms", "relative_latency", "judged_ms", "bytes", "macs", "params", "seconds", "removed", "bits",
                 "blocks")  # fmt: skip
         met = best["meets"] and (self.options.limit is not None or best["name"] != DENSE)
         return {
@@ -353,27 +377,7 @@ def describe(row: dict[str, Any]) -> str:
 
     return (
         f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
-        f"{milliseconds_text(row['latency_ms'])} ({row['relative_latency']:.2f} of dense), "
+        f"{milliseconds_text(row.get('judged_ms', row['latency_ms']))} ({row['relative_latency']:.2f} of dense), "
         f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
         f"{'' if row['meets'] else ', over the budget'}"
     )
-
-
-def weight_layers(graph: Graph) -> list[str]:
-    """Modules with a weight that a convolution or a product uses, in the order in which they run."""
-    weights = {name.rpartition(".")[0] for name, value in graph.trace.parameters.items()
-               if name.endswith(".weight") and len(value.shape) >= 2}  # fmt: skip
-    ran = dict.fromkeys(op.module for op in graph.trace.ops)
-    return [name for name in ran if name in weights]
-
-
-def layers_of(model: nn.Module, graph: Graph, example: Any, names: list[str]) -> list[Layer]:
-    """The layers by name, each with what it reads and which of its sides may shrink."""
-    free = {(member.parameter, member.dim) for group in graph.groups for member in group.members}
-    inputs = layer_inputs(model, example, names)
-    return [
-        Layer(name, model.get_submodule(name), tuple(inputs[name].shape),
-              (f"{name}.weight", 1) in free, (f"{name}.weight", 0) in free)
-        for name in names
-        if name in inputs
-    ]  # fmt: skip

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from ..deploy import export, open_runtime
+from ..deploy import export, open_runtime, open_runtimes
 from ..files import save
 from ..graph import ChannelGroup
 from ..markers import read_marker
@@ -24,11 +25,16 @@ from ..train.evaluation import hits
 from .allocation import Allocation
 from .clock import Clock, Deadline, TimeIsUp
 from .damage import logits, relative_error
+from .latency_table import cache_file
 
 if TYPE_CHECKING:
     from ..data import Split
     from ..stages import Stages
 
+DENSE = "dense"
+"""Name of the candidate that is the dense network in floating point."""
+QUANTIZED = "quantized"
+"""Name of the one with every layer in integers."""
 _FINE_TUNED_BELOW = 8
 """Layers with fewer bits are trained with their quantizers; at 8 bits calibration does as well."""
 _QUANTIZED_LR = 0.3
@@ -53,6 +59,14 @@ class Workshop:
     ) -> None:
         self.stages, self.groups, self.images = stages, groups, images
         self.criterion, self.clock = criterion, clock
+        self.reference = DENSE
+        """The candidate whose file every other is timed in turns with, besides the dense network's."""
+        assert stages.recipe.budget is not None
+        how, export_ = ["share"], stages.recipe.export
+        if stages.recipe.budget.minimize == "latency":
+            how.append(cache_file(export_.threads).stem)
+        self.surroundings = [*how, export_.opset]
+        """What a file and its measurement depend on, besides the network."""
         self.folder = stages.folder.path / "budget"
         self._known_hits: dict[Path, Tensor] = {}
         self._wanted = logits(stages.model("dense.safetensors"), images)
@@ -81,7 +95,7 @@ class Workshop:
             return row
         files = [f"budget/{name}.safetensors", f"budget/{name}.onnx"]
         made = self._part(
-            f"budget-{name}", [plan, self._quantize_settings()], files,
+            f"budget-{name}", self._decided_by(plan), files,
             lambda key: self._measured(name, allocation, epochs, key),
         )  # fmt: skip
         return {**row, **made, "seconds": cut["seconds"] + made["seconds"]}
@@ -109,7 +123,7 @@ class Workshop:
             return found
 
         plan = _plan(allocation)
-        return self._part(f"budget-{name}", [plan, self._quantize_settings()], [], measure)
+        return self._part(f"budget-{name}", self._decided_by(plan), [], measure)
 
     def _part(self, name: str, inputs: Any, outputs: list[str], run: Any) -> dict[str, Any]:
         """A stage of the folder whose result holds its seconds, which the clock counts whenever it was done."""
@@ -208,9 +222,11 @@ class Workshop:
         )
         return net
 
-    def _quantize_settings(self) -> Any:
+    def _decided_by(self, plan: dict[str, Any]) -> list[Any]:
+        """All that an exported file and its measurement depend on."""
         section = self.stages.recipe.quantize
-        return None if section is None else section.model_dump(mode="json")
+        settings = None if section is None else section.model_dump(mode="json")
+        return [plan, settings, self.reference, self.surroundings]
 
     def _export(self, net: nn.Module, path: Path) -> None:
         stages = self.stages
@@ -220,7 +236,7 @@ class Workshop:
         )  # fmt: skip
 
     def _file_costs(self, net: nn.Module, path: Path) -> dict[str, Any]:
-        """Latency in turns with the dense network's file, so that a slow spell of the machine hits both."""
+        """Latency in turns with the dense network's file and the reference's: a slow spell of the machine hits all."""
         cost = profile(net, self.stages.example)
         return {
             **self._times({"it": path})["it"],
@@ -229,29 +245,30 @@ class Workshop:
             "params": cost.params,
         }
 
-    def times_again(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    def times_again(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Latencies of candidates that are measured together, in turns, so that small differences mean something."""
         files = {name: self.folder / f"{name}.onnx" for name in names}
-        found = self.part("budget-times", list(names), lambda: {"times": self._times(files)})
-        times: dict[str, dict[str, float]] = found["times"]
+        inputs = [*names, self.reference, self.surroundings]
+        found = self.part("budget-times", inputs, lambda: {"times": self._times(files)})
+        times: dict[str, dict[str, Any]] = found["times"]
         return times
 
-    def _times(self, files: dict[str, Path]) -> dict[str, dict[str, float]]:
+    def _times(self, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
         threads = self.stages.recipe.export.threads
-        with contextlib.ExitStack() as opened:
-            runtimes = {}
-            for name, path in {**files, "": self._dense_file()}.items():
-                runtimes[name] = open_runtime(path, threads=threads)
-                opened.callback(runtimes[name].close)
+        whole, reference = self._dense_file(), self.folder / f"{self.reference}.onnx"
+        with open_runtimes({**files, "/whole": whole, "/reference": reference}, threads=threads) as runtimes:
             found = side_by_side(runtimes, self.stages.example[:1].numpy(), repeats=_REPEATS, threads=threads)
         median = {name: times.median_ms for name, times in found.items()}
+        # other work of the machine only adds to a time, and by far more now and then
+        quick = {name: float(np.percentile(times.runs, 10)) for name, times in found.items()}
         return {
-            name: {"latency_ms": median[name], "relative_latency": median[name] / median[""]}
+            name: {"latency_ms": median[name], "relative_latency": median[name] / median["/whole"],
+                   "reference": self.reference, "share": quick[name] / quick["/reference"]}
             for name in files
-        }
+        }  # fmt: skip
 
     def _dense_file(self) -> Path:
-        whole = self.folder / "dense.onnx"
+        whole = self.folder / f"{DENSE}.onnx"
         if not whole.exists():
             self._export(self.stages.model("dense.safetensors"), whole)
         return whole
@@ -259,11 +276,9 @@ class Workshop:
     def _hits(self, path: Path) -> Tensor:
         """Which validation images a file classifies rightly, bool."""
         if path not in self._known_hits:
-            runtime = open_runtime(path, threads=self.stages.recipe.export.threads)
-            try:
+            threads = self.stages.recipe.export.threads
+            with contextlib.closing(open_runtime(path, threads=threads)) as runtime:
                 self._known_hits[path] = hits(runtime, self.stages.data.val)
-            finally:
-                runtime.close()
         return self._known_hits[path]
 
     def _load(self, file: str) -> nn.Module:

@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -15,15 +14,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..deploy import open_runtime
+from ..deploy import open_runtimes
 from ..files import write_text
+from ..graph import Graph
 from ..measure import machine, side_by_side
-from ..quant.layer_latency import LayerTimes
+from ..quant.layer_latency import LayerTimes, layer_inputs
 from .layer_file import layer_file
 
 logger = logging.getLogger(__name__)
@@ -158,14 +159,14 @@ class LatencyTable:
 
     def _run(self, module: nn.Module, x: torch.Tensor) -> LayerTimes:
         """Both files of the layer in turns."""
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
-            runtimes = {}
-            for name in ("floating", "integer"):
-                path = Path(folder) / f"{name}.onnx"
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: Path(folder) / f"{name}.onnx" for name in ("floating", "integer")}
+            for name, path in files.items():
                 path.write_bytes(layer_file(module, x, integer=name == "integer"))
-                runtimes[name] = open_runtime(path, threads=self._threads)
-                opened.callback(runtimes[name].close)
-            times = side_by_side(runtimes, x.numpy(), warmup=5, repeats=self._repeats, threads=self._threads)
+            with open_runtimes(files, threads=self._threads) as runtimes:
+                times = side_by_side(
+                    runtimes, x.numpy(), warmup=5, repeats=self._repeats, threads=self._threads
+                )
         return LayerTimes(*(float(np.percentile(times[name].runs, 10)) for name in ("floating", "integer")))
 
 
@@ -216,3 +217,23 @@ def _read(path: Path) -> dict[str, LayerTimes]:
         for name, each in times.items()
         if all(math.isfinite(t) and t > 0 for t in (each.floating, each.integer))
     }
+
+
+def weight_layers(graph: Graph) -> list[str]:
+    """Modules with a weight that a convolution or a product uses, in the order in which they run."""
+    weights = {name.rpartition(".")[0] for name, value in graph.trace.parameters.items()
+               if name.endswith(".weight") and len(value.shape) >= 2}  # fmt: skip
+    ran = dict.fromkeys(op.module for op in graph.trace.ops)
+    return [name for name in ran if name in weights]
+
+
+def layers_of(model: nn.Module, graph: Graph, example: Any, names: list[str]) -> list[Layer]:
+    """The layers by name, each with what it reads and which of its sides may shrink."""
+    free = {(member.parameter, member.dim) for group in graph.groups for member in group.members}
+    inputs = layer_inputs(model, example, names)
+    return [
+        Layer(name, model.get_submodule(name), tuple(inputs[name].shape),
+              (f"{name}.weight", 1) in free, (f"{name}.weight", 0) in free)
+        for name in names
+        if name in inputs
+    ]  # fmt: skip
