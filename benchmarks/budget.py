@@ -7,14 +7,14 @@ For each seed one dense network is trained; then, each with the same recovery (e
 - *uniform*: the ratio `--ratio` of every layer's channels (L2, rounded to 8), then `ps.quantize`;
 - *Torch-Pruning*: global L2 (`MagnitudePruner`, rounded to 8) at the same ratio, then ONNX Runtime's `quantize_static`,
   both calibrated on the same 512 images. It cannot cut the networks with zero-padded shortcuts (resnet20, …): take another;
-- *search*: `ps.compress(max_latency=…)`: what the int8 file of the faster of the two takes, before its recovery.
+- *search*: `ps.compress(max_latency=…)`: what the int8 file of the faster of the two takes; lowered, and searched again,
+  as long as its file proves slower than that by more than 2 %.
 
 Times are taken in turns, next to the dense int8 file. Started again, nothing that is done is repeated. Run it on an idle
 machine.
 """
 
 import argparse
-import copy
 import importlib
 import json
 import statistics
@@ -34,6 +34,9 @@ from pintsize.recipe import RecoverSection
 RIVALS = ("uniform", "Torch-Pruning")
 CALIBRATION = 512
 REPEATS, ROUNDS = 500, 5
+ATTEMPTS = 4
+EQUAL = 1.02
+"""The search's time by the faster rival's: below it they are as fast as each other."""
 MOST = 0.9
 """Of a layer's channels, for Torch-Pruning: without it a layer that would lose all is left whole."""
 
@@ -67,25 +70,37 @@ class Seed:
         self.calibration = self.data.train.at_most(CALIBRATION, seed)
 
     def search(self):
-        """Its file, fitted to be no slower than the faster rival's."""
-        limit = self.folder / "limit.json"
-        if not limit.exists():
-            # a limit that nothing exceeds: the dense network is trained, and timed for the search that follows
-            whole = self.compress(1e9).metrics["budget"]["candidates"][1]
-            files = {name: self.quantized(name, self.cut(name), f"{name}-cut.onnx") for name in RIVALS}
-            times = self.times({"int8": self.made("quantized"), **files})
+        """Its file, no slower than the faster rival's: where it is, the search begins again with a lower limit."""
+        known = self.folder / "limit.json"
+        # a limit that nothing exceeds: the dense network is trained, and timed for the search that follows
+        whole = None if known.exists() else self.compress(1e9).metrics["budget"]["candidates"][1]
+        rivals = {name: self.rival(name) for name in RIVALS}
+        if whole is not None:
+            times = self.times({"int8": self.made("quantized"), **rivals})
             fastest = min(times[name] for name in RIVALS) / times["int8"]
-            write_text(limit, json.dumps(fastest * whole["latency_ms"]))
-        self.compress(json.loads(limit.read_text()))
-        if not self.made("full-1").exists():
-            sys.exit("no network of the search is as fast as the rivals: choose a smaller --ratio")
-        return self.made("full-1")
+            write_text(known, json.dumps(fastest * whole["latency_ms"]))
+        for _ in range(ATTEMPTS):
+            limit = json.loads(known.read_text())
+            budget = self.compress(limit).metrics["budget"]
+            if not budget["met"]:
+                sys.exit(
+                    f"seed {self.seed}: no network of the search keeps within {limit:.4f} ms: choose a smaller --ratio"
+                )
+            found = self.made(budget["chosen"])
+            times = self.times({"search": found, **rivals})
+            over = times["search"] / min(times[name] for name in RIVALS)
+            if over <= EQUAL:
+                return found
+            write_text(known, json.dumps(limit / over))
+        sys.exit(
+            f"seed {self.seed}: the search's network is {over:.2f} times as slow as its rival: is the machine idle?"
+        )
 
     def compress(self, limit):
         return ps.compress(
             self.given.model, self.given.data, out=self.folder / "search", seed=self.seed, limit=self.given.limit,
             epochs=self.given.epochs, lr=self.given.lr, recover_epochs=self.given.recover_epochs, max_latency=limit,
-            time_limit=None, confirmations=1, threads=self.given.threads, stem="small",
+            time_limit=None, threads=self.given.threads, stem="small",
         )  # fmt: skip
 
     def made(self, name):
@@ -101,7 +116,8 @@ class Seed:
             options = section.model_dump(exclude={"distill", "regularize"})
             ps.train(net, self.data, **options, seed=self.seed, teacher=self.dense(),
                      checkpoint=self.folder / f"{name}.checkpoint")  # fmt: skip
-            self.quantized(name, net.eval(), "made.onnx").replace(file)
+            write = self.int8 if name == "uniform" else self.peer
+            write(net.eval(), self.folder / "made.onnx").replace(file)
         return file
 
     def dense(self):
@@ -109,10 +125,6 @@ class Seed:
 
     def cut(self, name):
         return self.uniform(self.dense()) if name == "uniform" else self.torch_pruning(self.dense())
-
-    def quantized(self, name, net, file):
-        path = self.folder / file
-        return self.int8(net, path) if name == "uniform" else self.peer(net, path)
 
     def uniform(self, net):
         ps.prune(net, self.example, ratio=self.given.ratio, scope="local", importance="l2", round_to=8)
@@ -128,7 +140,6 @@ class Seed:
         return net
 
     def int8(self, net, path):
-        net = copy.deepcopy(net)
         ps.quantize(net, calibration=self.calibration, progress=False)
         ps.export(net, path, example=self.example)
         return path

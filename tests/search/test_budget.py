@@ -57,6 +57,7 @@ def trained(data):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PINTSIZE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("pintsize.search.candidate._SECONDS", 0.0)  # but where a test is about latencies
 
 
 @pytest.fixture(scope="module")
