@@ -33,7 +33,7 @@ from pintsize.recipe import RecoverSection
 
 RIVALS = ("uniform", "Torch-Pruning")
 CALIBRATION = 512
-REPEATS, ROUNDS = 500, 5
+REPEATS, ROUNDS = 250, 20
 ATTEMPTS = 4
 EQUAL = 1.02
 """The search's time by the faster rival's: below it they are as fast as each other."""

@@ -14,7 +14,7 @@ import torch
 
 import pintsize as ps
 from pintsize.deploy.pint import about
-from pintsize.errors import InputError, OperationError
+from pintsize.errors import InputError, MissingExtra, OperationError
 from pintsize.report.compare import points
 from pintsize.run_folder import RunFolder, data_digest
 
@@ -191,6 +191,13 @@ def test_a_trained_network_of_the_user_is_not_changed(tmp_path):
 def test_bad_options_are_named_before_anything_is_done(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "c", **options)
+    assert not (tmp_path / "c" / "dense.safetensors").exists()
+
+
+def test_a_runtime_that_is_not_installed_is_named_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtra, match=r"pintsize\[openvino\]"):
+        run(tmp_path / "c", backend="openvino")
     assert not (tmp_path / "c" / "dense.safetensors").exists()
 
 

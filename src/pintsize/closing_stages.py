@@ -33,6 +33,7 @@ def verify_file(stages: Stages, _: str) -> dict[str, Any]:
         stages.model(last.weights),
         stages.data.val,
         against=None if against is None else stages.folder.path / against,
+        backend=stages.recipe.export.backend,
         threads=stages.recipe.export.threads,
     )
     # where the folder lies is nothing that a run tells
@@ -41,9 +42,9 @@ def verify_file(stages: Stages, _: str) -> dict[str, Any]:
 
 def measure_files(stages: Stages, _: str) -> dict[str, Any]:
     """The only place that reads the test images: every file once, in the runtime it is deployed on."""
-    threads = stages.recipe.export.threads
+    backend, threads = stages.recipe.export.backend, stages.recipe.export.threads
     files = {form.label: stages.folder.path / form.exported for form in stages.forms}
-    with open_runtimes(files, threads=threads) as runtimes:
+    with open_runtimes(files, backend=backend, threads=threads) as runtimes:
         accuracies = {label: evaluate(runtime, stages.data.test) for label, runtime in runtimes.items()}
         latencies = side_by_side(runtimes, stages.example[:1].numpy(), threads=threads)
     rows = []

@@ -156,6 +156,7 @@ class CompressOptions(TypedDict, total=False):
     freeze_at: float
     damping: float
     opset: int | None
+    backend: str
     threads: int
     licence: str | None
     seed: int

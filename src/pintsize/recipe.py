@@ -198,6 +198,8 @@ class ExportSection(Section):
 
     opset: int | None = Field(default=None, ge=19)
     """ONNX operator set; by default the one pintsize is tested with."""
+    backend: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """Runtime that the file is verified and measured in, and whose latencies a budget is about."""
     threads: int = Field(default=2, ge=1, le=1024)
     """Threads of the runtime in every measurement."""
     licence: str | None = None

@@ -14,7 +14,7 @@ from torch import nn
 
 from . import closing_stages, sparse_stages
 from .data import Data, Split
-from .deploy import export
+from .deploy import export, openvino
 from .epochs import Epochs
 from .errors import OperationError, UnsupportedOp
 from .files import save
@@ -64,6 +64,8 @@ class Stages:
     def run(self) -> None:
         """All stages in order; those that are done already are not repeated."""
         recipe = self.recipe
+        if recipe.export.backend == "openvino":
+            openvino.package()  # that it is missing is told before hours of training
         if recipe.train.epochs:
             self.rehearse()
         origin = [model_digest(self._start), data_digest(self.data), recipe.seed]
@@ -95,8 +97,9 @@ class Stages:
             exports += [form.compressed for form in self.forms]
         told = [recipe.export.licence] if recipe.export.licence is not None else []
         self._stage("export", [recipe.export.opset, exports, *told], exports, self._export)
-        self._stage("verify", [recipe.export.threads], [], partial(closing_stages.verify_file, self))
-        self._stage("measure", [recipe.export.threads], [], partial(closing_stages.measure_files, self))
+        runtime = [recipe.export.backend, recipe.export.threads]
+        self._stage("verify", runtime, [], partial(closing_stages.verify_file, self))
+        self._stage("measure", runtime, [], partial(closing_stages.measure_files, self))
 
     def _run_sparse(self) -> None:
         """Masks, rules or rounds."""

@@ -20,6 +20,7 @@ from pintsize.recipe import Recipe
 from pintsize.search.allocation import Allocation
 from pintsize.search.budget import BudgetSearch
 from pintsize.search.candidate import paired_error
+from pintsize.search.latency_table import cache_file
 
 OPTIONS = {
     "epochs": 0, "recover_epochs": 2, "recover_lr": 0.02, "recover_batch_size": 32, "recover_precision": "fp32",
@@ -121,11 +122,16 @@ def test_under_a_limit_of_bytes_the_most_accurate_network_is_returned(trained, d
     assert chosen["val_accuracy"] == max(row["val_accuracy"] for row in meeting)
 
 
-def test_latency_goes_by_the_table_of_this_machine(trained, data, tmp_path):
-    options = {**OPTIONS, "probes": 0, "recover_epochs": 0}
-    ps.compress(trained, data, out=tmp_path / "a", max_drop=1.0, minimize="latency", **options)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_latency_goes_by_the_table_of_this_machine_and_the_chosen_runtime(backend, trained, data, tmp_path):
+    pytest.importorskip(backend, reason=f"the extra '{backend}' cannot be installed here")
+    options = {**OPTIONS, "probes": 0, "recover_epochs": 0, "backend": backend}
+    found = ps.compress(trained, data, out=tmp_path / "a", max_drop=1.0, minimize="latency", **options)
     (table,) = (tmp_path / "cache" / "latency").iterdir()
+    assert table == cache_file(backend, OPTIONS["threads"])
     assert len(json.loads(table.read_text())["times"]) == 3 + 9 + 3 + 1
+    assert {row["latency"]["backend"] for row in found.stages} == {backend}
+    assert found.metrics["verification"]["backend"] == backend
 
 
 def test_no_time_is_no_candidate_and_more_time_goes_on(trained, data, tmp_path):

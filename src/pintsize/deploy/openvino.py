@@ -46,7 +46,7 @@ class OpenVino(Closing):
 
     def __init__(self, path: Path, *, threads: int) -> None:
         self.path, self.threads = path, threads
-        self._core = _openvino().Core()
+        self._core = package().Core()
         self._model: Any = _read(self._core, path)
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
         self.input_shape = self._shapes[0] if self._shapes else ()
@@ -96,7 +96,7 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
     Each is written atomically. The checksum in the `.xml` covers both, so that halves of different
     exports are not taken for a network.
     """
-    openvino = _openvino()
+    openvino = package()
     content, shape, opset = onnx.content(model, path, options)
     network = openvino.Core().read_model(prepared(content))
     for key, value in onnx.metadata(model, options).items():
@@ -110,7 +110,12 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
     return ExportInfo(path, "openvino", len(sealed) + len(weights), shape, opset)
 
 
-def _openvino() -> Any:
+def package() -> Any:
+    """The package `openvino`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
         import openvino
     except ImportError as error:

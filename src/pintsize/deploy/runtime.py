@@ -101,7 +101,7 @@ def open_runtime(
 
 @contextlib.contextmanager
 def open_runtimes(
-    files: Mapping[str, str | os.PathLike[str]], *, threads: int = 2
+    files: Mapping[str, str | os.PathLike[str]], *, backend: str | None = None, threads: int = 2
 ) -> Iterator[dict[str, Runtime]]:
     """Open several files by name, to run them in turns; all are closed at the end.
 
@@ -109,7 +109,9 @@ def open_runtimes(
     """
     with contextlib.ExitStack() as opened:
         yield {
-            name: opened.enter_context(contextlib.closing(open_runtime(path, threads=threads)))
+            name: opened.enter_context(
+                contextlib.closing(open_runtime(path, backend=backend, threads=threads))
+            )
             for name, path in files.items()
         }
 

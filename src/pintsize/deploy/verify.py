@@ -153,7 +153,8 @@ def verify(
         backend: see `open_runtime`.
         agreement_at_least: percent of top-1 agreement below which this raises.
         limit: compare this many images at most.
-        against: another file, e.g. the fp32 export; its latency is measured in turns with the file's.
+        against: another file, e.g. the fp32 export; its latency is measured in turns with the file's, in the same
+            runtime if it is of the same format.
         repeats: timed calls of each at batch 1.
 
     Raises:
@@ -164,7 +165,12 @@ def verify(
         raise InputError(f"agreement_at_least={agreement_at_least}", "it is no percentage", "pass 0 to 100")
     path = Path(path)
     runtime = open_runtime(path, backend=backend, threads=threads)
-    other = open_runtime(against, threads=threads) if against is not None else None
+    same = against is not None and Path(against).suffix == Path(path).suffix
+    other = (
+        open_runtime(against, backend=backend if same else None, threads=threads)
+        if against is not None
+        else None
+    )
     try:
         found, first = _compare(runtime, model, _batches(split, batch_size, limit))
         latency, other_latency = _time(runtime, other, first, threads, repeats)

@@ -102,7 +102,7 @@ class BudgetSearch:
         )  # fmt: skip
         times: dict[str, Any] = {}
         if self.options.minimize == "latency":
-            table = LatencyTable(threads=stages.recipe.export.threads)
+            table = LatencyTable(backend=stages.recipe.export.backend, threads=stages.recipe.export.threads)
             for layer in layers_of(model, graph, stages.example, weight_layers(graph)):
                 found = table.measure(layer)
                 times[layer.name] = [[*pair, each.floating, each.integer] for pair, each in found.items()]

@@ -67,7 +67,7 @@ class Workshop:
         assert stages.recipe.budget is not None
         how, export_ = ["share"], stages.recipe.export
         if stages.recipe.budget.minimize == "latency":
-            how.append(cache_file(export_.threads).stem)
+            how.append(cache_file(export_.backend, export_.threads).stem)
         self.surroundings = [*how, export_.opset]
         """What a file and its measurement depend on, besides the network."""
         self.folder = stages.folder.path / "budget"
@@ -257,13 +257,13 @@ class Workshop:
         return times
 
     def _times(self, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        threads = self.stages.recipe.export.threads
+        backend, threads = self.stages.recipe.export.backend, self.stages.recipe.export.threads
         whole, reference = self._dense_file(), self.folder / f"{self.reference}.onnx"
         every = {**files, "/whole": whole, "/reference": reference}
         runs: dict[str, list[float]] = {name: [] for name in every}
         began = time.monotonic()
         while not runs["/whole"] or time.monotonic() - began < _SECONDS:
-            with open_runtimes(every, threads=threads) as runtimes:
+            with open_runtimes(every, backend=backend, threads=threads) as runtimes:
                 image = self.stages.example[:1].numpy()
                 for name, times in side_by_side(runtimes, image, repeats=_REPEATS, threads=threads).items():
                     runs[name] += times.runs
@@ -285,8 +285,10 @@ class Workshop:
     def _hits(self, path: Path) -> Tensor:
         """Which validation images a file classifies rightly, bool."""
         if path not in self._known_hits:
-            threads = self.stages.recipe.export.threads
-            with contextlib.closing(open_runtime(path, threads=threads)) as runtime:
+            export_ = self.stages.recipe.export
+            with contextlib.closing(
+                open_runtime(path, backend=export_.backend, threads=export_.threads)
+            ) as runtime:
                 self._known_hits[path] = hits(runtime, self.stages.data.val)
         return self._known_hits[path]
 

@@ -39,12 +39,12 @@ _CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d
 """By the dimensions of the weight: a subclass may be built otherwise."""
 
 
-def cache_file(threads: int) -> Path:
+def cache_file(backend: str, threads: int) -> Path:
     """The table of this machine: what decides its times is in the name."""
     from ..run_folder import digest
 
     facts = machine()
-    told = [facts["cpu"], facts["cores"], facts["isa"], facts["versions"].get("onnxruntime"), threads]
+    told = [facts["cpu"], facts["cores"], facts["isa"], backend, facts["versions"].get(backend), threads]
     root = Path(os.environ.get("PINTSIZE_CACHE") or "~/.cache/pintsize").expanduser()
     return root / "latency" / f"{digest(told)[:16]}.json"
 
@@ -101,18 +101,21 @@ class Layer:
 
 
 class LatencyTable:
-    """Times of layers in ONNX Runtime; what was measured once on this machine is not measured again.
+    """Times of layers in a runtime; what was measured once on this machine is not measured again.
 
     Args:
         path: its file; by default that of this machine in the cache folder.
+        backend: the runtime, one that opens `.onnx`.
         threads: of the runtime.
         repeats: timed calls of a layer; what a tenth of them keep within counts, as other work of the machine
             only ever adds to so short a time.
     """
 
-    def __init__(self, path: Path | None = None, *, threads: int = 2, repeats: int = 100) -> None:
-        self.path = cache_file(threads) if path is None else path
-        self._threads, self._repeats = threads, repeats
+    def __init__(
+        self, path: Path | None = None, *, backend: str = "onnxruntime", threads: int = 2, repeats: int = 100
+    ) -> None:
+        self.path = cache_file(backend, threads) if path is None else path
+        self._backend, self._threads, self._repeats = backend, threads, repeats
         self.times = _read(self.path)
         self.measured = 0
         """Layers timed by this object."""
@@ -163,7 +166,7 @@ class LatencyTable:
             files = {name: Path(folder) / f"{name}.onnx" for name in ("floating", "integer")}
             for name, path in files.items():
                 path.write_bytes(layer_file(module, x, integer=name == "integer"))
-            with open_runtimes(files, threads=self._threads) as runtimes:
+            with open_runtimes(files, backend=self._backend, threads=self._threads) as runtimes:
                 times = side_by_side(
                     runtimes, x.numpy(), warmup=5, repeats=self._repeats, threads=self._threads
                 )
