@@ -118,6 +118,9 @@ def test_a_second_start_repeats_nothing_and_a_changed_recipe_only_what_it_concer
     assert after["dense.safetensors"] == before["dense.safetensors"]
     assert after["pruned.safetensors"] == before["pruned.safetensors"]
     assert after["quantized.safetensors"] != before["quantized.safetensors"]
+    other = run(finished.folder, method="minmax", threads=1)
+    assert {p.name: p.stat().st_mtime_ns for p in finished.folder.glob("*.safetensors")} == after
+    assert {row["latency"]["threads"] for row in other.stages} == {1}
 
 
 def test_other_training_images_are_another_run():

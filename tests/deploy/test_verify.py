@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
 
 from pintsize import errors
-from pintsize.deploy import export, verify
+from pintsize.deploy import export, open_runtime, verify
 from pintsize.deploy.layers import layer_errors
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -66,6 +67,21 @@ def test_the_first_layer_that_differs_is_named(residual, images, tmp_path, backe
         errors.VerificationFailed, match=r"the first layer that differs is conv2(.quantizer)? \(relative"
     ):
         verify(path, residual, [images], backend=backend, threads=1, repeats=1, agreement_at_least=100)
+
+
+def test_a_file_is_timed_against_another_in_the_same_runtime(residual, images, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="the extra 'openvino' cannot be installed here")
+    opened = []
+
+    def recorded(path, **options):
+        opened.append(open_runtime(path, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sys.modules["pintsize.deploy.verify"], "open_runtime", recorded)
+    path = export(residual, tmp_path / "net.onnx", example=EXAMPLE).path
+    pair = export(residual, tmp_path / "net.xml", example=EXAMPLE).path
+    verify(pair, residual, [images], backend="openvino", threads=1, against=path, repeats=1)
+    assert [one.backend for one in opened] == ["openvino"] * 2
 
 
 def test_outputs_that_are_not_finite_fail(plain, images, tmp_path):

@@ -1,5 +1,6 @@
 """The budget search from end to end, on digits with a small network: what it returns, keeps and repeats."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -14,12 +15,13 @@ import pytest
 import torch
 
 import pintsize as ps
+from pintsize.deploy import open_runtime
 from pintsize.errors import InputError
 from pintsize.files import read_tensors
 from pintsize.recipe import Recipe
 from pintsize.search.allocation import Allocation
 from pintsize.search.budget import BudgetSearch
-from pintsize.search.candidate import paired_error
+from pintsize.search.candidate import Workshop, paired_error
 from pintsize.search.latency_table import cache_file
 
 OPTIONS = {
@@ -58,7 +60,7 @@ def trained(data):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PINTSIZE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("pintsize.search.candidate._SECONDS", 0.0)  # but where a test is about latencies
+    monkeypatch.setattr("pintsize.search.candidate._SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +125,65 @@ def test_under_a_limit_of_bytes_the_most_accurate_network_is_returned(trained, d
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_latency_goes_by_the_table_of_this_machine_and_the_chosen_runtime(backend, trained, data, tmp_path):
+def test_latency_goes_by_the_table_of_this_machine_and_the_chosen_runtime(
+    backend, trained, data, tmp_path, monkeypatch
+):
     pytest.importorskip(backend, reason=f"the extra '{backend}' cannot be installed here")
+    opened = []
+
+    def recorded(path, **options):
+        opened.append(options.get("backend"))
+        return open_runtime(path, **options)
+
+    monkeypatch.setattr("pintsize.search.candidate.open_runtime", recorded)
+    monkeypatch.setattr("pintsize.deploy.runtime.open_runtime", recorded)
     options = {**OPTIONS, "probes": 0, "recover_epochs": 0, "backend": backend}
     found = ps.compress(trained, data, out=tmp_path / "a", max_drop=1.0, minimize="latency", **options)
+    assert set(opened) == {backend}
     (table,) = (tmp_path / "cache" / "latency").iterdir()
     assert table == cache_file(backend, OPTIONS["threads"])
     assert len(json.loads(table.read_text())["times"]) == 3 + 9 + 3 + 1
     assert {row["latency"]["backend"] for row in found.stages} == {backend}
     assert found.metrics["verification"]["backend"] == backend
+
+
+def test_another_runtime_judges_anew(trained, data, tmp_path):
+    pytest.importorskip("openvino", reason="the extra 'openvino' cannot be installed here")
+    options = {**OPTIONS, "out": tmp_path / "a", "max_macs": 1e9}
+    one, two = (
+        ps.compress(trained, data, **options, backend=backend).metrics["budget"]["candidates"][0][
+            "latency_ms"
+        ]
+        for backend in ("onnxruntime", "openvino")
+    )
+    assert one != two
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.0, 1), (0.25, 3)])
+def test_a_file_is_timed_in_fresh_sessions_for_so_long(seconds, times, tmp_path, monkeypatch):
+    clock, opened = itertools.count(0.0, 0.1), []
+
+    def runtimes(files, **options):
+        opened.append(options)
+        return contextlib.nullcontext(files)
+
+    def side_by_side(runtimes, image, **options):
+        ms = 2.0 + len(opened)
+        return {name: SimpleNamespace(runs=[ms if name == "it" else 10.0 * ms] * 100) for name in runtimes}
+
+    monkeypatch.setattr("pintsize.search.candidate._SECONDS", seconds)
+    monkeypatch.setattr("pintsize.search.candidate.open_runtimes", runtimes)
+    monkeypatch.setattr("pintsize.search.candidate.side_by_side", side_by_side)
+    monkeypatch.setattr("pintsize.search.candidate.time.monotonic", lambda: next(clock))
+    export = SimpleNamespace(backend="openvino", threads=3)
+    shop = Workshop.__new__(Workshop)
+    shop.stages = SimpleNamespace(recipe=SimpleNamespace(export=export), example=torch.zeros(2, 1, 8, 8))
+    shop.folder, shop.reference, shop._for_latency = tmp_path, "dense", True
+    (tmp_path / "dense.onnx").touch()
+    found = shop._times({"it": tmp_path / "it.onnx"})["it"]
+    assert opened == [{"backend": "openvino", "threads": 3}] * times
+    assert found["latency_ms"] == 2.0 + (times + 1) / 2
+    assert found["share"] == pytest.approx(0.1)
 
 
 def test_no_time_is_no_candidate_and_more_time_goes_on(trained, data, tmp_path):

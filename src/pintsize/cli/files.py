@@ -117,7 +117,12 @@ def verify(
     val_fraction: o.ValFraction = 0.1,
     limit: o.Limit = None,
     image_size: o.ImageSize = None,
-    against: Annotated[Path | None, typer.Option(help="Another file, timed in turns with this one.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another file, timed in turns with this one, in the same runtime if that opens it."
+        ),
+    ] = None,
     agreement_at_least: Annotated[
         float, typer.Option(help="Percent of images with the same top class below which the command fails.")
     ] = 99.0,

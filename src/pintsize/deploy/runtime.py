@@ -99,6 +99,11 @@ def open_runtime(
     return runtime
 
 
+def opens(backend: str | None, path: str | os.PathLike[str]) -> bool:
+    """Whether the runtime of that name runs files of the path's suffix."""
+    return backend in _BACKENDS and Path(path).suffix in _BACKENDS[backend][2]
+
+
 @contextlib.contextmanager
 def open_runtimes(
     files: Mapping[str, str | os.PathLike[str]], *, backend: str | None = None, threads: int = 2

@@ -18,7 +18,7 @@ from ..measure.units import bytes_text, milliseconds_text
 from ..tables import Table, Tabular
 from .layers import first_divergence, layer_errors
 from .onnx_trace import evaluating
-from .runtime import Runtime, open_runtime, size_of
+from .runtime import Runtime, open_runtime, opens, size_of
 
 if TYPE_CHECKING:
     from ..measure import Latency
@@ -154,7 +154,7 @@ def verify(
         agreement_at_least: percent of top-1 agreement below which this raises.
         limit: compare this many images at most.
         against: another file, e.g. the fp32 export; its latency is measured in turns with the file's, in the same
-            runtime if it is of the same format.
+            runtime if that opens it.
         repeats: timed calls of each at batch 1.
 
     Raises:
@@ -165,12 +165,9 @@ def verify(
         raise InputError(f"agreement_at_least={agreement_at_least}", "it is no percentage", "pass 0 to 100")
     path = Path(path)
     runtime = open_runtime(path, backend=backend, threads=threads)
-    same = against is not None and Path(against).suffix == Path(path).suffix
-    other = (
-        open_runtime(against, backend=backend if same else None, threads=threads)
-        if against is not None
-        else None
-    )
+    other = None
+    if against is not None:
+        other = open_runtime(against, backend=backend if opens(backend, against) else None, threads=threads)
     try:
         found, first = _compare(runtime, model, _batches(split, batch_size, limit))
         latency, other_latency = _time(runtime, other, first, threads, repeats)

@@ -191,7 +191,7 @@ def _machines(runs: Sequence[Run]) -> str:
 
     def setting(run: Run) -> tuple[Any, ...]:
         last = run.metrics.stages[-1].latency if run.metrics.stages else None
-        facts = (last.backend, last.threads, last.batch) if last else ()
+        facts = (last.threads, last.batch) if last else ()
         return (run.metrics.machine.get("cpu"), run.metrics.machine.get("cores"), *facts)
 
     measured = {setting(run) for run in runs if run.metrics.stages and run.metrics.stages[-1].median_ms}

@@ -66,9 +66,10 @@ class Workshop:
         """The candidate whose file every other is timed in turns with, besides the dense network's."""
         assert stages.recipe.budget is not None
         how, export_ = ["share"], stages.recipe.export
-        if stages.recipe.budget.minimize == "latency":
+        self._for_latency = stages.recipe.budget.minimize == "latency"
+        if self._for_latency:
             how.append(cache_file(export_.backend, export_.threads).stem)
-        self.surroundings = [*how, export_.opset]
+        self.surroundings = [*how, export_.backend, export_.opset]
         """What a file and its measurement depend on, besides the network."""
         self.folder = stages.folder.path / "budget"
         self._known_hits: dict[Path, Tensor] = {}
@@ -121,7 +122,9 @@ class Workshop:
             net = self._quantized(self._cut(allocation), allocation)
             path = self.folder / f"{name}.onnx"
             self._export(net, path)
-            found = self._file_costs(net, path)
+            found = self._sizes(net, path)
+            if self._for_latency:
+                found |= self._times({name: path})[name]
             path.unlink()
             return found
 
@@ -181,7 +184,8 @@ class Workshop:
             "drop": 100.0 * float((whole.double() - right.double()).mean()),
             "drop_error": paired_error(whole, right),
             "quantized_epochs": tuned,
-            **self._file_costs(net, path),
+            **self._sizes(net, path),
+            **self._times({name: path})[name],
         }
 
     def _finished(
@@ -238,15 +242,9 @@ class Workshop:
             mean=stages.data.mean, std=stages.data.std,
         )  # fmt: skip
 
-    def _file_costs(self, net: nn.Module, path: Path) -> dict[str, Any]:
-        """Latency in turns with the dense network's file and the reference's: a slow spell of the machine hits all."""
+    def _sizes(self, net: nn.Module, path: Path) -> dict[str, Any]:
         cost = profile(net, self.stages.example)
-        return {
-            **self._times({"it": path})["it"],
-            "bytes": path.stat().st_size,
-            "macs": cost.macs,
-            "params": cost.params,
-        }
+        return {"bytes": path.stat().st_size, "macs": cost.macs, "params": cost.params}
 
     def times_again(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Latencies of candidates that are measured together, in turns, so that small differences mean something."""
@@ -257,12 +255,13 @@ class Workshop:
         return times
 
     def _times(self, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        """In turns with the dense network's file and the reference's, so that a slow spell of the machine hits all."""
         backend, threads = self.stages.recipe.export.backend, self.stages.recipe.export.threads
         whole, reference = self._dense_file(), self.folder / f"{self.reference}.onnx"
         every = {**files, "/whole": whole, "/reference": reference}
         runs: dict[str, list[float]] = {name: [] for name in every}
         began = time.monotonic()
-        while not runs["/whole"] or time.monotonic() - began < _SECONDS:
+        while not runs["/whole"] or (self._for_latency and time.monotonic() - began < _SECONDS):
             with open_runtimes(every, backend=backend, threads=threads) as runtimes:
                 image = self.stages.example[:1].numpy()
                 for name, times in side_by_side(runtimes, image, repeats=_REPEATS, threads=threads).items():
