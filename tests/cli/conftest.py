@@ -18,3 +18,15 @@ def called(monkeypatch, capsys):
         return printed
 
     return run
+
+
+@pytest.fixture
+def pintsize(called, monkeypatch):
+    """Calls a verb in a folder: what it prints, or what it complains of if `code` is not 0."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*args, folder, code=0):
+        printed = called(*args, folder=folder, code=code)
+        return printed.out if code == 0 else printed.err
+
+    return run

@@ -1,10 +1,6 @@
 """The verbs about deployed files, as a user runs them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import onnx
 import pytest
@@ -12,19 +8,6 @@ import torch
 
 import pintsize as ps
 from pintsize.deploy.pint import about
-
-PINTSIZE = Path(sys.executable).with_name("pintsize")
-
-
-def pintsize(*args, folder, code=0):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    done = subprocess.run(
-        [str(PINTSIZE), *map(str, args)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
 
 
 @pytest.fixture
@@ -35,7 +18,7 @@ def demo(tmp_path):
     return model
 
 
-def test_export_to_pint_and_unpack(demo, tmp_path):
+def test_export_to_pint_and_unpack(demo, tmp_path, pintsize):
     ps.save(demo, tmp_path / "q.safetensors")
     small = json.loads(pintsize("export", "-m", "q.safetensors", "-o", "q.pint", "--json", folder=tmp_path))
     assert small["format"] == "pint"
@@ -56,7 +39,7 @@ def licence_in(path):
     return json.loads({each.key: each.value for each in onnx.load(path).metadata_props}["pintsize.licence"])
 
 
-def test_the_licence_goes_into_the_file(demo, tmp_path):
+def test_the_licence_goes_into_the_file(demo, tmp_path, pintsize):
     ps.save(demo, tmp_path / "q.safetensors")
     pintsize("export", "-m", "q.safetensors", "--licence", "CC0-1.0", "-o", "q.pint", folder=tmp_path)
     assert about(tmp_path / "q.pint")["licence"] == "CC0-1.0"
@@ -68,20 +51,22 @@ def test_the_licence_goes_into_the_file(demo, tmp_path):
     assert "licence for a.safetensors: a .safetensors file holds weights alone; leave it out" in error
 
 
-def test_unpack_of_a_network_that_is_not_ours(tmp_path):
-    (tmp_path / "mine.py").write_text(
+def test_unpack_of_a_network_that_is_not_ours(tmp_path, pintsize):
+    (tmp_path / "net_of_a_user.py").write_text(
         "from torch import nn\n"
         "def net():\n"
         "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))\n"
     )
-    pintsize("export", "-m", "mine:net", "--image-size", 8, "-o", "net.pint", folder=tmp_path)
+    pintsize("export", "-m", "net_of_a_user:net", "--image-size", 8, "-o", "net.pint", folder=tmp_path)
     error = pintsize("unpack", "net.pint", "-o", "net.onnx", folder=tmp_path, code=2)
     assert "does not say which network it holds" in error
-    pintsize("unpack", "net.pint", "-m", "mine:net", "--image-size", 8, "-o", "net.onnx", folder=tmp_path)
+    pintsize(
+        "unpack", "net.pint", "-m", "net_of_a_user:net", "--image-size", 8, "-o", "net.onnx", folder=tmp_path
+    )
     assert ps.open_runtime(tmp_path / "net.onnx").input_shape == (None, 1, 8, 8)
 
 
-def test_unpack_refuses_what_is_no_pint_file(tmp_path):
+def test_unpack_refuses_what_is_no_pint_file(tmp_path, pintsize):
     (tmp_path / "net.pint").write_bytes(b"\x89PINT\r\n\x1a" + bytes(100))
     error = pintsize("unpack", "net.pint", "-o", "net.onnx", folder=tmp_path, code=2)
     assert error.startswith("pintsize: net.pint: its content does not match its checksum; restore it from")
@@ -89,7 +74,7 @@ def test_unpack_refuses_what_is_no_pint_file(tmp_path):
     assert "there is no such file" in pintsize("unpack", "x.pint", "-o", "a.onnx", folder=tmp_path, code=2)
 
 
-def test_bench_compares_formats_as_table_json_and_picture(demo, tmp_path):
+def test_bench_compares_formats_as_table_json_and_picture(demo, tmp_path, pintsize):
     x = torch.zeros(1, 1, 8, 8)
     ps.export(demo, tmp_path / "q.onnx", example=x)
     ps.export(ps.models.create("resnet-demo", in_channels=1), tmp_path / "fp.onnx", example=x)
@@ -104,7 +89,7 @@ def test_bench_compares_formats_as_table_json_and_picture(demo, tmp_path):
     assert "kind of picture" in error
 
 
-def test_bench_runs_one_file_in_several_runtimes(demo, tmp_path):
+def test_bench_runs_one_file_in_several_runtimes(demo, tmp_path, pintsize):
     pytest.importorskip("openvino")
     ps.export(demo, tmp_path / "q.onnx", example=torch.zeros(1, 1, 8, 8))
     (tmp_path / "a@b.onnx").write_bytes((tmp_path / "q.onnx").read_bytes())
@@ -121,7 +106,7 @@ def test_bench_runs_one_file_in_several_runtimes(demo, tmp_path):
     assert "q.onnx@openvino" in (tmp_path / "b.svg").read_text()
 
 
-def test_bench_tells_what_it_does_not_know(demo, tmp_path):
+def test_bench_tells_what_it_does_not_know(demo, tmp_path, pintsize):
     ps.export(demo, tmp_path / "q.onnx", example=torch.zeros(1, 1, 8, 8))
     said = pintsize("bench", "q.onnx@openvin", folder=tmp_path, code=2)
     assert "backend 'openvin': there is no such backend; did you mean 'openvino'" in said

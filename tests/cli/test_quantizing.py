@@ -1,10 +1,6 @@
 """`pintsize cluster` and `pintsize fixed-point` as a user runs them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,18 +10,7 @@ import pintsize as ps
 from pintsize.quant import fixed_point
 from pintsize.record import record
 
-PINTSIZE = Path(sys.executable).with_name("pintsize")
 SMALL = ["--data", "digits", "--limit", "300"]
-
-
-def pintsize(*args, folder, code=0):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    done = subprocess.run(
-        [str(PINTSIZE), *map(str, args)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +24,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_cluster_and_train_the_values(folder):
+def test_cluster_and_train_the_values(folder, pintsize):
     refused = pintsize(
         "cluster", "--model", "dense.safetensors", "--ignore", "nothing", "--out", "few.safetensors", folder=folder,
         code=2,
@@ -58,7 +43,7 @@ def test_cluster_and_train_the_values(folder):
     assert len(conv.weight.unique()) <= 6
 
 
-def test_cluster_without_data(folder):
+def test_cluster_without_data(folder, pintsize):
     out = pintsize(
         "cluster", "--model", "dense.safetensors", "--bits", 3, "--out", "few3.safetensors", folder=folder
     )
@@ -72,7 +57,7 @@ def test_cluster_without_data(folder):
     assert "'channel'" in message
 
 
-def test_fixed_point_is_what_the_function_makes(folder):
+def test_fixed_point_is_what_the_function_makes(folder, pintsize):
     out = json.loads(
         pintsize("fixed-point", "--model", "dense.safetensors", *SMALL, "--weights", 6, "--activations", 7,
                  "--norm", 9, "--mode", "log", "--calibration-images", 64, "--out", "log.safetensors", "--json",
@@ -92,7 +77,7 @@ def test_fixed_point_is_what_the_function_makes(folder):
     assert [step.kind for step in record(ps.load(folder / "log.safetensors"))] == ["fixed-point"]
 
 
-def test_fixed_point_mistakes(folder):
+def test_fixed_point_mistakes(folder, pintsize):
     common = ("fixed-point", "--model", "dense.safetensors", *SMALL, "--out", "x.safetensors")
     assert "from 2 to 16" in pintsize(*common, "--weights", 1, folder=folder, code=2)
     assert "'tanh'" in pintsize(*common, "--mode", "tan", folder=folder, code=2)

@@ -124,8 +124,9 @@ def test_results_that_are_cut_off_do_not_count():
 
 
 def nearest_of_a_layer(multiplier):
-    """The least distance between a middle and n · multiplier, over all n that give up to 255 levels."""
-    n = torch.arange(1, int(255 / float(multiplier)) + 1, dtype=torch.float64)
+    """The least distance between a middle and n · multiplier, over the n that give up to 255 levels, and are no more than
+    what a thousand products of 8 bits add up to."""
+    n = torch.arange(1, min(int(255 / float(multiplier)), 1000 * 127 * 255) + 1, dtype=torch.float64)
     return float((n * multiplier - torch.floor(n * multiplier) - 0.5).abs().min())
 
 

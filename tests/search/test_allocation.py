@@ -66,7 +66,8 @@ def test_latency_is_the_sum_of_the_layers_in_the_table(model):
 
 
 def test_the_path_takes_what_costs_least_damage_first(model):
-    path = space(model, "bytes", GROUPS, LAYERS).path(1.0)
+    found = space(model, "bytes", GROUPS, LAYERS)
+    path = found.path(1.0, found.dense())
     assert not path[0].prunes
     assert not path[0].quantizes
     assert [one.cost for one in path] == sorted((one.cost for one in path), reverse=True)
@@ -80,7 +81,8 @@ def test_the_path_takes_what_costs_least_damage_first(model):
 
 
 def test_a_goal_picks_the_first_network_within_it(model):
-    path = space(model, "macs", GROUPS, LAYERS, widths=(None, 8)).path(0.1, 8)
+    found = space(model, "macs", GROUPS, LAYERS, widths=(None, 8))
+    path = found.path(0.1, found.dense(8))
     assert first_within(path, path[0].cost) is path[0]
     assert first_within(path, path[0].cost - 1) is path[1]
     assert first_within(path, 0.0) is path[-1]
@@ -146,10 +148,15 @@ def test_a_block_that_goes_takes_its_channels_and_layers_with_it(residual):
 
 
 def test_blocks_go_in_the_order_of_their_damage(residual):
-    path = residual_space(residual).path(1.0, 8)
+    found = residual_space(residual)
+    path = found.path(1.0, found.dense(8))
     assert path[1].blocks == {"layer1.1"}
     assert path[-1].blocks == {"layer1.1", "layer3.2"}
     assert [one.cost for one in path] == sorted((one.cost for one in path), reverse=True)
+    onward = found.path(1.0, path[1], blocks=False)
+    assert onward[0] == path[1]
+    assert {one.blocks for one in onward} == {frozenset({"layer1.1"})}
+    assert set(onward[-1].removed.values()) == {8}
 
 
 def test_the_lack_of_a_block_is_measured(residual):

@@ -287,7 +287,8 @@ def test_the_drop_and_its_error_have_to_be_within_the_budget(trained, data, tmp_
     assert strict.metrics["budget"]["candidates"][-1]["drop_error"] > 0
 
 
-def test_a_network_that_lost_blocks_alone_is_the_one_that_is_deployed(data, tmp_path):
+def test_a_network_that_lost_blocks_alone_is_the_one_that_is_deployed(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("pintsize.search.budget.levels_of", lambda counts: [0])  # no channel goes
     options = {**OPTIONS, "epochs": 1, "recover_epochs": 0, "recipe": {"quantize": None}}
     dense = ps.models.create("resnet-demo", in_channels=1, num_classes=10, stem="small")
     whole = ps.profile(dense, torch.zeros(1, *data.image_shape)).macs
@@ -408,6 +409,26 @@ def test_the_dearest_network_within_a_limit_is_fitted_and_few_are_timed(actual, 
     assert len(timed) <= 9
 
 
+@pytest.mark.parametrize(
+    ("finer", "limit", "kept"),
+    [
+        ([(0.9, 0.1), (0.6, 0.2), (0.5, 0.3)], 0.65, 0.6),  # channels do less harm than the block
+        ([(0.9, 0.1), (0.6, 0.2), (0.5, 0.3)], 0.55, 0.5),
+        ([(0.9, 0.1), (0.6, 2.0), (0.5, 3.0)], 0.65, 0.4),  # more
+        ([(0.9, 0.1), (0.8, 0.1)], 0.65, 0.4),  # and are not enough
+    ],
+)
+def test_where_a_whole_block_is_too_much_channels_go_instead(finer, limit, kept):
+    finder, asked = stub([1.0, 0.9], [("dense", 1.0, 0, 0.0)], max_drop=None, max_macs=1), []
+    onward = [Allocation({"g": 1, "h": k}, {}, cost=c, cut_error=e) for k, (c, e) in enumerate(finer)]
+    finder.rows[0]["macs"], finder._left = 1.0, 1.0
+    finder.path.append(Allocation({"g": 2}, {}, frozenset({"b"}), cost=0.4, cut_error=1.0))
+    finder.space = SimpleNamespace(path=lambda *where, blocks: asked.append((*where, blocks)) or onward)
+    finder.workshop = SimpleNamespace(cost=lambda _, one: {"macs": one.cost})
+    assert finder._fitted("fit", limit, None).cost == kept
+    assert asked == [(1.0, finder.path[1], False)]
+
+
 def test_nothing_is_trained_where_even_the_cheapest_network_is_above_the_limit():
     finder, timed = under_a_limit([1.0, 0.8, 0.7], float, max_latency=0.5)
     assert ([each["name"] for each in finder.rows], timed) == (["dense"], [0.7])
@@ -471,5 +492,5 @@ def test_a_latency_is_kept_end_to_end_and_other_threads_are_measured_anew(data, 
     assert [row["name"] for row in tried] in (["full-1"], ["full-1", "full-2"])
     assert budget["met"] == any(row["judged_ms"] <= limit for row in tried)
     assert all(row["meets"] == (row["judged_ms"] <= limit) and row["judged_ms"] < times[0] for row in tried)
-    other = ps.compress("resnet-demo", data, max_latency=limit, **{**options, "threads": 2}).metrics["budget"]
+    other = ps.compress("resnet-demo", data, max_latency=1e9, **{**options, "threads": 2}).metrics["budget"]
     assert other["candidates"][0]["latency_ms"] != times[0]

@@ -42,6 +42,10 @@ class Allocation:
         """Whether any channel or block goes."""
         return any(self.removed.values()) or bool(self.blocks)
 
+    def error(self, left: float) -> float:
+        """Predicted damage after a recovery that leaves that share of the cuts'."""
+        return left * self.cut_error + self.width_error
+
     @property
     def quantizes(self) -> bool:
         """Whether any layer is in integers."""
@@ -171,34 +175,34 @@ class Space:
         """All channels, every layer with the same bits."""
         return self.allocation(dict.fromkeys(self.damage.groups, 0), dict.fromkeys(self.damage.layers, width))
 
-    def path(self, left: float, width: int | None = None) -> list[Allocation]:
-        """From the dense network to the cheapest one.
+    def path(self, left: float, start: Allocation, *, blocks: bool = True) -> list[Allocation]:
+        """From an allocation to the cheapest one.
 
         Args:
             left: share of the damage of cuts that recovery leaves.
-            width: bits of all layers of the dense network; None is floating point.
+            start: the first one.
+            blocks: whether further blocks may go.
         """
-        found = [self.dense(width)]
+        found = [start]
         while True:
             here = found[-1]
             best, worth = None, 0.0
-            for step in self._steps(here):
+            for step in self._steps(here, blocks):
                 saved = here.cost - step.cost
-                added = left * (step.cut_error - here.cut_error) + step.width_error - here.width_error
-                value = saved / max(added, _LEAST_ERROR)
+                value = saved / max(step.error(left) - here.error(left), _LEAST_ERROR)
                 if saved > 1e-9 * found[0].cost and value > worth:
                     best, worth = step, value
             if best is None:
                 return found
             found.append(best)
 
-    def _steps(self, here: Allocation) -> Iterator[Allocation]:
+    def _steps(self, here: Allocation, blocks: bool) -> Iterator[Allocation]:
         """Every allocation in which one group is narrower, one layer has fewer bits, or one block is away."""
         for name, removed in here.removed.items():
             for count in self.levels.get(name, ()):
                 if count > removed:
                     yield self.allocation({**here.removed, name: count}, here.bits, here.blocks)
-        for block in self.damage.blocks:
+        for block in self.damage.blocks if blocks else ():
             if block not in here.blocks:
                 yield self.without(here, block)
         if self.cost.minimize == "macs":

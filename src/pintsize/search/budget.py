@@ -252,10 +252,21 @@ class BudgetSearch:
         if missed is not None:
             path = [missed, *(one for one in path if one.cost < missed.cost)]
 
-        def measured(one: Allocation) -> float:
-            return self._cost(self.workshop.cost(f"{name}-{path.index(one)}", one))
+        def fitted(prefix: str, path: list[Allocation]) -> Allocation | None:
+            def measured(one: Allocation) -> float:
+                return self._cost(self.workshop.cost(f"{prefix}-{path.index(one)}", one))
 
-        return dearest_within(path, room, measured, scale=self._cost(known) / known["predicted"])
+            return dearest_within(path, room, measured, scale=self._cost(known) / known["predicted"])
+
+        found = fitted(name, path)
+        if found is None:
+            return None
+        dear = path[path.index(found) - 1]
+        if found.blocks == dear.blocks:
+            return found
+        # a whole block may be more than has to go: channels of the network before it may do less damage
+        finer = fitted(f"{name}-finer", self.space.path(self._left, dear, blocks=False))
+        return found if finer is None else min(found, finer, key=lambda one: one.error(self._left))
 
     def _try(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any] | None:
         """Make a candidate and tell about it; None if time ran out over it."""
@@ -308,7 +319,7 @@ class BudgetSearch:
         )
 
     def _walk(self) -> None:
-        self.path = self.space.path(self._left, self._width)
+        self.path = self.space.path(self._left, self.space.dense(self._width))
 
     def _learn(self, row: dict[str, Any], one: Allocation) -> None:
         """How much damage recovery leaves, seen on one network, makes the path of the next ones."""
