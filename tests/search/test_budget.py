@@ -178,7 +178,7 @@ def test_a_file_is_timed_in_fresh_sessions_for_so_long(seconds, times, tmp_path,
     export = SimpleNamespace(backend="openvino", threads=3)
     shop = Workshop.__new__(Workshop)
     shop.stages = SimpleNamespace(recipe=SimpleNamespace(export=export), example=torch.zeros(2, 1, 8, 8))
-    shop.folder, shop.reference, shop._for_latency = tmp_path, "dense", True
+    shop.folder, shop.reference, shop._minimize = tmp_path, "dense", "latency"
     (tmp_path / "dense.onnx").touch()
     found = shop._times({"it": tmp_path / "it.onnx"})["it"]
     assert opened == [{"backend": "openvino", "threads": 3}] * times

@@ -66,8 +66,8 @@ class Workshop:
         """The candidate whose file every other is timed in turns with, besides the dense network's."""
         assert stages.recipe.budget is not None
         how, export_ = ["share"], stages.recipe.export
-        self._for_latency = stages.recipe.budget.minimize == "latency"
-        if self._for_latency:
+        self._minimize = stages.recipe.budget.minimize
+        if self._minimize == "latency":
             how.append(cache_file(export_.backend, export_.threads).stem)
         self.surroundings = [*how, export_.backend, export_.opset]
         """What a file and its measurement depend on, besides the network."""
@@ -116,15 +116,16 @@ class Workshop:
         return (self.stages.recipe.recover or RecoverSection()).model_copy(update={"epochs": epochs})
 
     def cost(self, name: str, allocation: Allocation) -> dict[str, Any]:
-        """What the file of an allocation costs, found without any training."""
+        """What an allocation costs, by its file unless it is about MACs, found without any training."""
 
         def measure(_: str) -> dict[str, Any]:
-            net = self._quantized(self._cut(allocation), allocation)
+            net = self._cut(allocation)
+            if self._minimize == "macs":  # which no file changes
+                return {"macs": profile(net, self.stages.example).macs}
             path = self.folder / f"{name}.onnx"
-            self._export(net, path)
-            found = self._sizes(net, path)
-            if self._for_latency:
-                found |= self._times({name: path})[name]
+            self._export(self._quantized(net, allocation), path)
+            found = self._times({name: path})[name] if self._minimize == "latency" else {}
+            found["bytes"] = path.stat().st_size
             path.unlink()
             return found
 
@@ -179,12 +180,15 @@ class Workshop:
         path = self.folder / f"{name}.onnx"
         self._export(net, path)
         right, whole = self._hits(path), self._hits(self._dense_file())
+        cost = profile(net, self.stages.example)
         return {
             "val_accuracy": 100.0 * float(right.double().mean()),
             "drop": 100.0 * float((whole.double() - right.double()).mean()),
             "drop_error": paired_error(whole, right),
             "quantized_epochs": tuned,
-            **self._sizes(net, path),
+            "bytes": path.stat().st_size,
+            "macs": cost.macs,
+            "params": cost.params,
             **self._times({name: path})[name],
         }
 
@@ -242,10 +246,6 @@ class Workshop:
             mean=stages.data.mean, std=stages.data.std,
         )  # fmt: skip
 
-    def _sizes(self, net: nn.Module, path: Path) -> dict[str, Any]:
-        cost = profile(net, self.stages.example)
-        return {"bytes": path.stat().st_size, "macs": cost.macs, "params": cost.params}
-
     def times_again(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Latencies of candidates that are measured together, in turns, so that small differences mean something."""
         files = {name: self.folder / f"{name}.onnx" for name in names}
@@ -261,7 +261,7 @@ class Workshop:
         every = {**files, "/whole": whole, "/reference": reference}
         runs: dict[str, list[float]] = {name: [] for name in every}
         began = time.monotonic()
-        while not runs["/whole"] or (self._for_latency and time.monotonic() - began < _SECONDS):
+        while not runs["/whole"] or (self._minimize == "latency" and time.monotonic() - began < _SECONDS):
             with open_runtimes(every, backend=backend, threads=threads) as runtimes:
                 image = self.stages.example[:1].numpy()
                 for name, times in side_by_side(runtimes, image, repeats=_REPEATS, threads=threads).items():
