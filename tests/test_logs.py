@@ -57,6 +57,24 @@ def test_a_log_of_one_part_alone_and_the_level_comes_back(tmp_path, logger):
     assert root.handlers == []
 
 
+@pytest.mark.parametrize(("verbosity", "shown"), [(0, []), (1, ["INFO"]), (2, ["DEBUG", "INFO"])])
+def test_the_log_is_shown_as_far_as_asked_for_and_the_file_has_as_much(
+    tmp_path, logger, capsys, monkeypatch, verbosity, shown
+):
+    root = logging.getLogger("pintsize")
+    monkeypatch.setattr(root, "handlers", [])
+    before = root.level
+    try:
+        logs.to_stderr(verbosity)
+        with logs.to_file(tmp_path / "log.txt"):
+            logger.debug("more")
+            logger.info("a step")
+    finally:
+        root.setLevel(before)
+    assert [line.split("level=")[1].split()[0] for line in capsys.readouterr().err.splitlines()] == shown
+    assert [line["level"] for line in parsed(tmp_path / "log.txt")] == (shown or ["INFO"])
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path):
     with (
         pytest.raises(OperationError, match="log.txt: it cannot be written"),

@@ -15,6 +15,7 @@ import torch
 import pintsize as ps
 from pintsize.deploy.pint import about
 from pintsize.errors import InputError, MissingExtra, OperationError
+from pintsize.measure import machine
 from pintsize.report.compare import points
 from pintsize.run_folder import RunFolder, data_digest
 
@@ -55,6 +56,7 @@ def test_a_run_leaves_every_file(finished):
 def test_the_figures_are_those_of_the_files(finished):
     dense, pruned, small = finished.stages
     assert [s["name"] for s in finished.stages] == ["dense fp32", "pruned fp32", "pruned int8"]
+    assert finished.metrics["machine"] == json.loads(json.dumps(machine()))
     for stage in finished.stages:
         assert stage["bytes"] == (finished.folder / stage["file"]).stat().st_size
     assert 0.35 * dense["macs"] < pruned["macs"] <= 0.505 * dense["macs"]

@@ -1,5 +1,6 @@
-"""`pintsize cluster` and `pintsize fixed-point` as a user runs them."""
+"""`pintsize cluster` and `pintsize fixed-point`, within this process."""
 
+import functools
 import json
 
 import pytest
@@ -86,14 +87,9 @@ def test_fixed_point_mistakes(folder, pintsize):
 
 
 @pytest.fixture
-def shell(folder, called):
-    """The same within this process: what it prints."""
-
-    def run(*args, code=0):
-        printed = called(*args, folder=folder, code=code)
-        return printed.out if code == 0 else printed.err
-
-    return run
+def shell(folder, pintsize):
+    """The same, in that folder."""
+    return functools.partial(pintsize, folder=folder)
 
 
 QUANTIZE = ["quantize", "-m", "dense.safetensors", *SMALL, "--calibration-images", 32]

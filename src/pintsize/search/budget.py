@@ -241,7 +241,7 @@ class BudgetSearch:
             room, missed = room * _FITS * limit / self._cost(row), one
 
     def _fitted(self, name: str, room: float, missed: Allocation | None) -> Allocation | None:
-        """The dearest network on the path whose file keeps within `room`; None if even the cheapest does not.
+        """A network that just keeps within `room`, as measured; None if even the cheapest on the path does not.
 
         Args:
             name: of the measurements.
@@ -264,7 +264,7 @@ class BudgetSearch:
         dear = path[path.index(found) - 1]
         if found.blocks == dear.blocks:
             return found
-        # a whole block may be more than has to go: channels of the network before it may do less damage
+        # a whole block may be more than has to go: channels or bits of the network before it may do less damage
         finer = fitted(f"{name}-finer", self.space.path(self._left, dear, blocks=False))
         return found if finer is None else min(found, finer, key=lambda one: one.error(self._left))
 
