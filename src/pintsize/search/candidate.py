@@ -260,10 +260,9 @@ class Workshop:
         whole, reference = self._dense_file(), self.folder / f"{self.reference}.onnx"
         every = {**files, "/whole": whole, "/reference": reference}
         runs: dict[str, list[float]] = {name: [] for name in every}
-        began = time.monotonic()
+        image, began = self.stages.example[:1].numpy(), time.monotonic()
         while not runs["/whole"] or (self._minimize == "latency" and time.monotonic() - began < _SECONDS):
             with open_runtimes(every, backend=backend, threads=threads) as runtimes:
-                image = self.stages.example[:1].numpy()
                 for name, times in side_by_side(runtimes, image, repeats=_REPEATS, threads=threads).items():
                     runs[name] += times.runs
         median = {name: float(np.median(each)) for name, each in runs.items()}
