@@ -307,7 +307,7 @@ def stub(path, rows, **options):
     recipe = Recipe.parse({"budget": {"max_drop": 0.5, **options}, "recover": {"epochs": 10}})
     finder.stages, finder.options, finder._earned = SimpleNamespace(recipe=recipe), recipe.budget, 1.0
     finder.path = [Allocation({"g": k}, {}, cost=cost) for k, cost in enumerate(path)]
-    finder.rows, finder._allocations = [], {}
+    finder.rows, finder._allocations, finder._left = [], {}, 1.0
     for name, cost, epochs, drop in rows:
         row = {
             "name": name,
@@ -409,24 +409,83 @@ def test_the_dearest_network_within_a_limit_is_fitted_and_few_are_timed(actual, 
     assert len(timed) <= 9
 
 
+def before_a_block(finer, *, left=math.inf):
+    """A search whose path takes a block between 0.9 and 0.5; `finer`: costs and damage of what may go in its place."""
+    finder = stub([1.0, 0.9], [("dense", 1.0, 0, 0.0)], max_drop=None, max_macs=1)
+    finder.rows[0]["macs"] = 1.0
+    for taken, cost in ((2, 0.5), (3, 0.4)):  # a channel goes after the block
+        finder.path.append(Allocation({"g": taken}, {}, frozenset({"b"}), cost=cost, cut_error=1.5 - cost))
+    finder.clock, finder.stages.results = (
+        SimpleNamespace(left=left),
+        {"train": {"history": [{"seconds": 1.0}]}},
+    )
+    onward = [Allocation({"g": 1, "h": k}, {}, cost=c, cut_error=e) for k, (c, e) in enumerate(finer)]
+    asked, measured = [], {}
+
+    def path(left, start, *, blocks):
+        asked.append((left, start, blocks))
+        return [start, *(one for one in onward if one.cost < start.cost)]
+
+    finder.space = SimpleNamespace(path=path)
+
+    def cost(name, one):
+        assert measured.setdefault(name, one.cost) == one.cost  # a name is one network's
+        return {"macs": one.cost}
+
+    finder.workshop = SimpleNamespace(cost=cost)
+    return finder, asked, measured
+
+
 @pytest.mark.parametrize(
     ("finer", "limit", "kept"),
     [
-        ([(0.9, 0.1), (0.6, 0.2), (0.5, 0.3)], 0.65, 0.6),  # channels do less harm than the block
-        ([(0.9, 0.1), (0.6, 0.2), (0.5, 0.3)], 0.55, 0.5),
-        ([(0.9, 0.1), (0.6, 2.0), (0.5, 3.0)], 0.65, 0.4),  # more
-        ([(0.9, 0.1), (0.8, 0.1)], 0.65, 0.4),  # and are not enough
+        ([(0.6, 0.2), (0.5, 0.3)], 0.65, 0.6),  # channels do less harm than the block
+        ([(0.6, 0.2), (0.45, 0.3)], 0.48, 0.45),  # though the path took a channel after it
+        ([(0.6, 2.0), (0.3, 3.0)], 0.65, 0.5),  # more
+        ([(0.8, 0.1)], 0.65, 0.5),  # and are not enough
     ],
 )
 def test_where_a_whole_block_is_too_much_channels_go_instead(finer, limit, kept):
-    finder, asked = stub([1.0, 0.9], [("dense", 1.0, 0, 0.0)], max_drop=None, max_macs=1), []
-    onward = [Allocation({"g": 1, "h": k}, {}, cost=c, cut_error=e) for k, (c, e) in enumerate(finer)]
-    finder.rows[0]["macs"], finder._left = 1.0, 1.0
-    finder.path.append(Allocation({"g": 2}, {}, frozenset({"b"}), cost=0.4, cut_error=1.0))
-    finder.space = SimpleNamespace(path=lambda *where, blocks: asked.append((*where, blocks)) or onward)
-    finder.workshop = SimpleNamespace(cost=lambda _, one: {"macs": one.cost})
+    finder, asked, measured = before_a_block(finer)
     assert finder._fitted("fit", limit, None).cost == kept
     assert asked == [(1.0, finder.path[1], False)]
+    tried = [cost for name, cost in measured.items() if "finer" in name]
+    assert set(tried) <= {cost for cost, error in finer if error < 1.1}  # nothing that loses more is measured
+
+
+def test_no_time_is_taken_from_the_recovery_for_a_finer_fit():
+    for left, kept in ((16.0, 0.6), (14.0, 0.5)):  # ten epochs of a second and a half
+        assert before_a_block([(0.6, 0.2)], left=left)[0]._fitted("fit", 0.65, None).cost == kept
+
+
+def test_after_a_miss_a_network_without_the_block_is_still_there_to_choose():
+    finder, _, _ = before_a_block([(0.6, 0.2), (0.48, 0.3), (0.46, 3.0)])
+    missed = finder._fitted("fit-1", 0.55, None)
+    assert missed.cost == 0.48  # less than the network without the block, which loses more
+    assert finder._fitted("fit-2", 0.52, missed).cost == 0.5
+
+
+def test_channels_go_where_a_block_is_more_than_the_limit_asks_for(data, tmp_path):
+    options = {
+        **OPTIONS,
+        "epochs": 1,
+        "recover_epochs": 0,
+        "recipe": {"quantize": None},
+        "out": tmp_path / "a",
+    }
+    dense = ps.models.create("resnet-demo", in_channels=1, num_classes=10, stem="small")
+    limit = int(0.99 * ps.profile(dense, torch.zeros(1, *data.image_shape)).macs)
+    first = ps.compress("resnet-demo", data, max_macs=limit, **options)
+    row = next(row for row in first.metrics["budget"]["candidates"] if row["name"] == "full-1")
+    assert row["blocks"] == []
+    assert any(row["removed"].values())
+    assert row["macs"] <= limit
+    stages = tmp_path / "a" / "stages"
+    made = {path.name: path.stat().st_mtime_ns for path in stages.glob("budget-*.json")}
+    assert any("finer" in name for name in made)
+    again = ps.compress("resnet-demo", data, max_macs=limit, **options)
+    assert again.metrics["budget"]["candidates"] == first.metrics["budget"]["candidates"]
+    assert {path.name: path.stat().st_mtime_ns for path in stages.glob("budget-*.json")} == made
 
 
 def test_nothing_is_trained_where_even_the_cheapest_network_is_above_the_limit():

@@ -250,7 +250,9 @@ class BudgetSearch:
         """
         known, path = self.rows[-1], self.path
         if missed is not None:
-            path = [missed, *(one for one in path if one.cost < missed.cost)]
+            # what is predicted to cost more, and known to fit, is left: it loses more than what missed
+            error = missed.error(self._left)
+            path = [missed, *(one for one in path if one.cost < missed.cost or one.error(self._left) > error)]
 
         def fitted(prefix: str, path: list[Allocation]) -> Allocation | None:
             def measured(one: Allocation) -> float:
@@ -261,12 +263,14 @@ class BudgetSearch:
         found = fitted(name, path)
         if found is None:
             return None
-        dear = path[path.index(found) - 1]
-        if found.blocks == dear.blocks:
+        dearer = reversed(path[: path.index(found)])
+        whole = next((one for one in dearer if one.blocks != found.blocks), None)
+        if whole is None or not self._time_for(self._epochs):
             return found
         # a whole block may be more than has to go: channels or bits of the network before it may do less damage
-        finer = fitted(f"{name}-finer", self.space.path(self._left, dear, blocks=False))
-        return found if finer is None else min(found, finer, key=lambda one: one.error(self._left))
+        onward = self.space.path(self._left, whole, blocks=False)[1:]
+        less = [one for one in onward if one.error(self._left) < found.error(self._left)]
+        return fitted(f"{name}-finer", [whole, *less]) or found
 
     def _try(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any] | None:
         """Make a candidate and tell about it; None if time ran out over it."""
