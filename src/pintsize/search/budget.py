@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..graph import ChannelGroup, Graph, analyse
@@ -224,7 +225,8 @@ class BudgetSearch:
         """Fit the cost first, without training; then one full recovery, or more if the file missed the limit."""
         if self.rows[0]["meets"] or (self.rows[-1]["meets"] and self._width is not None):
             return  # nothing has to go
-        room, missed = limit * (_FITS if self.options.minimize == "latency" else 1.0), None
+        room = limit * (_FITS if self.options.minimize == "latency" else 1.0)
+        missed: list[Allocation] = []
         for number in range(1, self.options.confirmations + 1):
             if self.clock.left <= 0:
                 return
@@ -238,36 +240,35 @@ class BudgetSearch:
             row = self._try(f"full-{number}", one, epochs)
             if row is None or row["meets"]:
                 return
-            room, missed = room * _FITS * limit / self._cost(row), one
+            room *= _FITS * limit / self._cost(row)
+            missed.append(one)
 
-    def _fitted(self, name: str, room: float, missed: Allocation | None) -> Allocation | None:
+    def _fitted(self, name: str, room: float, missed: Sequence[Allocation]) -> Allocation | None:
         """A network that just keeps within `room`, as measured; None if even the cheapest on the path does not.
 
         Args:
             name: of the measurements.
             room: what the file may cost.
-            missed: a network that proved too dear; only cheaper ones are looked at.
+            missed: networks that proved too dear once they were trained.
         """
-        known, path = self.rows[-1], self.path
-        if missed is not None:
-            # what is predicted to cost more, and known to fit, is left: it loses more than what missed
-            error = missed.error(self._left)
-            path = [missed, *(one for one in path if one.cost < missed.cost or one.error(self._left) > error)]
+        known, began = self.rows[-1], self.clock.spent
 
-        def fitted(prefix: str, path: list[Allocation]) -> Allocation | None:
+        def fitted(prefix: str, path: Sequence[Allocation]) -> Allocation | None:
             def measured(one: Allocation) -> float:
+                if one in missed:
+                    return math.inf
                 return self._cost(self.workshop.cost(f"{prefix}-{path.index(one)}", one))
 
             return dearest_within(path, room, measured, scale=self._cost(known) / known["predicted"])
 
-        found = fitted(name, path)
+        found = fitted(name, self.path)
         if found is None:
             return None
-        dearer = reversed(path[: path.index(found)])
+        dearer = reversed(self.path[: self.path.index(found)])
         whole = next((one for one in dearer if one.blocks != found.blocks), None)
-        if whole is None or not self._time_for(self._epochs):
-            return found
-        # a whole block may be more than has to go: channels or bits of the network before it may do less damage
+        if whole is None or self._affordable(self._epochs, but=self.clock.spent - began) < self._epochs:
+            return found  # no block went, or the recovery needs the time
+        # the last block to go may be more than has to go: channels or bits in its place may do less damage
         onward = self.space.path(self._left, whole, blocks=False)[1:]
         less = [one for one in onward if one.error(self._left) < found.error(self._left)]
         return fitted(f"{name}-finer", [whole, *less]) or found
@@ -346,12 +347,12 @@ class BudgetSearch:
     def _time_for(self, epochs: float) -> bool:
         return epochs * self._seconds_per_epoch() <= self.clock.left
 
-    def _affordable(self, epochs: int) -> int:
-        """As many epochs as there is time for; some is kept for what varies."""
+    def _affordable(self, epochs: int, *, but: float = 0.0) -> int:
+        """As many epochs as there is time for, `but` seconds aside; some is kept for what varies."""
         each = self._seconds_per_epoch()
         if each == 0 or math.isinf(self.clock.left):
             return epochs
-        return max(0, min(epochs, int(0.9 * self.clock.left / each)))
+        return max(0, min(epochs, int(0.9 * (self.clock.left - but) / each)))
 
     def _tell(self, row: dict[str, Any]) -> None:
         """One line in the log and, unless silence was asked for, on standard error."""
