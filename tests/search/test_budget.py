@@ -456,7 +456,7 @@ def test_where_a_whole_block_is_too_much_channels_go_instead(finer, limit, kept)
 
 
 def test_no_time_is_taken_from_the_recovery_for_a_finer_fit():
-    # ten epochs of a second and a half, a ninth more for what varies: 16.7; three measurements of a second, and as many again
+    # ten epochs of 1.5 s, a ninth more for what varies: 16.7; three measurements of a second, and as many again
     for left, kept in ((23.0, 0.6), (22.0, 0.5), (14.0, 0.5)):
         assert before_a_block([(0.6, 0.2)], left=left)[0]._fitted("fit", 0.65, []).cost == kept
 
