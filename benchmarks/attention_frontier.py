@@ -88,6 +88,8 @@ SETTINGS = {
         for keep in _KEPT
     },
     **{f"fp32-pruned{round(100 * keep)}": Setting(keep=keep, recover_epochs=24) for keep in _KEPT},
+    # Figures 1 and 2 of the report, with our recipe: what attention alone does, in as many epochs
+    **{f"attention-{name}": Setting(keep=0.0, normalize=name, recover_epochs=0) for name in ("none", "max")},
     "report-fp32": _REPORT,
     "report-unnormalised": replace(_REPORT, keep=0.0, normalize="none"),
     **{f"report-w{w}a{a}": replace(_REPORT, weights=w, activations=a, together=True) for w, a in _BITS},

@@ -1,8 +1,10 @@
 """ExecuTorch: the model's own scales in XNNPACK's integer kernels, through its Python runtime."""
 
+import base64
 import importlib.util
 import json
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_verify_and_what_a_file_says(residual, images, tmp_path):
     assert (found.backend, found.images) == ("executorch", 64)
     said = backend.about(path)
     assert (said["classes"], said["licence"]) == (told["classes"], "MIT")
-    assert said["record"]["steps"] == []
+    assert json.loads(zlib.decompress(base64.b64decode(said["record"])))["steps"] == []
     json.dumps(said)
 
 

@@ -1,6 +1,8 @@
 """What the `.onnx` writer puts into the file, and what ONNX Runtime makes of it."""
 
+import base64
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from torch import nn
 import pintsize.deploy.onnx as writer
 from pintsize import errors
 from pintsize.deploy import export, integer_nodes, open_runtime
+from pintsize.prune import prune
+from pintsize.record import to_json
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -188,7 +192,16 @@ def test_normalization_and_softmax_inside(plain, images, tmp_path):
         "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "included": True,
     }  # fmt: skip
     assert json.loads(kept["pintsize.licence"]) == "Apache-2.0"
-    assert json.loads(kept["pintsize.record"])["steps"] == []
+
+
+def test_the_record_is_packed_in_the_file(plain, tmp_path):
+    prune(plain, EXAMPLE, ratio=0.5)
+    export(plain, tmp_path / "net.onnx", example=EXAMPLE)
+    (told,) = (e.value for e in onnx.load(tmp_path / "net.onnx").metadata_props if e.key == "pintsize.record")
+    text = json.dumps(to_json(plain))
+    assert zlib.decompress(base64.b64decode(json.loads(told))).decode() == text
+    assert '"kind": "prune"' in text
+    assert len(told) < len(text)
 
 
 def test_source_paths_of_the_user_are_not_in_the_file(plain, tmp_path):

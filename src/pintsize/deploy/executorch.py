@@ -168,7 +168,7 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
 
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file says about itself: version, record, classes and so on; nothing if it is not ours."""
+    """What a file says about itself: version, record (packed), classes and so on; nothing if it is not ours."""
     runtime = ExecuTorch(Path(path), threads=1)
     if _KEY not in runtime._program.method_names:
         return {}
