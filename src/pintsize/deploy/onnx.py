@@ -73,7 +73,7 @@ def _lowered(model: nn.Module, args: tuple[Any, ...], options: Options) -> tuple
     """The graph in standard ONNX, and its opset."""
     from onnxscript import optimizer, version_converter
 
-    from .onnx_passes import lower_activations, use_global_pools
+    from .onnx_passes import lower_activations, merge_slices, use_global_pools
     from .onnx_trace import trace
     from .onnx_weights import lower_weights, opset_needed
 
@@ -87,6 +87,7 @@ def _lowered(model: nn.Module, args: tuple[Any, ...], options: Options) -> tuple
     if opset != DEFAULT_OPSET:
         version_converter.convert_version(graph_model, opset)
     use_global_pools(graph_model.graph)
+    merge_slices(graph_model.graph)
     lower_weights(graph_model, opset=opset)
     lower_activations(graph_model)
     _tidy(graph_model)

@@ -57,8 +57,9 @@ def lower_activations(model: ir.Model) -> None:
     graph = model.graph
     _drop_clips(graph)
     _repeat_quantizers(graph)
+    integers: dict[ir.Value, tuple[Range, ir.Value]] = {}
     for node in list(quantizers(graph)):
-        _lower(graph, node)
+        _lower(graph, node, integers)
 
 
 def use_global_pools(graph: ir.Graph) -> None:
@@ -85,6 +86,39 @@ def use_global_pools(graph: ir.Graph) -> None:
         graph.insert_before(node, new)
         replace(y, new[-1].outputs[0])
         graph.remove(node, safe=True)
+
+
+def merge_slices(graph: ir.Graph) -> None:
+    """Two slices in a row, of different axes, become one: `x[:, :, ::2, ::2]` comes as two."""
+    import onnx_ir as ir
+
+    for node in list(graph):
+        x = node.inputs[0] if node.op_type == "Slice" else None
+        inner = None if x is None else x.producer()
+        if x is None or inner is None or inner.op_type != "Slice" or len(x.uses()) > 1 or x.is_graph_output():
+            continue
+        first, second = _bounds(inner), _bounds(node)
+        if not first or not second or set(first[2]) & set(second[2]):
+            continue
+        given = [
+            constant(graph, np.concatenate(both).astype(np.int64), f"{node.name}.{name}")
+            for *both, name in zip(first, second, ("starts", "ends", "axes", "steps"), strict=True)
+        ]
+        new = ir.node("Slice", [inner.inputs[0], *given])
+        graph.insert_before(node, new)
+        replace(node.outputs[0], new.outputs[0])
+        graph.remove(node, safe=True)
+        graph.remove(inner, safe=True)
+
+
+def _bounds(node: ir.Node) -> list[np.ndarray[Any, Any]]:
+    """Starts, ends, axes from 0 and steps of a slice; nothing if one is computed, or the rank is not known."""
+    x = node.inputs[0]
+    found = [content for value in node.inputs[1:] if (content := array(value)) is not None]
+    if x is None or x.shape is None or len(found) != 4:
+        return []
+    starts, ends, axes, steps = found
+    return [starts, ends, axes % len(x.shape), steps]
 
 
 def quantizers(graph: ir.Graph) -> Iterable[ir.Node]:
@@ -256,27 +290,60 @@ def _attributes(node: ir.Node) -> dict[str, int]:
     return {name: node.attributes[name].as_int() for name in ("qmin", "qmax", "axis")}
 
 
-def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    """One quantizer of an activation → QuantizeLinear (→ Clip, below 8 bits) → DequantizeLinear."""
+def _lower(graph: ir.Graph, node: ir.Node, integers: dict[ir.Value, tuple[Range, ir.Value]]) -> None:
+    """One quantizer of an activation → QuantizeLinear (→ Clip, below 8 bits) → DequantizeLinear.
+
+    Args:
+        graph: it is in.
+        node: the quantizer.
+        integers: for what a lowered quantizer gives, its range and the integers; this one is added.
+    """
     import onnx_ir as ir
 
     span = range_of(node)
     x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
     low, high, dtype = integer_type(span, f"quantizer {node.name}")
     integer = ir.DataType[dtype].numpy()
     scale = constant(graph, span.scale, f"{y.name}.step")
     zero_point = constant(graph, span.zero_point.astype(integer), f"{y.name}.zero")
     axis = {"axis": span.axis} if span.axis >= 0 else {}
-    new = [ir.node("QuantizeLinear", [x, scale, zero_point], axis)]
-    if (span.qmin, span.qmax) != (low, high):
-        bounds = [
-            constant(graph, np.array(bound, integer), f"{y.name}.clip") for bound in (span.qmin, span.qmax)
-        ]
-        new.append(ir.node("Clip", [new[-1].outputs[0], *bounds]))
-    new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], scale, zero_point], axis))
+    source = _integers_to_pad(x, span, integers) if integer.itemsize == 1 else None
+    if source is not None:
+        pad = x.producer()
+        assert pad is not None
+        new = [ir.node("Pad", [source, pad.inputs[1], zero_point, *pad.inputs[3:]])]
+    else:
+        new = [ir.node("QuantizeLinear", [x, scale, zero_point], axis)]
+        if (span.qmin, span.qmax) != (low, high):
+            bounds = [
+                constant(graph, np.array(bound, integer), f"{y.name}.clip")
+                for bound in (span.qmin, span.qmax)
+            ]
+            new.append(ir.node("Clip", [new[-1].outputs[0], *bounds]))
+    symbols = new[-1].outputs[0]
+    new.append(ir.node("DequantizeLinear", [symbols, scale, zero_point], axis))
     graph.insert_before(node, new)
     replace(y, new[-1].outputs[0])
+    integers[new[-1].outputs[0]] = (span, symbols)
     graph.remove(node, safe=True)
+
+
+def _integers_to_pad(
+    x: ir.Value, span: Range, integers: dict[ir.Value, tuple[Range, ir.Value]]
+) -> ir.Value | None:
+    """Where `x` is padded with zeros and a quantizer of the same range is before that, too: the integers before it.
+
+    ONNX Runtime pads bytes, but does not look through a Pad: it would go to floating point and back for it.
+    """
+    pad = x.producer()
+    if pad is None or pad.op_type != "Pad" or pad.inputs[0] is None or not _pads_with_zero(pad):
+        return None
+    before, symbols = integers.get(pad.inputs[0], (None, None))
+    alike = before is not None and before.same(span) and span.axis == -1
+    zero_is_there = bool((span.qmin <= span.zero_point).all() and (span.zero_point <= span.qmax).all())
+    mode = pad.attributes.get("mode")
+    return symbols if alike and zero_is_there and (mode is None or mode.as_string() == "constant") else None
 
 
 def integer_type(span: Range, what: str) -> tuple[int, int, str]:
