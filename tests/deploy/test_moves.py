@@ -1,6 +1,8 @@
 """Slices and pads of a network: as few nodes as can be, and no way through floating point."""
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,8 @@ from torch.nn import functional
 
 import pintsize as ps
 from pintsize.deploy import export, integer_nodes, open_runtime
+from pintsize.deploy.onnx_passes import lower_activations
+from pintsize.deploy.onnx_trace import DOMAIN, QUANTIZER
 
 EXAMPLE = torch.zeros(1, 3, 12, 12)
 
@@ -15,20 +19,16 @@ EXAMPLE = torch.zeros(1, 3, 12, 12)
 class Shortcut(nn.Module):
     """A block whose shortcut takes every other pixel and pads the channels, as the CIFAR ResNets have it."""
 
-    def __init__(self, mode: str = "constant", value: float = 0.0) -> None:
+    def __init__(self, pad=lambda x: functional.pad(x, (0, 0, 0, 0, 4, 4))) -> None:
         super().__init__()
-        self.mode, self.value = mode, value
+        self.pad = pad
         self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
-        half = x[:, :, ::2, ::2]
-        if self.mode == "constant":
-            short = functional.pad(half, (0, 0, 0, 0, 4, 4), value=self.value)
-        else:
-            short = functional.pad(half, (1, 1, 1, 1), mode=self.mode)[:, :, 1:-1, 1:-1].repeat(1, 2, 1, 1)
-        return self.head((self.conv(x) + short).relu().mean((2, 3)))
+        short = self.pad(x[:, :, ::2, ::2])
+        return self.head((self.conv(x)[:, :, : short.shape[2]] + short).relu().mean((2, 3)))
 
 
 @pytest.fixture
@@ -37,18 +37,17 @@ def images() -> Tensor:
     return torch.randn(32, 3, 12, 12)
 
 
-def quantized(images: Tensor, bits: int = 8, **options) -> nn.Module:
+def quantized(images: Tensor, **options) -> nn.Module:
     torch.manual_seed(0)
     model = Shortcut(**options).eval()
-    ps.quantize(model, weights=8, activations=bits, calibration=images, progress=False)
+    ps.quantize(model, weights=8, activations=8, calibration=images, progress=False)
     return model
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_channels_are_padded_as_bytes(images, tmp_path, backend, bits):
+def test_channels_are_padded_as_bytes(images, tmp_path, backend):
     pytest.importorskip(backend)
-    model = quantized(images, bits)
+    model = quantized(images)
     path = export(model, tmp_path / "net.onnx", example=EXAMPLE).path
     with torch.no_grad():
         expected = model(images)
@@ -62,12 +61,59 @@ def test_channels_are_padded_as_bytes(images, tmp_path, backend, bits):
     assert len([node for node in graph.node if node.op_type == "Slice"]) == 1
 
 
-@pytest.mark.parametrize("options", [{"value": 0.5}, {"mode": "reflect"}])
-def test_what_is_not_zero_is_padded_as_it_was(images, tmp_path, options):
-    model = quantized(images, **options)
+@pytest.mark.parametrize(
+    "pad",
+    [
+        lambda x: functional.pad(x, (0, 0, 0, 0, 4, 4), value=0.5),
+        lambda x: functional.pad(x, (0, 0, 1, 0), mode="reflect").repeat(1, 2, 1, 1)[:, :, :6],
+    ],
+)
+def test_what_is_not_zero_is_padded_as_it_was(images, tmp_path, pad):
+    model = quantized(images, pad=pad)
     path = export(model, tmp_path / "net.onnx", example=EXAMPLE).path
     with torch.no_grad():
         torch.testing.assert_close(open_runtime(path, threads=1)(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+BYTES = {"qmin": 0, "qmax": 255, "axis": -1}
+
+
+@pytest.mark.parametrize(
+    ("pad", "second", "as_bytes"),
+    [
+        ({}, {}, True),
+        ({"value": 0.5}, {}, False),
+        ({"mode": "edge"}, {}, False),
+        ({}, {"scale": 0.5}, False),
+        ({}, {"qmax": 127}, False),
+        ({"both": {"qmin": 16, "zero": 7}}, {}, False),  # the zeros would not be zero
+        ({"both": {"qmin": 1, "qmax": 15, "zero": 7}}, {}, True),  # clipped before
+        ({"both": {"qmax": 65535}}, {}, False),  # ONNX Runtime pads no 16-bit integers
+    ],
+)
+def test_only_zeros_between_two_quantizers_of_one_range_are_padded_as_bytes(pad, second, as_bytes):
+    value = lambda content, name: ir.Value(name=name, const_value=ir.tensor(content, name=name))  # noqa: E731
+
+    def quantizer(x, scale=0.25, zero=3, **bounds):
+        scale, zero = (value(np.float32(each), name) for each, name in ((scale, "s"), (zero, "z")))
+        return ir.node(QUANTIZER, [x, scale, zero], {**BYTES, **bounds}, domain=DOMAIN)
+
+    both = pad.get("both", {})
+    x = ir.Value(name="x", shape=ir.Shape([1, 2, 2, 2]), type=ir.TensorType(ir.DataType.FLOAT))
+    first = quantizer(x, **both)
+    inputs = [first.outputs[0], value(np.array([0, 1, 0, 0, 0, 1, 0, 0]), "pads")]
+    padded = ir.node(
+        "Pad",
+        [*inputs, value(np.float32(pad.get("value", 0.0)), "v")],
+        {"mode": pad.get("mode", "constant")},
+    )
+    last = quantizer(padded.outputs[0], **both, **second)
+    graph = ir.Graph(
+        [x], last.outputs, nodes=[first, padded, last], name="g", opset_imports={"": 19, DOMAIN: 1}
+    )
+    lower_activations(ir.Model(graph, ir_version=9))
+    before = next(node for node in reversed(graph) if node.op_type == "Pad").inputs[0].producer()
+    assert (before.op_type != "DequantizeLinear") == as_bytes
 
 
 class Slices(nn.Module):

@@ -459,6 +459,10 @@ def test_no_time_is_taken_from_the_recovery_for_a_finer_fit():
     # ten epochs of 1.5 s, a ninth more for what varies: 16.7; three measurements of a second, and as many again
     for left, kept in ((23.0, 0.6), (22.0, 0.5), (14.0, 0.5)):
         assert before_a_block([(0.6, 0.2)], left=left)[0]._fitted("fit", 0.65, []).cost == kept
+    for left, kept in ((6.0, 0.6), (5.0, 0.5)):  # nor from anything else where there is no recovery
+        finder, _, _ = before_a_block([(0.6, 0.2)], left=left)
+        finder.stages.recipe.recover.epochs = 0
+        assert finder._fitted("fit", 0.65, []).cost == kept
 
 
 def test_after_a_miss_what_lost_the_block_and_what_did_not_are_both_still_there():
@@ -468,6 +472,7 @@ def test_after_a_miss_what_lost_the_block_and_what_did_not_are_both_still_there(
     assert finder._fitted("fit-2", 0.52, [finer]) == without
     assert finder._fitted("fit-3", 0.51, [without]) == finer
     assert finder._fitted("fit-4", 0.51, [without, finer]) == finder.path[3]
+    assert finder._fitted("fit-5", 0.51, [finder.path[3]]) == finer  # the cheapest that missed ends nothing
 
 
 def test_channels_go_where_a_block_is_more_than_the_limit_asks_for(data, tmp_path):

@@ -255,23 +255,24 @@ class BudgetSearch:
 
         def fitted(prefix: str, path: Sequence[Allocation]) -> Allocation | None:
             def measured(one: Allocation) -> float:
-                if one in missed:
-                    return math.inf
                 return self._cost(self.workshop.cost(f"{prefix}-{path.index(one)}", one))
 
             return dearest_within(path, room, measured, scale=self._cost(known) / known["predicted"])
 
-        found = fitted(name, self.path)
+        path = [one for one in self.path if one not in missed]
+        found = fitted(name, path)
         if found is None:
             return None
-        dearer = reversed(self.path[: self.path.index(found)])
+        dearer = reversed(path[: path.index(found)])
         whole = next((one for one in dearer if one.blocks != found.blocks), None)
-        if whole is None or self._affordable(self._epochs, but=self.clock.spent - began) < self._epochs:
+        took = self.clock.spent - began
+        time = took <= self.clock.left and self._affordable(self._epochs, but=took) == self._epochs
+        if whole is None or not time:
             return found  # no block went, or the recovery needs the time
         # the last block to go may be more than has to go: channels or bits in its place may do less damage
         onward = self.space.path(self._left, whole, blocks=False)[1:]
         less = [one for one in onward if one.error(self._left) < found.error(self._left)]
-        return fitted(f"{name}-finer", [whole, *less]) or found
+        return fitted(f"{name}-finer", [whole, *(one for one in less if one not in missed)]) or found
 
     def _try(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any] | None:
         """Make a candidate and tell about it; None if time ran out over it."""
