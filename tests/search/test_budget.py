@@ -416,10 +416,8 @@ def before_a_block(finer, *, left=math.inf):
     finder.rows[0]["macs"] = 1.0
     for taken, cost in ((2, 0.5), (3, 0.4)):  # a channel goes after the block
         finder.path.append(Allocation({"g": taken}, {}, frozenset({"b"}), cost=cost, cut_error=1.5 - cost))
-    finder.clock, finder.stages.results = (
-        Clock(left / 60),
-        {"train": {"history": [{"seconds": 1.0}]}},
-    )
+    finder.clock = Clock(left / 60)
+    finder.stages.results = {"train": {"history": [{"seconds": 1.0}]}}
     onward = [Allocation({"g": 1, "h": k}, {}, cost=c, cut_error=e) for k, (c, e) in enumerate(finer)]
     asked, measured = [], {}
 
@@ -442,6 +440,7 @@ def before_a_block(finer, *, left=math.inf):
     ("finer", "limit", "kept"),
     [
         ([(0.6, 0.2), (0.5, 0.3)], 0.65, 0.6),  # channels do less harm than the block
+        ([(0.6, 0.2), (0.52, 0.3)], 0.55, 0.52),
         ([(0.6, 0.2), (0.45, 0.3)], 0.48, 0.45),  # though the path took a channel after it
         ([(0.6, 2.0), (0.3, 3.0)], 0.65, 0.5),  # more
         ([(0.8, 0.1)], 0.65, 0.5),  # and are not enough
