@@ -8,7 +8,8 @@ For each seed one dense network is trained; then, each with the same recovery (e
 - *Torch-Pruning*: global L2 (`MagnitudePruner`, rounded to 8) at the same ratio, then ONNX Runtime's `quantize_static`,
   both calibrated on the same 512 images. It cannot cut the networks with zero-padded shortcuts (resnet20, …): take another;
 - *search*: `ps.compress(max_latency=…)`: what the int8 file of the faster of the two takes. Where the result is slower than
-  that in the end, the search begins again with a lower limit; accuracy has no part in this.
+  that in the end, the search begins again with a lower limit; where it takes less than four fifths of it, once with a higher
+  one: a network was refused in a slow spell of the machine. Accuracy has no part in this.
 
 All five files are timed in turns, in ONNX Runtime. Started again, nothing that is done is repeated, so other options need
 another `--out`. Run it on an idle machine.
@@ -35,6 +36,8 @@ RIVALS = ("uniform", "Torch-Pruning")
 CALIBRATION = 512
 REPEATS, ROUNDS = 250, 20
 ATTEMPTS = 4
+NEAR = 0.8
+"""Of the rival's time: what takes less is not compared at equal latency."""
 MOST = 0.9
 """Of a layer's channels, for Torch-Pruning: without it a layer that would lose all is left whole."""
 
@@ -78,7 +81,7 @@ class Seed:
         files |= {name: self.rival(name) for name in RIVALS}
         if not known.exists():
             write_text(known, json.dumps(fastest_of(self.times(files))))
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             share = json.loads(known.read_text())
             budget = self.compress(share * reference)
             if not budget["met"]:
@@ -88,7 +91,7 @@ class Seed:
             files["search"] = self.made(budget["chosen"])
             times = self.times(files)
             over = times["search"] / times["dense int8"] / fastest_of(times)
-            if over <= 1:
+            if (NEAR if attempt == 0 else 0) <= over <= 1:
                 break
             judged = next(row["judged_ms"] for row in budget["candidates"] if row["name"] == budget["chosen"])
             write_text(known, json.dumps(min(share, judged / reference) / over))
