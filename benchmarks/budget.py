@@ -81,7 +81,8 @@ class Seed:
         files |= {name: self.rival(name) for name in RIVALS}
         if not known.exists():
             write_text(known, json.dumps(fastest_of(self.times(files))))
-        for attempt in range(ATTEMPTS):
+        raised = self.folder / "raised"
+        for _ in range(ATTEMPTS):
             share = json.loads(known.read_text())
             budget = self.compress(share * reference)
             if not budget["met"]:
@@ -91,8 +92,10 @@ class Seed:
             files["search"] = self.made(budget["chosen"])
             times = self.times(files)
             over = times["search"] / times["dense int8"] / fastest_of(times)
-            if (NEAR if attempt == 0 else 0) <= over <= 1:
+            if over <= 1 and (over >= NEAR or raised.exists()):
                 break
+            if over < 1:
+                raised.touch()
             judged = next(row["judged_ms"] for row in budget["candidates"] if row["name"] == budget["chosen"])
             write_text(known, json.dumps(min(share, judged / reference) / over))
         else:

@@ -11,6 +11,7 @@ for several rounds; a ratio is taken within a round. Accuracies are the run's, o
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def rounds(run, image, threads, given):
 def main():
     given = arguments()
     for run in given.runs:
+        missing = [name for name in ("metrics.json", *FILES.values()) if not (run / name).is_file()]
+        if missing:
+            sys.exit(
+                f"{run}: {', '.join(missing)} is not there: name the folder of a run that met its budget, with quantization"
+            )
         metrics = json.loads((run / "metrics.json").read_text())
         first, last = metrics["stages"][0], metrics["stages"][-1]
         image = np.random.default_rng(0).standard_normal((1, *metrics["data"]["image_shape"]), dtype="f4")

@@ -9,6 +9,7 @@ import pintsize as ps
 from pintsize import files, record
 from pintsize.errors import CorruptFile, InputError
 from pintsize.run_folder import RunFolder
+from pintsize.stage_store import StageStore
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
@@ -26,6 +27,23 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (run / "latest").symlink_to("figures")  # within it, links are harmless
     with RunFolder(run).open():
         pass
+
+
+def test_a_lock_that_is_a_link_is_not_opened(tmp_path):
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    run, shared = tmp_path / "run", tmp_path / "shared"
+    for link in (run / ".lock", shared / "key.lock"):
+        link.parent.mkdir()
+        link.symlink_to(precious)
+    with (
+        pytest.raises(InputError, match=r"run/\.lock: it is a link, to .*precious.txt.*remove the link"),
+        RunFolder(run).open(),
+    ):
+        pass
+    with pytest.raises(InputError, match=r"key\.lock: it is a link"), StageStore(shared).turn("key"):
+        pass
+    assert precious.read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["../precious.txt", "/precious.txt", "a/../../precious.txt"])

@@ -38,19 +38,23 @@ def test_an_event_is_one_line_whose_fields_come_back(tmp_path, logger):
 def test_secrets_of_the_environment_and_of_urls_are_left_out(tmp_path, logger, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdef123456")
     monkeypatch.setenv("SHORT_TOKEN", "data")
+    monkeypatch.setenv("DB_PASSWORD", 'a "b\\c')
     with logs.to_file(tmp_path / "log.txt"):
-        logs.event(logger, "data from https://me:pass@host/x with hf_abcdef123456", key="hf_abcdef123456")
+        logs.event(logger, "data from https://me:pass@host/x with hf_abcdef123456", key="hf_abcdef123456",
+                   quoted='it is a "b\\c here')  # fmt: skip
     text = (tmp_path / "log.txt").read_text()
     assert "hf_abcdef" not in text
     assert "pass" not in text
+    assert 'quoted="it is *** here"' in text
     assert 'msg="data from https://***@host/x with ***"' in text
 
 
 def test_a_log_of_one_part_alone_and_the_level_comes_back(tmp_path, logger):
     root = logging.getLogger("pintsize")
     before = root.level
-    with logs.to_file(tmp_path / "log.txt", only="pintsize.search"):
+    with logs.to_file(tmp_path / "log.txt", only=["pintsize.search.sweep"]):
         logs.event(logger, "elsewhere")
+        logs.event(logging.getLogger("pintsize.search.budget"), "in a trial")
         logs.event(logging.getLogger("pintsize.search.sweep"), "here")
     assert [line["msg"] for line in parsed(tmp_path / "log.txt")] == ["here"]
     assert root.level == before

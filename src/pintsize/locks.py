@@ -6,8 +6,27 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .errors import OperationError
+from .errors import InputError, OperationError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+
+def lock_at(path: Path) -> FileLock:
+    """The lock that this file is, not taken yet.
+
+    Raises:
+        InputError: it is a link: opening it would empty what it leads to.
+    """
+    from filelock import FileLock
+
+    if path.is_symlink():
+        raise InputError(
+            str(path), f"it is a link, to {path.readlink()}, and a lock never is", "remove the link"
+        )
+    return FileLock(path)
 
 
 @contextlib.contextmanager
@@ -20,8 +39,9 @@ def one_process(folder: Path, *, wait: float = 0) -> Iterator[None]:
 
     Raises:
         OperationError: the folder cannot be written, another process uses it, or torchrun started several.
+        InputError: its lock is a link.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     launched = os.environ.get("WORLD_SIZE", "") if "RANK" in os.environ else ""
     if launched.isdigit() and int(launched) > 1:
@@ -32,7 +52,7 @@ def one_process(folder: Path, *, wait: float = 0) -> Iterator[None]:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        lock = lock_at(folder / ".lock")
         lock.acquire(timeout=wait)
     except Timeout as error:
         raise OperationError(

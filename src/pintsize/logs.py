@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Lines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             pairs["error"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
-        return without_secrets(" ".join(f"{key}={_text(value)}" for key, value in pairs.items()))
+        return " ".join(f"{key}={_text(value)}" for key, value in pairs.items())
 
 
 def without_secrets(text: str) -> str:
@@ -68,12 +68,12 @@ def without_secrets(text: str) -> str:
 
 
 @contextlib.contextmanager
-def to_file(path: Path, *, only: str | None = None) -> Iterator[None]:
+def to_file(path: Path, *, only: Sequence[str] = ()) -> Iterator[None]:
     """Append what pintsize logs, from INFO up or from the logger's own lower level, to a file.
 
     Args:
         path: the file.
-        only: the logger whose events are wanted, with those below it; by default all.
+        only: the loggers whose events are wanted; by default all.
 
     Raises:
         OperationError: the file cannot be written.
@@ -85,8 +85,8 @@ def to_file(path: Path, *, only: str | None = None) -> Iterator[None]:
             str(path), f"it cannot be written ({error.strerror})", "choose another folder"
         ) from error
     handler.setFormatter(Lines())
-    if only is not None:
-        handler.addFilter(logging.Filter(only))
+    if only:
+        handler.addFilter(lambda record: record.name in only)
     before = _logger.level
     _logger.addHandler(handler)
     _logger.setLevel(min(before or logging.INFO, logging.INFO))
@@ -121,5 +121,5 @@ class _File(logging.FileHandler):
 
 
 def _text(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = without_secrets(f"{value:.6g}" if isinstance(value, float) else str(value))
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -16,6 +16,7 @@ class Section(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
         validate_assignment=True,
+        allow_inf_nan=False,
         validate_default=True,
         protected_namespaces=(),
     )

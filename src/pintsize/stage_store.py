@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import OperationError
 from .files import atomic, remove_partial, write_text
+from .locks import lock_at
 from .markers import intact, read_marker
 
 _MARKER = "stage.json"
@@ -33,10 +34,9 @@ class StageStore:
 
         Raises:
             OperationError: the folder cannot be written.
+            InputError: the lock is a link.
         """
-        from filelock import FileLock
-
-        lock = FileLock(self.path / f"{key[:32]}.lock")
+        lock = lock_at(self.path / f"{key[:32]}.lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()

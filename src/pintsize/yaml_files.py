@@ -14,8 +14,12 @@ _MOST_NODES = 100_000
 """Values in it, each counted as often as aliases repeat it."""
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
+def read_yaml(path: str | os.PathLike[str], *, kind: str = "recipe") -> Any:
     """What a YAML file holds.
+
+    Args:
+        path: of the file.
+        kind: what errors call it.
 
     Raises:
         InputError: it cannot be read, is no YAML, or is too large.
@@ -26,7 +30,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise InputError(f"recipe {path}", "it is larger than 1 MiB", "check that it is the right file")
+            raise InputError(f"{kind} {path}", "it is larger than 1 MiB", "check that it is the right file")
         loader = yaml.SafeLoader(content.decode("utf-8"))
         try:
             node = loader.get_single_node()
@@ -34,20 +38,20 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
                 return None
             if _size(node, {}) > _MOST_NODES:
                 raise InputError(
-                    f"recipe {path}", f"it holds more than {_MOST_NODES} values", "use fewer aliases"
+                    f"{kind} {path}", f"it holds more than {_MOST_NODES} values", "use fewer aliases"
                 )
             return loader.construct_document(node)
         finally:
             loader.dispose()
     except OSError as error:
         raise InputError(
-            f"recipe {path}", f"it cannot be read ({error.strerror})", "check the path"
+            f"{kind} {path}", f"it cannot be read ({error.strerror})", "check the path"
         ) from error
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"recipe {path}", f"it is no YAML ({reason})", "mend it at that place") from error
+        raise InputError(f"{kind} {path}", f"it is no YAML ({reason})", "mend it at that place") from error
 
 
 def _size(node: Any, known: dict[int, int]) -> int:

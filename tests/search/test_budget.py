@@ -109,6 +109,7 @@ def test_the_dense_network_is_returned_where_nothing_meets_the_budget(trained, d
     )
     budget = found.metrics["budget"]
     assert (budget["met"], budget["chosen"]) == (False, "dense")
+    assert 1e-6 < budget["least"] <= min(row["judged_ms"] for row in budget["candidates"])
     assert [stage["name"] for stage in found.stages] == ["dense fp32"]
     assert found.path.name == "net.onnx"
     assert "The budget was not met" in found.report.read_text()
@@ -306,7 +307,8 @@ def stub(path, rows, **options):
     """A search that stands at some point: costs of its path, rows of what was tried."""
     finder = BudgetSearch.__new__(BudgetSearch)
     recipe = Recipe.parse({"budget": {"max_drop": 0.5, **options}, "recover": {"epochs": 10}})
-    finder.stages, finder.options, finder._earned = SimpleNamespace(recipe=recipe), recipe.budget, 1.0
+    finder.stages, finder.options = SimpleNamespace(recipe=recipe), recipe.budget
+    finder._earned, finder._least = 1.0, math.inf
     finder.path = [Allocation({"g": k}, {}, cost=cost) for k, cost in enumerate(path)]
     finder.rows, finder._allocations, finder._left = [], {}, 1.0
     for name, cost, epochs, drop in rows:

@@ -81,3 +81,11 @@ def test_the_cache_folder_and_the_threads_decide_the_file(tmp_path, monkeypatch)
     one, two = cache_file("onnxruntime", 1), cache_file("onnxruntime", 2)
     assert one.parent == tmp_path / "latency"
     assert len({one, two, cache_file("openvino", 1)}) == 3
+
+
+def test_a_cache_that_cannot_be_written_costs_the_next_run_time_and_this_one_nothing(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    table = LatencyTable(tmp_path / "file" / "times.json", threads=1, repeats=1)
+    assert table.measure(layer(nn.Linear(6, 4), (1, 6), free_inputs=False, free_outputs=False))
+    assert "times.json" in caplog.text
+    assert caplog.text.count("are not kept for other runs") == 1

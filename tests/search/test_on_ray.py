@@ -4,11 +4,20 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+
+from pintsize.errors import OperationError
+from pintsize.recipe import Recipe
+from pintsize.search.on_ray import _check_room, _note_the_dead
+from pintsize.search.sweep import sweep
+from pintsize.search.sweep_file import Trial
+from pintsize.search.trial import ended, note
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -75,3 +84,48 @@ def test_a_worker_dies_then_the_driver(tmp_path):
     assert {path: path.read_text() for path in done} == done  # not begun again
     assert json.loads(victim.read_text())["starts"] >= 2
     assert list((out / "ray").iterdir()) == []
+
+
+SMALL = {"recipe": {"model": "resnet-demo", "data": {"name": "digits", "limit": 60}, "train": {"epochs": 1}}}
+
+
+def test_more_cores_than_there_are_is_told_at_once(tmp_path):
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps({**SMALL, "grid": {"seed": [0]}, "resources": {"cpus": 640}}))
+    with pytest.raises(
+        OperationError, match=r"a trial needs 640 cores, and no machine has as much .*lower resources\.cpus"
+    ):
+        sweep(file, out=tmp_path / "o", engine="ray", progress=False)
+
+
+def test_an_address_at_which_nothing_listens_is_told_at_once(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps({**SMALL, "grid": {"seed": [0]}}))
+    began = time.monotonic()
+    with pytest.raises(OperationError, match=rf"Ray at {address}: it cannot be reached .*ray start --head"):
+        sweep(file, out=tmp_path / "o", engine="ray", address=address, progress=False)
+    assert time.monotonic() - began < 60
+
+
+def test_a_cluster_may_grow_so_a_want_is_a_warning_there():
+    nodes = [{"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}]
+    _check_room({"cpu": 1.0, "gpu": 0.5}, nodes, may_grow=False)
+    with pytest.warns(
+        UserWarning, match=r"a trial needs 2 cores and 0\.5 GPUs.*2 cores, 1 GPUs.*or add such a machine"
+    ):
+        _check_room({"cpu": 2.0, "gpu": 0.5}, nodes, may_grow=True)
+
+
+def test_a_trial_whose_every_worker_died_is_a_failure_with_a_hint(tmp_path):
+    trials = [
+        Trial(name, {}, Recipe.parse(SMALL["recipe"], source="a test")) for name in ("begun", "waiting")
+    ]
+    note(replace(ended(trials[0], tmp_path), starts=2), trials[0], tmp_path, state="running")
+    _note_the_dead(trials, tmp_path)
+    found = [ended(trial, tmp_path) for trial in trials]
+    assert [each.state for each in found] == ["failed", "failed"]
+    assert [each.reason for each in found] == ["its worker died, 2 times", "no worker could begin it"]
+    assert "memory" in found[0].hint

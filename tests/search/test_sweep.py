@@ -18,6 +18,8 @@ from pintsize.search.sweep import sweep
 
 RECIPE = "recipe: {model: resnet-demo, data: digits}\n"
 GRID = RECIPE + "grid: {seed: [0, 1, 2, 3]}\n"
+DEEP = "[" * 200_000
+NESTED = json.loads("[" * 600 + "]" * 600)
 
 
 @pytest.fixture
@@ -147,6 +149,18 @@ def test_values_of_other_recipes_stop_nobody(file, runs, tmp_path):
     assert list(rung.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", ["x", "", "null", "true", "[1]", "NaN", "1e999", DEEP])
+def test_a_damaged_value_at_a_rung_stops_nobody(tmp_path, content):
+    rung = tmp_path / "train-1"
+    rung.mkdir()
+    (rung / "seed-0.json").write_text(content)
+    rule = Asha(tmp_path, "seed-1", stage="train", grace=1, factor=2)
+    rule("train", {"epoch": 1, "val_accuracy": 50.0})
+    rule = Asha(tmp_path, "seed-2", stage="train", grace=1, factor=2)
+    with pytest.raises(Stopped, match="going on takes 50"):  # those that can be read still count
+        rule("train", {"epoch": 1, "val_accuracy": 40.0})
+
+
 @pytest.mark.parametrize("link", ["trials/seed-0", "shared", "rungs", "log.txt"])
 def test_no_trial_writes_through_a_link(file, runs, tmp_path, link):
     calls, _ = runs
@@ -159,7 +173,10 @@ def test_no_trial_writes_through_a_link(file, runs, tmp_path, link):
     assert (calls, list(outside.iterdir())) == ([], [])
 
 
-@pytest.mark.parametrize("change", [{"starts": "x"}, {"changes": []}, {"reason": None}, {"unknown": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"starts": "x"}, {"changes": []}, {"reason": None}, {"unknown": 1}, {"changes": {"seed": NESTED}}],
+)
 def test_a_record_that_cannot_be_is_none(file, runs, tmp_path, change):
     calls, _ = runs
     sweep(file, out=tmp_path / "o", engine="serial")
@@ -167,6 +184,58 @@ def test_a_record_that_cannot_be_is_none(file, runs, tmp_path, change):
     record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
     sweep(file, out=tmp_path / "o", engine="serial")
     assert calls[4:] == [1]
+
+
+@pytest.mark.parametrize("content", [DEEP, "[]", "3", '{"name": ', "\udcff"])
+def test_a_record_that_is_damaged_is_none(file, runs, tmp_path, content):
+    calls, _ = runs
+    sweep(file, out=tmp_path / "o", engine="serial")
+    record = tmp_path / "o" / "trials" / "seed-1" / "trial.json"
+    record.write_text(content, errors="surrogateescape")
+    found = sweep(file, out=tmp_path / "o", engine="serial")
+    assert calls[4:] == [1]
+    assert {trial.state for trial in found.trials} == {"done"}
+
+
+def test_a_record_that_is_far_too_long_is_not_read(file, runs, tmp_path):
+    calls, _ = runs
+    sweep(file, out=tmp_path / "o", engine="serial")
+    record = tmp_path / "o" / "trials" / "seed-1" / "trial.json"
+    with record.open("ab") as stream:
+        stream.write(b" " * 2**26)  # still the record, were it read
+    sweep(file, out=tmp_path / "o", engine="serial")
+    assert calls[4:] == [1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-20],
+        lambda text: text.replace('"format"', '"from"'),
+        lambda text: text.replace('"val_accuracy"', '"accuracies"'),
+        lambda text: json.dumps({**json.loads(text), "stages": []}),
+        lambda text: DEEP,
+    ],
+)
+def test_a_trial_whose_metrics_are_damaged_is_run_again(file, runs, tmp_path, damage):
+    calls, _ = runs
+    first = sweep(file, out=tmp_path / "o", engine="serial")
+    metrics = tmp_path / "o" / "trials" / "seed-1" / "metrics.json"
+    metrics.write_text(damage(metrics.read_text()))
+    assert sweep(file, out=tmp_path / "o", engine="serial").points == first.points
+    assert calls[4:] == [1]
+
+
+def test_damaged_metrics_are_written_anew_from_the_stages_that_are_done(tmp_path):
+    file, out = tmp_path / "s.yaml", tmp_path / "o"
+    file.write_text(SMALL)
+    first = sweep(file, out=out, engine="serial", progress=False)
+    folder = out / "trials" / "weights-4"
+    for name in ("metrics.json", "record.json"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+    stages = {marker: marker.stat().st_mtime_ns for marker in (folder / "stages").glob("*.json")}
+    assert sweep(file, out=out, engine="serial", progress=False).points == first.points
+    assert {marker: marker.stat().st_mtime_ns for marker in stages} == stages
 
 
 def test_a_failure_tells_no_secret(file, runs, tmp_path, monkeypatch):

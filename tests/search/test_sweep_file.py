@@ -76,7 +76,31 @@ grid:
         ("search: {train.lr: {log_uniform: [0, 1]}}", "above 0"),
         ("grid: {train.epochs: [1, -1]}", r"trial epochs--1, train\.epochs = -1"),
         ("grid: {train.epohcs: [1]}", "did you mean epochs"),
-        ("grid: {train.lr: []}", "0 trials"),
+        ("grid: {train.lr: []}", r"grid, train\.lr: it has no values"),
+        ("grid: {way: {}, seed: [1]}", "grid, way: it has no values"),
+        ("grid: {seed: [0, 1, 0], train.lr: [0.1, 0.2]}", "grid, seed: it has 0 twice"),
+        ("grid: {train.lr: [0.1, 1.0e-1]}", r"grid, train\.lr: it has 0\.1 twice"),
+        ("search: {seed: {integer: [5, 2]}}", "seed: integer: it is from 5 down to 2; write the smaller"),
+        ("search: {seed: {}}", "seed: range: it says nothing; write exactly one of uniform"),
+        (
+            f"search: {{seed: {{integer: [0, 1{'0' * 400}]}}}}",
+            r"seed: integer: it reaches beyond ±1e\+15; narrow",
+        ),
+        (f"search: {{seed: {{integer: [-1{'0' * 16}, 0]}}}}", "it reaches beyond"),
+        ("search: {train.lr: {uniform: [-1.7e+308, 1.7e+308]}}", "it reaches beyond"),
+        ("search: {train.lr: {uniform: [0, .inf]}}", r"uniform\.1: .*finite number; it means: Between two"),
+        ("search: {train.lr: {uniform: [.nan, 1]}}", "finite number"),
+        ("search: {train.lr: {log_uniform: [1.0e-3, 1.0e+400]}}", "finite number"),
+        ("search: {train.lr: {unifrom: [0, 1]}}", "no such key; the keys here are uniform, log_uniform"),
+        ("search: {train.lr: 3}", r"search\.train\.lr: .*; it means: Recipe field"),
+        (
+            "resources: {cpu: 1}",
+            r"resources\.cpu: there is no such key; the keys here are cpus, gpus, at_once",
+        ),
+        ("resources: {cpus: .inf}", "finite number; it means: Cores of a trial"),
+        ("asha: {stage: qat}", r"asha\.stage: .*'train', 'recover' or 'sparsify'; it means: The training"),
+        ("asha: 3", "asha: .*; it means: Stop trials early"),
+        ("1: 2", "there is no such key; the keys here are format, recipe"),
         (
             "grid: {seed: [1], train.lr: [1]}\nsearch: {train.momentum: {uniform: [0, 0.9]}}\nsamples: 20000",
             "20000 trials",
@@ -103,3 +127,8 @@ def test_the_report_s_figure_is_five_bit_settings_at_six_sizes():
     assert settings == {(8, 8), (4, 8), (4, 4), (2, 8), (2, 4)}
     assert len({trial.key for trial in found}) == len(found) == 30
     assert len({str(trial.recipe.train) for trial in found}) == 1  # one dense network for all
+
+
+def test_a_sweep_file_that_is_not_there_is_called_one(tmp_path):
+    with pytest.raises(InputError, match=r"^sweep file .*none\.yaml: it cannot be read"):
+        read_sweep(tmp_path / "none.yaml")

@@ -56,6 +56,28 @@ if rank == 0:
 '''  # fmt: skip
 
 
+RESNET = """
+import os, sys
+import torch
+from torch import nn
+import pintsize as ps
+
+class Double(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = ps.models.create("resnet-demo", in_channels=1).double()
+    def forward(self, x):
+        return self.net(x.double())
+
+model = Double()
+history = ps.train(model, ps.data.load("digits", limit=110), epochs=4, lr=0.05, batch_size=23,
+                   precision="fp32", progress=False)
+if int(os.environ.get("RANK", 0)) == 0:
+    torch.save(model.state_dict(), sys.argv[1])
+"""
+
+
 ONE_ALONE = """
 import sys
 import pintsize as ps
@@ -101,3 +123,12 @@ def test_two_processes_train_as_one(tmp_path, launch):
         assert theirs["val_accuracy"] == pytest.approx(ours["val_accuracy"])
         assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-5)
         assert theirs["val_loss"] == pytest.approx(ours["val_loss"], rel=1e-5)
+
+
+def test_two_processes_train_a_resnet_as_one(tmp_path, launch):
+    """20 steps in double precision: in fp32 a ReLU at its edge turns rounding into another path of training."""
+    for name, processes in (("one", 1), ("two", 2)):
+        launch(RESNET, tmp_path / name, processes=processes)
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    for name, tensor in one.items():
+        assert torch.allclose(two[name], tensor, rtol=0, atol=1e-5), name

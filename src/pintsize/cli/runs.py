@@ -46,9 +46,23 @@ def compress(
 
 
 def _budget(metrics: dict[str, Any]) -> str:
-    """Whether a budget was met, and by which candidate."""
+    """Whether a budget was met, and by which candidate; else why not, and what may help."""
+    from ..measure.units import bytes_text, count_text, milliseconds_text
+
     found = metrics.get("budget")
-    return "" if found is None else f"\nbudget  {'met' if found['met'] else 'not met'}: {found['chosen']}"
+    if found is None:
+        return ""
+    if found["met"]:
+        return f"\nbudget  met: {found['chosen']}"
+    texts = {"latency": milliseconds_text, "bytes": bytes_text, "macs": lambda n: f"{count_text(n)} MACs"}
+    cost = texts[found["minimize"]]
+    why = (
+        f"every smaller network that was tried lost more than {found['max_drop']:g} points; allow more, or more epochs "
+        "of recovery and minutes for the search"
+        if found["limit"] is None
+        else f"the cheapest network that was tried takes {cost(found['least'])}; allow more than {cost(found['limit'])}"
+    )
+    return f"\nbudget  not met: {found['chosen']} ({why})"
 
 
 def report(

@@ -14,6 +14,9 @@ from typing import Any
 
 from ..files import write_text
 
+_LARGEST = 2**26
+"""Bytes of a file of a sweep that are read."""
+
 
 class Stopped(Exception):
     """A trial fell behind; it ends here, and is no failure."""
@@ -48,7 +51,8 @@ class Asha:
             return
         rung = self.folder / f"{self.stage}-{epoch}"
         write_text(rung / f"{self.trial}.json", json.dumps(value))
-        reached = sorted((_value(file) for file in rung.glob("*.json")), reverse=True)
+        values = [_value(file) for file in rung.glob("*.json")]
+        reached = sorted((one for one in values if one is not None), reverse=True) or [value]
         # as many as may go on, one at least: the first to come is not held up by the lack of others
         cutoff = reached[max(1, len(reached) // self.factor) - 1]
         if value < cutoff:
@@ -68,5 +72,15 @@ def forget_others(folder: Path, trials: Collection[str]) -> None:
             file.unlink()
 
 
-def _value(file: Path) -> float:
-    return float(json.loads(file.read_text(encoding="utf-8")))
+def read_json(file: Path) -> Any:
+    """What a file of a sweep holds; None if it cannot be read or is damaged, as a disk may leave it."""
+    try:
+        return None if file.stat().st_size > _LARGEST else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _value(file: Path) -> float | None:
+    """The accuracy a trial left at a rung; a file that holds none stays: its trial may be about to replace it."""
+    value = read_json(file)
+    return value if type(value) in {int, float} and 0 <= value <= 100 else None

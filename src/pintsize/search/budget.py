@@ -14,7 +14,7 @@ from ..prune.depth import residual_blocks
 from ..quant.layer_latency import LayerTimes
 from ..recipe import RecoverSection
 from .allocation import Allocation, CostModel, Space, dearest_within
-from .candidate import DENSE, QUANTIZED, Workshop
+from .candidate import DENSE, QUANTIZED, Workshop, describe
 from .clock import Clock
 from .damage import Damage, damage_of, levels_of
 from .latency_table import LatencyTable, layers_of, weight_layers
@@ -81,6 +81,7 @@ class BudgetSearch:
         self.space = Space(graph.groups, levels, self.widths, damage, cost)
         self.path: list[Allocation] = []
         self._left, self._earned = _LEFT, _EARNED
+        self._least = math.inf
         self._width: int | None = None
         self._allocations: dict[str, Allocation] = {}
         self._walk()
@@ -255,7 +256,9 @@ class BudgetSearch:
 
         def fitted(prefix: str, path: Sequence[Allocation]) -> Allocation | None:
             def measured(one: Allocation) -> float:
-                return self._cost(self.workshop.cost(f"{prefix}-{path.index(one)}", one))
+                cost = self._cost(self.workshop.cost(f"{prefix}-{path.index(one)}", one))
+                self._least = min(self._least, cost)
+                return cost
 
             return dearest_within(path, room, measured, scale=self._cost(known) / known["predicted"])
 
@@ -377,6 +380,7 @@ class BudgetSearch:
             "limit": self.options.limit,
             "met": met,
             "chosen": best["name"],
+            "least": min(self._least, *(self._cost(row) for row in self.rows if row["finished"])),
             "seconds": self.clock.spent,
             "candidates": [{key: row[key] for key in keys if key in row} for row in self.rows],
         }
@@ -386,15 +390,3 @@ def _choices(group: ChannelGroup) -> list[int]:
     """Numbers of units that may go, so that the runtimes' kernels like what is left."""
     multiple = kept_multiple(group, "auto")
     return [n for n in range(group.size) if n == 0 or (group.size - n) * group.channels % multiple == 0]
-
-
-def describe(row: dict[str, Any]) -> str:
-    """A candidate in words."""
-    from ..measure.units import bytes_text, count_text, milliseconds_text
-
-    return (
-        f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
-        f"{milliseconds_text(row.get('judged_ms', row['latency_ms']))} ({row['relative_latency']:.2f} of dense), "
-        f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
-        f"{'' if row['meets'] else ', over the budget'}"
-    )

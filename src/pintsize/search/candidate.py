@@ -334,3 +334,15 @@ def _plan(allocation: Allocation) -> dict[str, Any]:
         "bits": dict(allocation.bits),
         "blocks": sorted(allocation.blocks),
     }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A candidate in words."""
+    from ..measure.units import bytes_text, count_text, milliseconds_text
+
+    return (
+        f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
+        f"{milliseconds_text(row.get('judged_ms', row['latency_ms']))} ({row['relative_latency']:.2f} of dense), "
+        f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
+        f"{'' if row['meets'] else ', over the budget'}"
+    )

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from ..deploy import open_runtimes
+from ..errors import OperationError
 from ..files import write_text
 from ..graph import Graph
 from ..measure import machine, side_by_side
@@ -157,7 +158,11 @@ class LatencyTable:
             self.times = {**_read(self.path), **self.times, key: times}  # another process may have added
             self.measured += 1
             entries = {name: [each.floating, each.integer] for name, each in self.times.items()}
-            write_text(self.path, json.dumps({"format": _FORMAT, "times": entries}, indent=1))
+            try:
+                write_text(self.path, json.dumps({"format": _FORMAT, "times": entries}, indent=1))
+            except OperationError as error:  # a cache is there to save time; the times are known
+                if self.measured == 1:
+                    logger.warning("%s: the times of layers are not kept for other runs", error)
         return self.times[key]
 
     def _run(self, module: nn.Module, x: torch.Tensor) -> LayerTimes:

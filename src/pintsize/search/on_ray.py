@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from .trial import MEMORY_HINT, ended, note, run_trial
 
 _logger = logging.getLogger(__name__)
 
+_PATIENCE = 10
+"""Seconds until a machine that does not answer counts as not there."""
+
 
 def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, address: str | None) -> None:
     """Run trials; each leaves its record in its own folder, so what the driver knows may be lost with it.
 
     Raises:
-        OperationError: there is no such cluster.
+        OperationError: there is no such cluster, or a trial needs more than this machine has.
     """
     # Tune's own words on the terminal are about its files; ours are in the log
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -33,13 +38,14 @@ def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, addre
     mine = not ray.is_initialized()
     try:
         if mine:
+            _answers(address)
             ray.init(  # without "local" it would wait for a cluster that was here once
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=False,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise OperationError(
             f"Ray at {address or 'this machine'}",
             f"it cannot be reached ({error})",
@@ -49,6 +55,8 @@ def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, addre
     needs = {"cpu": content.resources.cpus, "gpu": content.resources.gpus}
     asha = None if content.asha is None else content.asha.model_dump()
     try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        _check_room(needs, nodes, may_grow=not mine or address is not None)
         tuner = tune.Tuner(
             tune.with_resources(_trainable, needs),
             param_space={
@@ -70,6 +78,28 @@ def run_on_ray(pending: Sequence[Trial], out: Path, content: SweepFile, *, addre
             ray.shutdown()
         shutil.rmtree(storage, ignore_errors=True)
     _note_the_dead(pending, out)
+
+
+def _answers(address: str | None) -> None:
+    """Ray itself would try to reach a machine that is not there for minutes, in silence."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+
+
+def _check_room(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], *, may_grow: bool) -> None:
+    """Raise, or warn where machines may join, if no machine can hold a trial: Ray would wait for one in silence."""
+    if any(all(node.get(kind.upper(), 0) >= amount for kind, amount in needs.items()) for node in nodes):
+        return
+    words = {"cpu": "cores", "gpu": "GPUs"}
+    wanted = " and ".join(f"{amount:g} {words[kind]}" for kind, amount in needs.items() if amount)
+    most = {kind: max((node.get(kind.upper(), 0) for node in nodes), default=0) for kind in needs}
+    found = ", ".join(f"{most[kind]:g} {words[kind]}" for kind in needs)
+    cause = f"a trial needs {wanted}, and no machine has as much (the most that one has: {found})"
+    remedy = "lower resources.cpus or resources.gpus in the sweep file"
+    if not may_grow:
+        raise OperationError("the sweep", cause, remedy)
+    warnings.warn(f"the sweep waits: {cause}; {remedy}, or add such a machine to the cluster", stacklevel=2)
 
 
 def _as_config(trial: Trial) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from .sweep_file import SweepFile, Trial, read_sweep, trials
 from .trial import Ended, ended, name_at_rungs, run_trial
 
 _logger = logging.getLogger(__name__)
+
+_LOGGED = ("sweep", "trial", "on_ray")
+"""Parts whose events are the sweep's; those of a trial's own search are in its folder."""
 ENGINES = ("auto", "ray", "serial")
 COSTS = ("bytes", "latency_ms", "macs", "params")
 
@@ -115,7 +118,7 @@ def sweep(
         for within in (".", "shared/*", "rungs/*"):  # trials see to their own folders
             remove_partial(out, within)
         forget_others(out / "rungs", {name_at_rungs(trial) for trial in found})
-        with logs.to_file(out / "log.txt", only="pintsize.search"):
+        with logs.to_file(out / "log.txt", only=[f"pintsize.search.{part}" for part in _LOGGED]):
             return _run(found, content, out, on_ray=on_ray, address=address, progress=progress)
 
 

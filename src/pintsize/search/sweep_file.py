@@ -35,10 +35,12 @@ from ..yaml_files import read_yaml
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 80
+_FARTHEST = 10**15
+"""How far from 0 a range may reach: so far, a draw still tells whole numbers apart, and nothing overflows."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Range(_Section):
@@ -61,12 +63,18 @@ class Range(_Section):
             if getattr(self, name) is not None
         ]
         if len(given) != 1:
-            raise ValueError(f"exactly one of uniform, log_uniform, integer, choice, found {len(given)}")
-        bounds = getattr(self, given[0])
-        if given[0] != "choice" and not bounds[0] <= bounds[1]:
-            raise ValueError(f"{given[0]} is from {bounds[0]} down to {bounds[1]}")
-        if given[0] == "log_uniform" and bounds[0] <= 0:
-            raise ValueError("log_uniform begins above 0")
+            raise InputError("range", f"it says {' and '.join(given) or 'nothing'}",
+                             "write exactly one of uniform, log_uniform, integer, choice")  # fmt: skip
+        (kind,) = given
+        if kind == "choice":
+            return self
+        low, high = getattr(self, kind)
+        if max(abs(low), abs(high)) > _FARTHEST:
+            raise InputError(kind, f"it reaches beyond ±{_FARTHEST:.0e}", "narrow it")
+        if low > high:
+            raise InputError(kind, f"it is from {low} down to {high}", "write the smaller number first")
+        if kind == "log_uniform" and low <= 0:
+            raise InputError(kind, f"it begins at {low}", "begin above 0, or write uniform")
         return self
 
     def at(self, share: float) -> Any:
@@ -151,25 +159,37 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepFile:
     Raises:
         InputError: it cannot be read, a key is unknown, or a value out of range.
     """
-    document = read_yaml(path)
+    document = read_yaml(path, kind="sweep file")
     try:
         if not isinstance(document, dict):
             raise InputError(str(path), "it is not a mapping", f"write {', '.join(SweepFile.model_fields)}")
         found = SweepFile.model_validate(document)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        cause = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
-        if first["type"] == "extra_forbidden":
-            cause = "there is no such key"
-        raise InputError(
-            f"{path}, {where}" if where else str(path),
-            cause,
-            f"the keys are {', '.join(SweepFile.model_fields)}",
-        ) from None
+        raise _as_input_error(error, str(path)) from None
     if not found.grid and not found.search:
         raise InputError(str(path), "nothing varies in it", "write grid: or search:")
     return found
+
+
+def _as_input_error(error: ValidationError, path: str) -> InputError:
+    """The first complaint of pydantic, in our three parts."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    what = f"{path}, {'.'.join(place)}"
+    if first["type"] == "value_error" and isinstance(problem := first["ctx"]["error"], InputError):
+        return InputError(f"{what}: {problem.what}", problem.cause, problem.remedy)
+    sections: dict[str, tuple[type[_Section], int]] = {
+        "search": (Range, 2), "asha": (AshaSection, 1), "resources": (Resources, 1),
+    }  # fmt: skip
+    section, depth = sections.get(place[0], (SweepFile, 0))
+    if len(place) <= depth:  # the section itself is no mapping
+        section, depth = SweepFile, 0
+    field = section.model_fields.get(place[depth])
+    if field is None:
+        return InputError(
+            what, "there is no such key", f"the keys here are {', '.join(section.model_fields)}"
+        )
+    return InputError(what, first["msg"][0].lower() + first["msg"][1:], f"it means: {field.description}")
 
 
 def trials(
@@ -190,10 +210,10 @@ def trials(
     if not isinstance(base, Mapping):
         raise InputError(f"recipe {sweep.recipe}", "it is not a mapping of sections", "write a recipe")
     base = with_options(merge(base, names), options)
+    count = math.prod(map(len, sweep.grid.values())) * (sweep.samples if sweep.search else 1)
+    if count > _MOST_TRIALS:
+        raise InputError(f"{count} trials", f"a sweep has at most {_MOST_TRIALS}", "let fewer fields vary")
     axes = [_axis(field, values) for field, values in sweep.grid.items()]
-    count = math.prod(map(len, axes)) * (sweep.samples if sweep.search else 1)
-    if not 0 < count <= _MOST_TRIALS:
-        raise InputError(f"{count} trials", f"a sweep has 1 to {_MOST_TRIALS}", "let fewer fields vary")
     found: dict[str, Trial] = {}
     for point in itertools.product(*axes):
         parts, together = (
@@ -211,8 +231,13 @@ def trials(
 
 def _axis(field: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """The points of an axis: what names them, and what they change."""
+    if not values:
+        raise InputError(f"grid, {field}", "it has no values", "write one or more, or leave the field out")
     if isinstance(values, dict):
         return [(label, changes) for label, changes in values.items()]
+    for number, value in enumerate(values):
+        if values.index(value) < number:
+            raise InputError(f"grid, {field}", f"it has {value!r} twice", "write each value once")
     short = field.rpartition(".")[2]
     return [(f"{short}-{value}", {field: value}) for value in values]
 

@@ -14,7 +14,7 @@ from .. import logs
 from ..errors import PintsizeError
 from ..files import write_text
 from ..locks import one_process
-from .asha import Asha, Stopped
+from .asha import Asha, Stopped, read_json
 from .sweep_file import AshaSection, Trial
 
 _logger = logging.getLogger(__name__)
@@ -71,14 +71,26 @@ def ended(trial: Trial, out: Path) -> Ended:
     folder = folder_of(trial, out)
     fresh = Ended(trial.name, trial.key, changes=trial.changes)
     try:
-        found = Ended(**json.loads((folder / "trial.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Ended(**read_json(folder / "trial.json"))
+        fields = asdict(found)
+    except (TypeError, RecursionError):  # it is no mapping, or one of other fields, or far too deep
         return fresh
-    if any(type(value) is not type(getattr(fresh, name)) for name, value in asdict(found).items()):
+    if any(type(value) is not type(getattr(fresh, name)) for name, value in fields.items()):
         return fresh
-    if found.key != trial.key or (found.state == "done" and not (folder / "metrics.json").is_file()):
+    if found.key != trial.key or (found.state == "done" and not _measured(folder)):
         return fresh
     return found
+
+
+def _measured(folder: Path) -> bool:
+    """Whether the comparison of the sweep can read what a run left; run again, it writes that anew."""
+    from ..report.run import read
+
+    try:
+        stages = read(folder).metrics.stages
+    except (PintsizeError, OSError):
+        return False
+    return bool(stages) and stages[-1].val_accuracy is not None
 
 
 def note(record: Ended, trial: Trial, out: Path, **changes: Any) -> Ended:

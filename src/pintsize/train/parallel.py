@@ -92,7 +92,7 @@ def _forward(norm: _BatchNorm, images: Tensor) -> Tensor:
     """`_BatchNorm.forward` with the mean and variance of all processes' images."""
     if not norm.training and norm.running_mean is not None:
         return _BatchNorm.forward(norm, images)
-    x = images.float()
+    x = images.to(torch.promote_types(images.dtype, torch.float32))  # for sums half precision is too coarse
     dims = [dim for dim in range(x.ndim) if dim != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
     totals: Tensor = _Sum.apply(torch.cat([x.sum(dims), x.new_tensor([x.numel() / x.shape[1]])]))
@@ -104,7 +104,7 @@ def _forward(norm: _BatchNorm, images: Tensor) -> Tensor:
         _follow(norm, mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
     y = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
-        y = y * norm.weight.float().view(shape) + norm.bias.float().view(shape)
+        y = y * norm.weight.to(x.dtype).view(shape) + norm.bias.to(x.dtype).view(shape)
     return y.to(images.dtype)
 
 
@@ -116,8 +116,8 @@ def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         momentum = 1 / int(norm.num_batches_tracked) if momentum is None else momentum
-    norm.running_mean.lerp_(mean, momentum or 0.0)
-    norm.running_var.lerp_(variance, momentum or 0.0)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum or 0.0)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,32 @@
+"""What the command says of a budget in the end."""
+
+import pytest
+
+from pintsize.cli.runs import _budget
+
+FOUND = {
+    "met": False,
+    "chosen": "dense",
+    "minimize": "bytes",
+    "max_drop": None,
+    "limit": 100,
+    "least": 4360.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "not met: dense (the cheapest network that was tried takes 4.36 kB; allow more than 100 B)"),
+        ({"max_drop": 0.5, "limit": None}, "not met: dense (every smaller network that was tried lost more than 0.5 p"),
+        ({"minimize": "macs"}, "that was tried takes 4.36 k MACs; allow more than 100 MACs)"),
+        ({"minimize": "latency", "limit": 0.5, "least": 0.75}, "tried takes 0.750 ms; allow more than 0.500 ms)"),
+        ({"met": True, "chosen": "full-1"}, "budget  met: full-1"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_is_not_met_says_why(changes, said):
+    assert said in _budget({"budget": {**FOUND, **changes}})
+
+
+def test_a_run_without_a_budget_says_nothing():
+    assert _budget({}) == ""
