@@ -10,17 +10,20 @@ from typing import Any
 from .errors import InputError
 
 _LARGEST = 2**26
-"""Bytes of a marker that are read."""
+"""Bytes of a file that are read."""
+
+
+def read_json(path: Path) -> Any:
+    """What a file of a run or sweep holds; None if it cannot be read, is damaged, or far too large."""
+    try:
+        return None if path.stat().st_size > _LARGEST else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
     """What a stage left; None if it left nothing that can be read, so that it is done again."""
-    try:
-        if path.stat().st_size > _LARGEST:
-            return None
-        marker = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    marker = read_json(path)
     fields = {"key": str, "outputs": dict, "result": dict}
     whole = isinstance(marker, dict) and all(isinstance(marker.get(k), t) for k, t in fields.items())
     return marker if whole and all(map(_inside, marker["outputs"])) else None

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-
-_LARGEST = 2**26
-"""Bytes of a file of a sweep that are read."""
+from ..markers import read_json
 
 
 class Stopped(Exception):
@@ -70,14 +68,6 @@ def forget_others(folder: Path, trials: Collection[str]) -> None:
     for file in folder.glob("*/*.json"):
         if file.stem not in trials:
             file.unlink()
-
-
-def read_json(file: Path) -> Any:
-    """What a file of a sweep holds; None if it cannot be read or is damaged, as a disk may leave it."""
-    try:
-        return None if file.stat().st_size > _LARGEST else json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def _value(file: Path) -> float | None:

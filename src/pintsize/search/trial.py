@@ -14,7 +14,8 @@ from .. import logs
 from ..errors import PintsizeError
 from ..files import write_text
 from ..locks import one_process
-from .asha import Asha, Stopped, read_json
+from ..markers import read_json
+from .asha import Asha, Stopped
 from .sweep_file import AshaSection, Trial
 
 _logger = logging.getLogger(__name__)
