@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import lzma
 import random
 import struct
 import zlib
@@ -37,13 +38,33 @@ def resealed(content: bytes) -> bytes:
     return content[:-32] + hashlib.sha256(content[:-32]).digest()
 
 
+FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20, "lc": 3, "lp": 0, "pb": 0}]
+
+
 def with_header(content: bytes, change) -> bytes:
     """The same file with another header and a right checksum."""
     size = struct.unpack_from("<I", content, 12)[0]
-    header = json.loads(zlib.decompress(content[16 : 16 + size]))
+    header = json.loads(lzma.decompress(content[16 : 16 + size], lzma.FORMAT_RAW, filters=FILTERS))
     change(header)
-    packed = zlib.compress(json.dumps(header).encode())
+    packed = lzma.compress(json.dumps(header).encode(), lzma.FORMAT_RAW, filters=FILTERS)
     return resealed(content[:12] + struct.pack("<I", len(packed)) + packed + content[16 + size :])
+
+
+def as_version_1(content: bytes) -> bytes:
+    """The same file as pintsize wrote it first."""
+    size = struct.unpack_from("<I", content, 12)[0]
+    packed = zlib.compress(lzma.decompress(content[16 : 16 + size], lzma.FORMAT_RAW, filters=FILTERS), 9)
+    return resealed(content[:8] + struct.pack("<II", 1, len(packed)) + packed + content[16 + size :])
+
+
+def test_files_of_version_1_are_read(quantized, tmp_path):
+    export(quantized, tmp_path / "net.pint", licence="MIT")
+    content = (tmp_path / "net.pint").read_bytes()
+    old = tmp_path / "old.pint"
+    old.write_bytes(as_version_1(content))
+    assert (content[8], old.read_bytes()[8]) == (2, 1)
+    assert same_state(ps.load(old, model=network()), ps.load(tmp_path / "net.pint", model=network()))
+    assert pint.about(old) == {"licence": "MIT"}
 
 
 def same_state(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -294,8 +315,8 @@ def test_missing_file_and_newer_format(quantized, tmp_path):
         ps.load(tmp_path / "net.pint")
     export(quantized, tmp_path / "net.pint")
     content = (tmp_path / "net.pint").read_bytes()
-    (tmp_path / "net.pint").write_bytes(resealed(content[:8] + struct.pack("<I", 2) + content[12:]))
-    with pytest.raises(errors.InputError, match="it has format 2"):
+    (tmp_path / "net.pint").write_bytes(resealed(content[:8] + struct.pack("<I", 3) + content[12:]))
+    with pytest.raises(errors.InputError, match="it has format 3"):
         ps.load(tmp_path / "net.pint", model=network())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import lzma
 import struct
 import time
 import tracemalloc
@@ -14,13 +15,15 @@ from pintsize import errors
 from pintsize.deploy import entropy, pint
 
 
-def write(path, tensors, blocks, contents, document=None):
+def write(path, tensors, blocks, contents, document=None, version=1):
     header = {
         "document": document or {"format": 1, "model": None, "steps": [], "aliases": {}},
         "about": {}, "tensors": tensors, "blocks": blocks,
     }  # fmt: skip
-    packed = zlib.compress(json.dumps(header).encode(), 9)
-    body = pint.MAGIC + struct.pack("<II", 1, len(packed)) + packed + b"".join(contents)
+    text = json.dumps(header).encode()
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20, "lc": 3, "lp": 0, "pb": 0}]
+    packed = zlib.compress(text, 9) if version == 1 else lzma.compress(text, lzma.FORMAT_RAW, filters=filters)
+    body = pint.MAGIC + struct.pack("<II", version, len(packed)) + packed + b"".join(contents)
     path.write_bytes(body + hashlib.sha256(body).digest())
 
 
@@ -66,6 +69,7 @@ def test_many_kernels_of_many_sizes(tmp_path):
     refused(tmp_path / "net.pint", "passes")
 
 
-def test_a_long_header(tmp_path):
-    write(tmp_path / "net.pint", [], [], [], document={"steps": [{}] * 3_000_000})
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_long_header(tmp_path, version):
+    write(tmp_path / "net.pint", [], [], [], document={"steps": [{}] * 3_000_000}, version=version)
     refused(tmp_path / "net.pint", "header unpacks to more")

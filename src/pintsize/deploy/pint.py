@@ -1,6 +1,6 @@
 """The `.pint` file: a network in the fewest bytes. Its layout is specified in `docs/format.md`.
 
-    magic · length of header · header (JSON, deflated) · blocks · padding · SHA-256 of all before it
+    magic · version · length of header · header (JSON, packed) · blocks · padding · SHA-256 of all before it
 
 Blocks of symbols hold quantized, clustered and sparse weights, entropy-coded; blocks of planes hold
 everything else, byte plane by byte plane, deflated. Loading gives the exact network: its outputs are
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import math
 import os
 import struct
@@ -29,7 +30,18 @@ from .options import ExportInfo, Options
 from .pint_tensors import Entry, as_entries, four_dimensional, restore
 
 MAGIC = b"\x89PINT\r\n\x1a"
-FORMAT = 1
+FORMAT = 2
+"""Version 1 differs in its header, which is a zlib stream."""
+_LZMA: list[dict[str, int]] = [
+    {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 2**20,
+        "lc": 3,
+        "lp": 0,
+        "pb": 0,
+    }
+]
 _DIGEST = 32
 _NUMBERS, _PASSES, _HEADER = (2**16, 256), (2**13, 1 / 16), (2**20, 64)
 """How many numbers a file may declare, passes over them its decoder may need, and bytes its header may have unpacked:
@@ -93,7 +105,7 @@ def pack(model: nn.Module, about: dict[str, Any] | None = None) -> tuple[bytes, 
     header = {"document": document, "about": about or {}, "blocks": described,
               "tensors": [entry.to_json() for entry in entries]}  # fmt: skip
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    packed = zlib.compress(text, 9)
+    packed = lzma.compress(text, lzma.FORMAT_RAW, filters=_LZMA)
     body = MAGIC + struct.pack("<II", FORMAT, len(packed)) + packed + b"".join(blocks)
     needs = (
         (sum(entry.numel for entry in entries), _NUMBERS),
@@ -252,17 +264,22 @@ def _header(content: bytes, source: str) -> tuple[dict[str, Any], int]:
     if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() != content[-_DIGEST:]:
         raise CorruptFile(source, "its content does not match its checksum", _COPY)
     version, size = struct.unpack_from("<II", content, len(MAGIC))
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise InputError(
-            source, f"it has format {version}, this version reads {FORMAT}", "use a newer pintsize"
+            source,
+            f"it has format {version}, this version reads 1 to {FORMAT}",
+            "use a newer pintsize",
         )
     try:
         limit = int(_allowed(_HEADER, len(content)))
-        text = zlib.decompressobj().decompress(content[start : start + size], limit + 1)
+        unpacker = (
+            zlib.decompressobj() if version == 1 else lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
+        )
+        text = unpacker.decompress(content[start : start + size], limit + 1)
         if len(text) > limit:
             raise CorruptFile(source, f"its header unpacks to more than {limit} bytes", _COPY)
         header = json.loads(text)
-    except (zlib.error, ValueError, RecursionError) as error:
+    except (zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
         raise CorruptFile(source, f"its header does not parse ({error})", _COPY) from error
     if not isinstance(header, dict):
         raise CorruptFile(source, "its header is not a dictionary", _COPY)
