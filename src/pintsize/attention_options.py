@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,41 @@ _CHOICES = {
     "price": ("channels", "params", "macs"),
     "weight_norm": ("l1", "l2"),
     "ranges": ("max", "mse"),
+    "precision": ("auto", "fp32", "bf16"),  # those of pintsize.train, which takes torch to import
 }
+_COUNTS = {
+    "batch_size": (1, math.inf),
+    "attention_epochs": (1, math.inf),
+    "recovery_epochs": (1, math.inf),
+    "late_recovery_epochs": (1, math.inf),
+    "late_from": (0, math.inf),
+    "average_over": (1, math.inf),
+    "patience": (1, math.inf),
+    "min_channels": (1, math.inf),
+    "weights": (2, 8),
+    "activations": (2, 8),
+    "seed": (0, math.inf),
+}
+_LARGEST = sys.float_info.max
+_NUMBERS = {
+    "percentile": (0, 100),
+    "threshold": (0, _LARGEST),
+    "attention_weight": (0, _LARGEST),
+    "alpha": (0, _LARGEST),
+    "beta": (0, _LARGEST),
+    "weight_penalty": (0, _LARGEST),
+    "lr": (0, _LARGEST),
+    "attention_lr": (0, _LARGEST),
+    "target": (0, 1),
+    "max_drop": (-100, 100),
+    "distill_weight": (0, 1),
+    "temperature": (1e-6, _LARGEST),
+    "range_decay": (0, 1),
+}
+_ABOVE = {"threshold", "target"}
+"""Their least value is not allowed itself: a threshold of 0 removes nothing, a target of 0 is never reached."""
+_OPTIONAL = {"patience", "weights", "activations", "target", "max_drop"}
+_FLAGS = ("keep_first", "distill", "augment")
 
 
 def _option(default: Any, about: str) -> Any:
@@ -57,12 +92,12 @@ class AttentionOptions:
     keep_first: bool = _option(
         True, "The first convolution, and all that is coupled to it, keeps its channels."
     )
-    ignore: tuple[str, ...] = _option((), "Patterns of layers that keep all their channels.")
+    ignore: tuple[str, ...] = _option((), "List of patterns of layers that keep all their channels.")
     distill: bool = _option(False, "Learn from the dense network's outputs as well as from the labels.")
     distill_weight: float = _option(0.9, "Share of the dense network's outputs in the loss.")
     temperature: float = _option(4.0, "Softens both outputs before they are compared.")
-    weights: int | None = _option(None, "Train with weights of so many bits; null leaves them float.")
-    activations: int | None = _option(None, "Train with activations of so many bits; null leaves them float.")
+    weights: int | None = _option(None, "Train with weights of 2 to 8 bits; null leaves them float.")
+    activations: int | None = _option(None, "Train with activations of 2 to 8 bits; null leaves them float.")
     ranges: str = _option(
         "max", "Quantizer ranges: the largest value (Alg. 3), or that of least squared error."
     )
@@ -75,41 +110,21 @@ class AttentionOptions:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
-        for name, least in (
-            ("batch_size", 1),
-            ("attention_epochs", 1),
-            ("recovery_epochs", 1),
-            ("late_recovery_epochs", 1),
-            ("late_from", 0),
-            ("average_over", 1),
-            ("min_channels", 1),
-            ("seed", 0),
-        ):
-            _require(name, getattr(self, name), least, whole=True)
-        if self.patience is not None:
-            _require("patience", self.patience, 1, whole=True)
-        for name in (
-            "attention_weight",
-            "alpha",
-            "beta",
-            "weight_penalty",
-            "lr",
-            "attention_lr",
-            "threshold",
-        ):
-            _require(name, getattr(self, name), 0)
-        for name, low, high in (("percentile", 0, 100), ("distill_weight", 0, 1), ("range_decay", 0, 1)):
-            _require(name, getattr(self, name), low, high)
-        _require("temperature", self.temperature, 1e-6)
-        if self.target is not None:
-            _require("target", self.target, 0, 1)
-        if self.max_drop is not None:
-            _require("max_drop", self.max_drop, -100, 100)
-        start, end = self.start
-        if not 0 <= start <= end <= 1 or end == 0:
-            raise InputError(
-                f"start={self.start}", "attention lies in [0, 1]", "pass two rising numbers, e.g. (0.4, 0.9)"
-            )
+        for limits in (_COUNTS, _NUMBERS):
+            for name, (low, high) in limits.items():
+                value = getattr(self, name)
+                if value is not None or name not in _OPTIONAL:
+                    _require(name, value, low, high, whole=limits is _COUNTS)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InputTypeError(
+                    f"{name}={getattr(self, name)!r}", "it is neither True nor False", "pass one of them"
+                )
+        _require_start(self.start)
+        _require_patterns(self.ignore)
+        self._require_quantizable()
+
+    def _require_quantizable(self) -> None:
         if (self.weights is None) != (self.activations is None):
             raise InputError(
                 f"weights={self.weights}, activations={self.activations}",
@@ -133,11 +148,38 @@ class AttentionOptions:
         return sum(self.recovery(epoch) for epoch in range(self.attention_epochs))
 
 
-def _require(option: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+def _is_number(value: Any, *, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+
+
+def _require(option: str, value: Any, low: float, high: float, *, whole: bool) -> None:
+    above = option in _ABOVE
+    kind = "whole number" if whole else "number"
+    if high < _LARGEST:
+        limit = f"above {low:g}, at most {high:g}" if above else f"from {low:g} to {high:g}"
+    else:
+        limit = f"above {low:g}" if above else f"of at least {low:g}"
+    if not _is_number(value, whole=whole):
+        raise InputTypeError(f"{option}={value!r}", f"it is no {kind}", f"pass a {kind} {limit}")
+    if not low <= value <= high or (above and value == low):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        cause = "it is not finite" if infinite else "it is out of range"
+        raise InputError(f"{option}={value}", cause, f"pass a {kind} {limit}")
+
+
+def _require_start(start: Any) -> None:
+    remedy = "pass two rising numbers, e.g. (0.4, 0.9)"
+    if not isinstance(start, tuple | list) or len(start) != 2 or not all(map(_is_number, start)):
+        raise InputTypeError(f"start={start!r}", "it is no pair of numbers", remedy)
+    low, high = start
+    if not 0 <= low <= high <= 1 or high == 0:
+        raise InputError(f"start={start}", "attention lies in [0, 1], and not all of it may be 0", remedy)
+
+
+def _require_patterns(ignore: Any) -> None:
+    if isinstance(ignore, str):  # its letters would be taken for patterns
         raise InputTypeError(
-            f"{option}={value!r}", f"it is no {'whole ' if whole else ''}number", "pass a number"
+            f"ignore={ignore!r}", "it is one string", f"pass a list of patterns, e.g. [{ignore!r}]"
         )
-    if not low <= value <= high:
-        limit = f"at least {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
-        raise InputError(f"{option}={value}", "it is out of range", f"pass a number {limit}")
+    if not isinstance(ignore, tuple | list) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise InputTypeError(f"ignore={ignore!r}", "it is no list of strings", "pass a list of patterns")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
-from . import __version__, logs, models, networks
+from . import __version__, attention_stages, logs, models, networks
 from .errors import InputError, InputTypeError
 from .files import write_text
 from .measure import machine
@@ -218,4 +218,5 @@ def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -
         "layers": results["measure"]["layers"],
         "rounds": staged.get("rounds", []),
         "budget": results.get("budget"),
+        "attention": attention_stages.outcome(recipe, results),
     }

@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from .attention_options import AttentionOptions
-from .bit_options import BitsOption, read_bits
 from .budget_options import BudgetSection
 from .errors import InputError, InputTypeError
+from .quantize_section import QuantizeSection
 from .section import Section
 from .sparse_options import RoundsOptions, RulesOptions, SparsifyOptions
 from .yaml_files import read_yaml as read_yaml  # noqa: PLC0414 (its place was here)
@@ -147,37 +147,6 @@ class RecoverSection(TrainSection):
     """Softens both outputs before they are compared."""
 
 
-class QuantizeSection(Section):
-    """Bits of weights and activations, and how their ranges are found."""
-
-    weights: BitsOption = 8
-    """Bits of the weights, a scale for each output channel; null leaves them float; or by layer pattern, the
-    first that matches (in a text layer1.*=4,fc=none), other layers 8."""
-    activations: BitsOption = 8
-    """Bits of the activations, a scale for each tensor; likewise."""
-    method: str = "mse"
-    """How ranges are chosen from the calibration images: minmax, ema, percentile, mse or entropy; or best (mse
-    with learned rounding and bias correction), or lsq (mse, and training learns the step sizes)."""
-    calibration_images: int = Field(default=512, ge=1)
-    """Training images that the ranges are taken from."""
-    ignore: tuple[str, ...] = ()
-    """Modules that stay in floating point: names or shell patterns."""
-    edges: int | None = 8
-    """Fewest bits of the first and the last layer where one number is given for all; null for no exception."""
-    outputs: bool = False
-    """Quantize the results of the network, too."""
-    equalize: bool = False
-    """Scale channels between layers first, so that their ranges agree; method best tries it by itself."""
-    learn_rounding: bool = False
-    """Learn for each weight below 8 bits whether to round up or down."""
-    correct_bias: bool = False
-    """Take the mean error of each channel off its bias."""
-    iterations: int = Field(default=500, ge=1)
-    """Training steps of learned rounding, for each block."""
-
-    _bits = field_validator("weights", "activations", mode="before")(read_bits)
-
-
 class QatSection(RecoverSection):
     """How the quantized network is trained on; the dense one is its teacher."""
 
@@ -245,6 +214,33 @@ class Recipe(Section):
     def _name_alone(cls, value: Any) -> Any:
         """`model: resnet18` is short for `model: {name: resnet18}`."""
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, document: Any) -> Any:
+        """A run has one seed: another one in `attention` is refused, the same one again is left out."""
+        attention = document.get("attention") if isinstance(document, Mapping) else None
+        if isinstance(attention, AttentionOptions):
+            given = asdict(attention)
+            attention = given if given["seed"] != AttentionOptions.seed else None
+        if not isinstance(attention, Mapping) or "seed" not in attention:
+            return document
+        own, seed = attention["seed"], document.get("seed", cls.model_fields["seed"].default)
+        if own != seed:
+            raise InputError(
+                f"attention.seed={own!r}",
+                f"a run has one seed, and the recipe's is {seed!r}",
+                f"leave it out, or set the recipe's seed: seed: {own!r} beside attention",
+            )
+        rest = {key: value for key, value in attention.items() if key != "seed"}
+        return {**document, "attention": rest}
+
+    @field_serializer("attention", mode="wrap")
+    def _without_seed(self, attention: AttentionOptions | None, handler: Any) -> Any:
+        written = handler(attention)
+        if isinstance(written, dict):
+            del written["seed"]  # the recipe's holds
+        return written
 
     @model_validator(mode="after")
     def _one_way_to_prune(self) -> Recipe:
@@ -342,7 +338,8 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
         return InputError(f"{source}, {where}", "it is missing", f"write {place[-1]}: …")
     if first["type"] == "value_error":
         if isinstance(problem := first["ctx"]["error"], InputError):
-            return InputError(f"{source}, {where}: {problem.what}", problem.cause, problem.remedy)
+            what = f"{source}, {where}: {problem.what}" if where else f"{source}, {problem.what}"
+            return InputError(what, problem.cause, problem.remedy)
         return InputError(
             f"{source}, {where}" if where else source,
             str(problem),
@@ -356,15 +353,20 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
 def _keys_beside(place: list[str]) -> list[str]:
     """Valid keys of the section that holds `place`."""
     if len(place) > 1 and place[0] in WAYS and place[0] not in SECTIONS:
-        return [field.name for field in fields(WAYS[place[0]])]
+        return [
+            field.name for field in fields(WAYS[place[0]]) if place[0] != "attention" or field.name != "seed"
+        ]
     section = _section_class(place[0]) if len(place) > 1 else Recipe
     return list((section or Recipe).model_fields)
 
 
 def _describe(place: list[str]) -> str:
+    if len(place) > 1 and place[0] in WAYS and place[0] not in SECTIONS:
+        helps = {field.name: field.metadata.get("help", "") for field in fields(WAYS[place[0]])}
+        return str(helps.get(place[1], ""))
     section = _section_class(place[0]) if len(place) > 1 else Recipe
     field = (section or Recipe).model_fields.get(place[1] if len(place) > 1 else place[0])
-    return (field.description or "") if field else "docs/recipes.md"
+    return (field.description or "") if field else "docs/guides/recipes.md"
 
 
 def _section_class(name: str) -> type[BaseModel] | None:

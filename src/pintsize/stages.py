@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from . import closing_stages, sparse_stages
+from . import attention_stages, closing_stages, sparse_stages
 from .data import Data, Split
 from .deploy import export, openvino
 from .epochs import Epochs
@@ -21,7 +21,8 @@ from .files import save
 from .forms import before_quantize, forms_of, packed
 from .prune import PruningPlan, prune, prune_by_attention
 from .quant import QuantizationAware, fold_batchnorm, quantize, reestimate_norms
-from .recipe import PruneSection, QuantizeSection, Recipe, RecoverSection, TrainSection
+from .quantize_section import QuantizeSection
+from .recipe import PruneSection, Recipe, RecoverSection, TrainSection
 from .replay import replay
 from .run_folder import RunFolder, data_digest, in_order, model_digest
 from .train import Callback, evaluate, train
@@ -125,6 +126,7 @@ class Stages:
         try:
             if self.recipe.prune is not None or self.recipe.budget is not None:
                 self._pruned(model, self.recipe.prune or PruneSection(ratio=0.3))
+            attention_stages.rehearse(self, model)
             sparse_stages.rehearse(self, model)
             if self.recipe.quantize is not None:
                 section = self.recipe.quantize.model_copy(

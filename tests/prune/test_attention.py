@@ -16,6 +16,7 @@ from pintsize.graph import analyse
 from pintsize.prune import attention_sites
 from pintsize.prune.attention import ChannelAttention, elastic_net, weight_penalty
 from pintsize.prune.attention_layers import Attended
+from pintsize.prune.attention_ranges import plan_quantization
 from pintsize.quant import FakeQuantize
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -149,6 +150,28 @@ def test_sites_of_a_residual_network() -> None:
     without = attention_sites.find(model, graph, AttentionOptions(ignore=("layer1.*",)))
     assert not any(t.layer.startswith("layer1") for site in without for t in site.targets)
     assert {site.targets[0].norm for site in alone} >= {"layer1.0.bn1", "layer3.2.bn2"}
+
+
+def test_the_first_convolution_is_the_one_that_runs_first() -> None:
+    class Late(nn.Module):
+        """Its stem is registered last."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(8, 6, 3, bias=False)
+            self.head = nn.Linear(6, 10)
+            self.stem = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.body(self.stem(x).relu()).relu().mean((2, 3)))
+            return out
+
+    model = Late()
+    sites = attention_sites.find(model, analyse(model, IMAGE), AttentionOptions())
+    assert [site.name for site in sites] == ["body"]
+    step = plan_quantization(model, IMAGE, AttentionOptions(weights=4, activations=4), [IMAGE]).step
+    assert step.weights["stem"] == 8
+    assert step.weights["body"] == 4
 
 
 def test_prices_average_to_one_and_follow_the_cost() -> None:

@@ -19,6 +19,7 @@ from pintsize.graph import analyse
 from pintsize.prune import AttentionOptions, attention_sites, prune_by_attention
 from pintsize.prune.attention_layers import Attended
 from pintsize.prune.attention_loop import AttentionLoop
+from pintsize.quant import activation_quantizers
 from pintsize.train import Callback, TrainState
 
 FAST: dict[str, Any] = {
@@ -232,3 +233,63 @@ def test_errors_leave_the_network_as_it_was(trained: nn.Module, data: Any) -> No
         prune_by_attention(model, dataclasses.replace(data, val=[]), **FAST)
     same = zip(model.state_dict().values(), trained.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "name"),
+    [
+        ({}, {"alpha": 0.0}, "alpha"),
+        ({}, {"target": 0.5}, "target"),
+        ({"weights": 4, "activations": 4}, {"weights": 8, "activations": 8}, "weights"),
+        ({"weights": 4, "activations": 4}, {"weights": 4, "activations": 4, "ranges": "mse"}, "ranges"),
+    ],
+)
+def test_a_checkpoint_of_other_options_is_refused(
+    trained: nn.Module, data: Any, tmp_path: Path, first: dict[str, Any], then: dict[str, Any], name: str
+) -> None:
+    path = tmp_path / "attention.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        pruned(
+            trained,
+            data,
+            attention_epochs=3,
+            recovery_epochs=1,
+            checkpoint=path,
+            callbacks=(Kill(2),),
+            **first,
+        )
+    kept = path.read_bytes()
+    with pytest.raises(InputError, match=rf"AttentionLoop\.{name} was .*, is "):
+        pruned(
+            trained,
+            data,
+            attention_epochs=3,
+            recovery_epochs=1,
+            checkpoint=path,
+            callbacks=(Kill(None),),
+            **then,
+        )
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("ranges", ["max", "mse"])
+def test_activation_ranges_follow_what_passes_through(trained: nn.Module, data: Any, ranges: str) -> None:
+    """With mse the share of the extent that was covered at first is kept."""
+    options = {"weights": 4, "activations": 4, "ranges": ranges, "attention_epochs": 3, "recovery_epochs": 1}
+    found = {}
+    for decay in (1.0, 0.5):  # the average stands still, or is next to that of the last batches
+        model, _ = pruned(trained, data, range_decay=decay, **options)
+        found[decay] = {
+            name: q.limits()[1] for name, q in activation_quantizers(model).items() if name != "input_0"
+        }
+    moved = [float(found[0.5][name] / found[1.0][name]) for name in found[1.0]]
+    assert min(abs(ratio - 1) for ratio in moved) > 0.01
+
+
+def test_masks_and_attention_are_not_mixed(trained: nn.Module, data: Any) -> None:
+    model = copy.deepcopy(trained)
+    ps.sparsify(model, density=0.5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="whose weights have masks"):
+        prune_by_attention(model, data, attention_epochs=1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

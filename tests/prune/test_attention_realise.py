@@ -89,6 +89,9 @@ def test_realised_equals_masked(name: str, per: str) -> None:
     fraction = sum(p.numel() for p in model.parameters()) / dense
     claimed = net.fractions()["params"]
     assert fraction == pytest.approx(claimed) if not found.scattered else fraction < claimed
+    assert found.left["params"] == pytest.approx(fraction)
+    spent = ps.profile(model, IMAGE).macs / found.plan.before["macs"]
+    assert found.left["macs"] == pytest.approx(spent, rel=1e-6)
 
 
 def test_a_group_that_lost_everything_keeps_one_silent_channel() -> None:
@@ -126,6 +129,79 @@ def test_residual_convolutions_compute_their_kept_channels_where_that_is_faster(
     assert [step.kind for step in record.record(again)] == ["prune", "scatter"]
 
 
+def vanish(net: Attended) -> torch.Tensor:
+    """Remove every third unit, whose attention is zero already; what the network gave before."""
+    with torch.no_grad():
+        for vector in net.vectors:
+            vector.attention[::3] = 0.0
+        before = net.model(IMAGE)
+    for vector in net.vectors:
+        vector.remove(vector.vanished(1e-4))
+    net.refresh(fold=True)
+    return before
+
+
+class Pointwise(nn.Module):
+    """A residual network without padding, one layer of which has neither bias nor norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1, bias=False)
+        self.bn0 = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 9, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(9)
+        self.conv2 = nn.Conv2d(9, 8, 1, bias=False)
+        self.conv3 = nn.Conv2d(8, 8, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.conv2(self.bn1(self.conv1(self.bn0(x).relu())).relu())
+        x = (x + self.bn3(self.conv3(x))).relu()
+        out: torch.Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("per", ["group", "convolution"])
+@pytest.mark.parametrize("on", ["weights", "outputs"])
+def test_constants_of_removed_channels_are_kept_exactly(per: str, on: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = busy(Pointwise())
+    dense = copy.deepcopy(model)
+    net = attended(model, per=per, on=on)
+    before = vanish(net)
+    after = net.model(IMAGE)
+    assert net.constant_error == 0.0
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-5 * float(before.abs().max()))
+    found = attention_realise.realise(model, net, IMAGE)
+    torch.testing.assert_close(model(IMAGE), before, rtol=0, atol=1e-5 * float(before.abs().max()))
+    assert model.get_submodule("conv1").out_channels == 6
+    assert found.plan.biases == ("conv2",)  # what bn1 made of the three that are gone is in there
+    ps.save(model, tmp_path / "net.safetensors")
+    assert torch.equal(ps.load(tmp_path / "net.safetensors", model=dense)(IMAGE), model(IMAGE))
+
+
+def test_placed_channels_keep_their_constants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(attention_realise, "_faster", lambda *_: True)
+    model = busy(ps.models.create("resnet20", stem="small"))
+    net = attended(model, per="convolution")
+    vanish(net)
+    masked = net.model(IMAGE).detach()
+    found = attention_realise.realise(model, net, IMAGE)
+    assert found.error < 1e-5
+    torch.testing.assert_close(model(IMAGE), masked, rtol=1e-4, atol=1e-5 * float(masked.abs().max()))
+    placed = [module for module in model.modules() if isinstance(module, Scatter)]
+    assert len(placed) == 9
+    assert all(module.constants is not None and bool(module.constants.any()) for module in placed)
+    ps.export(model, tmp_path / "net.pint")
+    assert torch.equal(ps.load(tmp_path / "net.pint")(IMAGE), model(IMAGE))
+    ps.quantize(model, calibration=[IMAGE], weights=8, activations=8)
+    ps.export(model, tmp_path / "net.onnx", example=IMAGE[:1])
+    given = ps.open_runtime(tmp_path / "net.onnx")(IMAGE)
+    torch.testing.assert_close(given, model(IMAGE).detach(), rtol=0, atol=1e-5 * float(masked.abs().max()))
+
+
 def test_scattered_networks_are_quantized_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_realise, "_faster", lambda *_: True)
     model = busy(ps.models.create("resnet20", stem="small"))
@@ -139,9 +215,30 @@ def test_scattered_networks_are_quantized_on(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_scatter_by_hand() -> None:
-    placed = Scatter([1, 3], 4)
     x = torch.tensor([[[5.0]], [[7.0]]])[None]
-    assert placed(x)[0, :, 0, 0].tolist() == [0.0, 5.0, 0.0, 7.0]
+    assert Scatter([1, 3], 4)(x)[0, :, 0, 0].tolist() == [0.0, 5.0, 0.0, 7.0]
+    assert Scatter([1, 3], 4, torch.tensor([2.0, 3.0]))(x)[0, :, 0, 0].tolist() == [2.0, 5.0, 3.0, 7.0]
+
+
+@pytest.mark.parametrize(("on", "ranges"), [("weights", "max"), ("outputs", "max"), ("outputs", "mse")])
+@pytest.mark.parametrize("bits", [8, 2])
+def test_the_network_that_was_validated_is_delivered(on: str, ranges: str, bits: int) -> None:
+    """Quantized, masked and realised network give the same to the last bits, and the same accuracy."""
+    data = ps.data.load("digits", limit=300, val_fraction=0.2)
+    torch.manual_seed(0)
+    model = Small()
+    ps.train(model, data, epochs=12, lr=0.1, batch_size=32, augment=False, precision="fp32", progress=False)
+    result = prune_by_attention(
+        model, data, weights=bits, activations=8, on=on, ranges=ranges, attention_epochs=4, recovery_epochs=1, lr=1e-3,
+        attention_lr=0.05, attention_weight=0.2, batch_size=32, weight_penalty=0.0, augment=False, precision="fp32",
+        progress=False,
+    )  # fmt: skip
+    assert result.history[-1]["params"] < 0.9
+    assert result.accuracy > 20
+    assert result.realisation.error < 1e-6
+    assert result.accuracy == ps.evaluate(model, data.val) == result.history[-1]["val_accuracy"]
+    assert f"→ {result.accuracy:.2f} %" in str(result)
+    assert result.realisation.left["params"] == pytest.approx(result.history[-1]["params"])
 
 
 @pytest.mark.parametrize(("weights", "activations", "per"), [(8, 8, "group"), (2, 4, "convolution")])

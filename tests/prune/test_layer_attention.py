@@ -14,7 +14,7 @@ import pintsize as ps
 from pintsize.errors import InputError
 from pintsize.prune import prune_by_layer_attention
 from pintsize.prune.layer_attention import _Loop
-from pintsize.prune.masks import set_masks
+from pintsize.prune.masks import masks_of, set_masks
 from pintsize.train import Callback, TrainState
 
 FAST: dict[str, Any] = {
@@ -98,3 +98,14 @@ def test_bad_requests() -> None:
     for options in ({"ignore": ("nowhere",)}, {"alpha": 0.0}, {"start": 1.5}):
         with pytest.raises(InputError):
             prune_by_layer_attention(network(), None, **options)  # type: ignore[arg-type]
+
+
+def test_weights_that_were_removed_before_stay_removed(data: Any) -> None:
+    model = network()
+    ps.sparsify(model, density=0.5)
+    gone = {name: ~mask for name, mask in masks_of(model).items()}
+    result = prune_by_layer_attention(model, data, **{**FAST, "epochs": 1, "attention_lr": 1e-6})
+    for name, removed in gone.items():
+        assert removed.any()
+        assert not model.get_parameter(name)[removed].any()
+    assert result.density == pytest.approx(0.5, abs=0.01)

@@ -41,8 +41,44 @@ def test_scatter_draws_the_front_and_links_every_point():
     assert [dots.get_urls() for dots in axes.collections] == [["#0"], ["#1"], ["#2"]]
     filled = [len(dots.get_facecolors()) for dots in axes.collections]
     assert filled == [1, 1, 0]
-    assert [text.get_text() for text in axes.texts] == ["dense", "int8", "worse"]
+    assert [text.get_text() for text in axes.texts] == ["int8", "dense", "worse"]  # the front comes first
     assert "3 networks, 2 on the Pareto front: int8 91.90 % at 470 kB; dense" in style.description(figure)
+
+
+def boxes(axes):
+    axes.figure.draw_without_rendering()
+    return [text.get_window_extent() for text in axes.texts]
+
+
+def check_names_meet_nothing(figure, points):
+    (axes,) = figure.axes
+    found = boxes(axes)
+    assert not any(a.overlaps(b) for at, a in enumerate(found) for b in found[:at])
+    dots = axes.transData.transform(points)
+    assert not any(box.contains(*dot) for box in found for dot in dots)
+    assert all(axes.bbox.contains(*corner) for box in found for corner in box.corners())
+
+
+def test_of_many_points_only_the_front_is_named_and_no_names_meet():
+    costs = [175, 175, 135, 111, 101, 95, 91, 87, 80, 77, 75, 72]  # of an attention pruning
+    accuracies = [95.8, 97.2, 97.2, 97.9, 99.3, 94.4, 98.6, 98.6, 100.0, 97.2, 98.6, 97.9]
+    rows = list(zip(costs, accuracies, strict=True))
+    points = [
+        {"name": f"epoch {epoch}", "params": cost, "accuracy": accuracy}
+        for epoch, (cost, accuracy) in enumerate(rows, 1)
+    ]
+    figure = frontier.accuracy_compression(points, cost="params")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["epoch 12", "epoch 11", "epoch 9"]
+    check_names_meet_nothing(figure, rows)
+
+
+def test_a_name_without_room_is_left_out():
+    rows = [(1000 + step, 90 + step / 1000) for step in range(10)] + [(2000, 95)]
+    points = [{"name": f"network {n}", "bytes": x, "accuracy": y} for n, (x, y) in enumerate(rows)]
+    figure = frontier.accuracy_compression(points)
+    assert 2 <= len(figure.axes[0].texts) < len(points)
+    check_names_meet_nothing(figure, rows)
+    assert "network 5 90." in style.description(figure)  # it is told still
 
 
 def test_wide_costs_are_drawn_on_a_logarithmic_axis():

@@ -93,9 +93,22 @@ def test_training_curves_go_through_all_phases():
     assert "best validation accuracy 74.00 %" in style.description(figure)
 
 
+def test_the_legend_lies_over_no_curve():
+    flat = [{**epoch, "train_accuracy": 99.0, "val_accuracy": 98.0} for epoch in EPOCHS]
+    figure = training.training_curves(flat, recovery_ends=[2, 5])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation", "recovery ends"]
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert figure.bbox.containsx(box.x0)
+    assert figure.bbox.containsx(box.x1)
+
+
 def test_training_without_validation():
     figure = training.training_curves([{"train_loss": 1.0, "train_accuracy": None, "val_accuracy": None}])
     assert len(figure.axes[0].lines) == 1
+    assert not figure.legends  # there is no accuracy to tell apart
     assert "1 epochs" in style.description(figure)
 
 

@@ -40,7 +40,8 @@ def compress(
     emit(
         {"file": result.path, "report": result.report, **result.metrics},
         result,
-        f"\nfile    {result.path}\nreport  {result.report}{_budget(result.metrics)}",
+        f"\nfile    {result.path}\nreport  {result.report}{_budget(result.metrics)}"
+        f"{_attention(result.metrics)}",
         as_json=as_json,
     )
 
@@ -63,6 +64,18 @@ def _budget(metrics: dict[str, Any]) -> str:
         else f"the cheapest network that was tried takes {cost(found['least'])}; allow more than {cost(found['limit'])}"
     )
     return f"\nbudget  not met: {found['chosen']} ({why})"
+
+
+def _attention(metrics: dict[str, Any]) -> str:
+    """What pruning by attention left, and whether that was asked for."""
+    from ..report.run import AttentionOutcome
+    from ..report.summary import attention_text
+
+    if metrics.get("attention") is None:
+        return ""
+    found = AttentionOutcome.model_validate(metrics["attention"])
+    verdict = {True: "target met: ", False: "target not met: ", None: ""}[found.met]
+    return f"\nattention  {verdict}{attention_text(found)}"
 
 
 def report(

@@ -15,9 +15,12 @@ from torch.nn.utils import parametrize
 
 from ..attention_options import AttentionOptions
 from ..graph import Graph, Removed
+from ..quant.convert import WEIGHT
 from . import attention_sites, constants, costs
 from .attention import ChannelAttention
 from .attention_sites import Site, Target
+from .plan import add_bias
+from .scatter import of_zeros
 
 _Part = tuple[ChannelAttention, Tensor]
 
@@ -61,9 +64,9 @@ class _OnWeight(_Scaled):
         return weight * self.along(weight, self.axis)
 
 
-class _OnOutput(_Scaled):
-    def forward(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return output * self.along(output, 1)
+class _OnOutput(_OnWeight):
+    def forward(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:  # type: ignore[override]
+        return output * self.along(output, self.axis)
 
 
 class Attended:
@@ -88,6 +91,15 @@ class Attended:
     ) -> None:
         self.model, self.graph, self.sites, self.options = model, graph, list(sites), options
         self._example = example
+        self.biases: list[str] = []
+        """Layers that were given a bias, for the constants of removed channels that they read."""
+        if example is not None and options.at == "convolution":
+            self.biases = constants.without_place(model, graph)
+        for path in self.biases:
+            add_bias(model.get_submodule(path)).requires_grad_(False)
+        self.constant_error = 0.0
+        """Largest error, in standard deviations of a layer's output, that the last removal left where zero padding
+        makes the constant of a channel vary over the image."""
         self._plain = copy.deepcopy(model).cpu()
         self._names = list(model.state_dict())
         generator = torch.Generator().manual_seed(options.seed)
@@ -103,6 +115,8 @@ class Attended:
             for site in sites
         ]
         self._outputs: dict[str, _OnOutput] = {}
+        self._parts: dict[str, tuple[Target, list[_Part]]] = {}
+        self._handles: list[Any] = []
         self._attach()
         self._cost = {"params": costs.parameters(graph), "macs": costs.macs(graph)}
         self._full = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
@@ -121,16 +135,30 @@ class Attended:
         for path, own in parts.items():
             module, target = self.model.get_submodule(path), targets[path]
             if self.options.on == "outputs":
-                hook = self._outputs[path] = _OnOutput(target.channels, own)
-                # a plain function: the hook is no submodule, its vectors are registered once below
-                module.register_forward_hook(hook)
+                hook = self._outputs[path] = _OnOutput(target.channels, own, 1)
+                self._handles.append(module.register_forward_hook(hook))
                 module.add_module("attention", hook)
+                self._parts[path] = (target, own)
                 continue
             axis = target.axis if path == target.layer else 0
             for key, dim in (("weight", axis), ("bias", 0)):
                 if isinstance(module._parameters.get(key), nn.Parameter):
                     scaled = _OnWeight(target.channels, own, dim)
                     parametrize.register_parametrization(module, key, scaled, unsafe=True)
+
+    def quantized(self) -> None:
+        """Go on with a network that has got quantizers: what scaled outputs scales quantized weights and biases.
+
+        The results are the same, but a quantizer of such an output sees them scaled, as it will in the realised network.
+        """
+        for handle in self._handles:
+            handle.remove()
+        for path, (target, parts) in self._parts.items():
+            layer = self.model.get_submodule(path)
+            layer.get_submodule(WEIGHT).register_forward_hook(_OnOutput(target.channels, parts, target.axis))
+            if isinstance(layer._parameters.get("bias"), nn.Parameter):
+                scaled = _OnWeight(target.channels, parts, 0)
+                parametrize.register_parametrization(layer, "bias", scaled, unsafe=True)
 
     def _affine(self, norm: str | None) -> bool:
         return norm is not None and self.model.get_submodule(norm).weight is not None
@@ -144,11 +172,12 @@ class Attended:
         """Take note of what the vectors have removed, after a removal or a load.
 
         Args:
-            fold: first give the constants that silenced channels emitted so far, through the bias of their
-                norm, to the layers that read them.
+            fold: first keep the constants that silenced channels emitted so far, through the bias of their
+                norm: those of channels that are cut go to the layers that read them, the others into that bias.
         """
         self.removed, self.physical = attention_sites.silent(self._plain, self.graph, self.sites, self.kept)
         if fold and self._example is not None:
+            self._keep_constants()
             self._fold_constants()
         self._held = []
         for name, dims in self.removed.items():
@@ -160,24 +189,54 @@ class Attended:
         self.hold()
 
     @torch.no_grad()
+    def _keep_constants(self) -> None:
+        """Make the bias of a norm all that it gives for a channel of zeros: its weight is held at zero from now on."""
+        for target in (target for site in self.sites for target in site.targets):
+            norm = None if target.norm is None else self.model.get_submodule(target.norm)
+            silent = self.removed.get(f"{target.layer}.weight", {}).get(target.axis)
+            if not silent or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                continue
+            if target.norm in self._outputs or parametrize.is_parametrized(norm):
+                continue  # scaled itself it gives zeros
+            if norm.affine and norm.track_running_stats:
+                norm.bias[silent] = of_zeros(norm)[silent]
+
+    @torch.no_grad()
     def _fold_constants(self) -> None:
         plain = copy.deepcopy(self._plain)
         plain.load_state_dict(self.values())
         cut = removed_units(self.graph, self.cut())
         folding = constants.find(plain, self._example, self.graph, cut)
+        self.constant_error = max(folding.errors.values(), default=0.0)
         for path, shift in folding.shifts.items():
             axis = 1 if getattr(plain.get_submodule(path), "transposed", False) else 0
             gone = set(cut.get(f"{path}.weight", {}).get(axis, ()))
             size = len(shift) + len(gone)
             keep = torch.tensor([c for c in range(size) if c not in gone], device=shift.device)
-            sign = -1.0 if path in folding.norms else 1.0
-            place = (
-                self.model.get_buffer(folding.norms[path])
-                if path in folding.norms
-                else self._original(f"{path}.bias")
-            )
-            if place is not None:  # a layer without bias and norm has no place for it: recovery makes up
-                place.index_add_(0, keep.to(place.device), sign * shift.to(place.device))
+            if path in folding.norms:
+                place = self.model.get_buffer(folding.norms[path])
+                place.index_add_(0, keep.to(place.device), -shift.to(place.device))
+                continue
+            bias = self._original(f"{path}.bias")
+            assert bias is not None  # each layer without a norm has one
+            factors = self.bias_factors(path)
+            if factors is None:
+                bias.index_add_(0, keep.to(bias.device), shift.to(bias.device))
+            else:  # a channel without attention gives nothing, constants neither
+                own = torch.where(factors[keep] > 0, shift / factors[keep], 0.0)
+                bias.index_add_(0, keep.to(bias.device), own.to(bias.device))
+
+    def bias_factors(self, path: str) -> Tensor | None:
+        """`Â` of the channels of a layer whose bias it scales, [C]; None for other layers."""
+        module = self.model.get_submodule(path)
+        if parametrize.is_parametrized(module, "bias"):
+            found: Tensor = module.parametrizations["bias"][0].factors()  # type: ignore[index, union-attr]
+            return found
+        return self.output_factors(path)
+
+    def output_factors(self, path: str) -> Tensor | None:
+        """`Â` of the channels of a layer whose outputs it scales, [C]; None for other layers."""
+        return self._outputs[path].factors() if path in self._outputs else None
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -195,7 +254,10 @@ class Attended:
 
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
-        """The tensors of the plain network that computes the same: attention is in its weights."""
+        """The tensors of the plain network that computes the same: attention is in its weights.
+
+        Those of `biases` are among them, too.
+        """
         found = {}
         for name in self._names:
             path, _, key = name.rpartition(".")
@@ -206,13 +268,27 @@ class Attended:
             found[name] = value.clone()
         return found
 
+    @torch.no_grad()
+    def scales(self, ranges: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`ranges` of the quantized network for the weights that `values` gives."""
+        found = dict(ranges)
+        for path, hook in self._outputs.items():
+            name, factors = f"{path}.{WEIGHT}.scale", hook.factors()
+            if name in found:
+                found[name] = found[name] * torch.where(factors > 0, factors, 1.0)
+        return found
+
     def _folded(self, path: str, key: str, value: Tensor) -> Tensor:
         """`value` times the factor that the outputs of its layer are scaled with."""
-        if key not in ("weight", "bias"):
+        module = self.model.get_submodule(path)
+        if key not in ("weight", "bias") or parametrize.is_parametrized(module, key):
             return value
-        axis = 0
-        if key == "weight" and getattr(self.model.get_submodule(path), "transposed", False):
-            axis = 1
+        if (
+            key == "weight" and WEIGHT in module._modules
+        ):  # rounded, for once scaled it might be rounded elsewhere
+            found: Tensor = module.get_submodule(WEIGHT)(value)
+            return found
+        axis = 1 if key == "weight" and getattr(module, "transposed", False) else 0
         return value * self._outputs[path].along(value, axis)
 
     def costs(self, physical: Sequence[Sequence[int]]) -> dict[str, float]:

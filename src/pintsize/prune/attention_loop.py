@@ -11,6 +11,7 @@ import csv
 import io
 import os
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -120,6 +121,7 @@ class AttentionLoop(Callback):
             recovered=recovered,
             ends=ends,
             kept=kept,
+            constant_error=self.attended.constant_error if self._removed else 0.0,
         )
         self.recovery_epoch += 1
         if ends:
@@ -188,6 +190,13 @@ class AttentionLoop(Callback):
             else:
                 low = middle + 1
         return first(high)
+
+    def configuration(self) -> dict[str, Any]:
+        """All options."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.options).items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loop is."""

@@ -9,29 +9,59 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..attention_options import AttentionOptions
+from ..graph import trace
 from ..quant import FakeQuantize, FoldStep, QuantizeStep, activation_quantizers, quantize, weight_layers
+from ..quant.calibrate import calibration_batches
+from ..quant.flow import build
 from ..quant.observers import ExtentObserver, set_weight_range
+from ..quant.placement import Plan
+from ..quant.ranges import floating_point, rounded_bias
+from ..quant.record import replan
+from ..quant.ties import settle
 from ..record import record
 from ..train import Callback, TrainState
+from .attention_sites import first_convolution
 
+if TYPE_CHECKING:
+    from .attention_layers import Attended
+
+CALIBRATION_IMAGES = 512
 _RANGES = ("scale", "zero_point")
+_Extent = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a network is quantized while attention is trained."""
+
+    fold: FoldStep | None
+    step: QuantizeStep
+    plan: Plan
+    """Of all its quantizers; those of a network with fewer channels have the same names."""
+    ranges: dict[str, Tensor]
+    """The first scales and zero points."""
+    extents: dict[str, _Extent]
+    """Quantizer of activations → smallest and largest value of the calibration images."""
 
 
 def plan_quantization(
     model: nn.Module, example: Any, options: AttentionOptions, calibration: Iterable[Any]
-) -> tuple[FoldStep | None, QuantizeStep, dict[str, Tensor]]:
-    """How `model`, which is unchanged, is quantized: the steps, and the first scales and zero points.
+) -> Quantization:
+    """How `model`, which is unchanged, is quantized.
 
     The first convolution keeps 8 bits for its weights and what it reads.
     """
-    first = next(path for path, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd))
+    first = first_convolution(model, trace.record(model, example)) or ""
     trial = copy.deepcopy(model)
+    calibration = calibration_batches(model, calibration, CALIBRATION_IMAGES)
     quantize(
         trial,
         weights={first: 8, "*": options.weights},
@@ -44,7 +74,19 @@ def plan_quantization(
     done = record(trial)[len(record(model)) :]
     fold = next((step for step in done if isinstance(step, FoldStep)), None)
     step = next(step for step in done if isinstance(step, QuantizeStep))
-    return fold, step, ranges_of(trial)
+    with floating_point(trial):
+        plan = replan(build(trace.record(trial, example), trial), step)
+    return Quantization(fold, step, plan, ranges_of(trial), _extents(trial, calibration))
+
+
+@torch.no_grad()
+def _extents(model: nn.Module, images: Iterable[Tensor]) -> dict[str, _Extent]:
+    observers = {}
+    for name, quantizer in activation_quantizers(model).items():
+        quantizer.observer = observers[name] = ExtentObserver()
+    for batch in images:
+        model(batch)
+    return {name: (observer.low, observer.high) for name, observer in observers.items()}
 
 
 def ranges_of(model: nn.Module) -> dict[str, Tensor]:
@@ -60,18 +102,30 @@ def ranges_of(model: nn.Module) -> dict[str, Tensor]:
 class FollowRanges(Callback):
     """Keeps the ranges of the quantizers in step with weights and activations while they are trained.
 
+    An activation's range is a moving average of the extent, times the share of the extent that its first range
+    covered on the calibration images: all of it with `ranges="max"`, less with `mse`.
+
     Args:
-        model: quantized, with scales that are no parameters.
+        attended: its network is quantized, with scales that are no parameters.
+        quantization: how.
         options: `ranges` and `range_decay`.
     """
 
-    def __init__(self, model: nn.Module, options: AttentionOptions) -> None:
-        self._model, self._options = model, options
-        self._activations = activation_quantizers(model) if options.ranges == "max" else {}
+    def __init__(self, attended: Attended, quantization: Quantization, options: AttentionOptions) -> None:
+        self._model, self._options = attended.model, options
+        self._attended, self._quantization = attended, quantization
+        self._activations = activation_quantizers(self._model)
         self._extents = {name: ExtentObserver(decay=options.range_decay) for name in self._activations}
+        self._shares: dict[str, _Extent] = {}
         for name, quantizer in self._activations.items():
-            low, high = (end.float() for end in quantizer.limits())
-            self._extents[name].low, self._extents[name].high, self._extents[name].count = low, high, 1
+            extent = self._extents[name]
+            extent.low, extent.high = quantization.extents[name]
+            extent.count = 1
+            ends = zip(quantizer.limits(), quantization.extents[name], strict=True)
+            low, high = (
+                _share(limit, end) if options.ranges == "mse" else end.new_ones(()) for limit, end in ends
+            )
+            self._shares[name] = low, high
         self._clips: dict[str, Tensor] = {}
 
     def on_epoch_start(self, state: TrainState) -> None:  # noqa: ARG002
@@ -87,18 +141,44 @@ class FollowRanges(Callback):
                 self._clips[name] = quantizer.scale / largest.clamp_min(torch.finfo(largest.dtype).tiny)
         self._set_weights()
 
-    def on_step_end(self, state: TrainState) -> None:  # noqa: ARG002
-        """Set the ranges for the next forward."""
+    def on_step_end(self, state: TrainState) -> None:
+        """Set the ranges for the next forward; those of an epoch's last step are what the network ends with."""
         self._set_weights()
         for name, quantizer in self._activations.items():
-            extent = self._extents[name]
+            extent, (low, high) = self._extents[name], self._shares[name]
             if extent.high > extent.low:
-                quantizer.set_range(extent.low, extent.high)
+                quantizer.set_range(extent.low * low, extent.high * high)
+        if state.step % state.steps_per_epoch == 0:
+            self._settle()
 
     def on_epoch_end(self, state: TrainState) -> None:  # noqa: ARG002
         """Watch no longer."""
         for quantizer in self._activations.values():
             quantizer.observer = None
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Give scales and biases the values of the network that would be delivered now: validation is to see these."""
+        step, attended = self._quantization.step, self._attended
+        factors = [(quantizer, attended.output_factors(name)) for name, _, quantizer in self._weights()]
+        scaled = [
+            (quantizer, factor.where(factor > 0, 1.0)) for quantizer, factor in factors if factor is not None
+        ]
+        for quantizer, factor in scaled:
+            quantizer.scale.mul_(factor)
+        settle(self._model, step, self._quantization.plan)
+        for name, layer, _ in self._weights():
+            rounded = rounded_bias(self._model, name, layer, step)
+            if rounded is None:
+                continue
+            if parametrize.is_parametrized(layer, "bias"):
+                factor = layer.parametrizations["bias"][0].factors()  # type: ignore[index, union-attr]
+                original = layer.parametrizations["bias"].original  # type: ignore[index, union-attr]
+                original.copy_(torch.where(factor > 0, rounded / factor, original))
+            else:
+                layer.bias.copy_(rounded)  # type: ignore[operator]
+        for quantizer, factor in scaled:
+            quantizer.scale.div_(factor)
 
     def _weights(self) -> Iterable[tuple[str, nn.Module, FakeQuantize]]:
         for name, layer in weight_layers(self._model):
@@ -134,6 +214,11 @@ class _WhileTraining:
     def see(self, x: Tensor) -> None:
         if self._quantizer.training:
             self._extent.see(x)
+
+
+def _share(limit: Tensor, end: Tensor) -> Tensor:
+    """How much of what reaches to `end` a range up to `limit` covers."""
+    return torch.where(end == 0, torch.ones_like(end), limit / end).clamp(max=1.0).float()
 
 
 @torch.no_grad()

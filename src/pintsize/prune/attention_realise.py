@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import OperationError
-from ..graph import trace
 from ..graph.check import attempt, distance, run
-from ..graph.groups import Removed
+from ..graph.groups import Removed, analyse
 from ..graph.surgery import _without
 from ..measure import side_by_side
-from ..quant import FoldStep, QuantizeStep
-from ..quant.flow import build
-from ..quant.ranges import floating_point, round_biases
-from ..quant.record import replan
+from ..quant import FoldStep
+from ..quant.ranges import round_biases
 from ..quant.ties import settle
+from . import costs
 from .attention_layers import Attended, removed_units
+from .attention_ranges import Quantization, ranges_of
 from .attention_sites import Target
-from .plan import PruningPlan
-from .scatter import ScatterStep, scatter
+from .plan import PruningPlan, add_bias
+from .scatter import ScatterStep, of_zeros
 
-_TOLERANCE = 1e-5
-"""Largest difference between masked and realised network over the largest output, in floating point."""
+_TOLERANCE, _QUANTIZED_TOLERANCE = 1e-5, 1e-2
+"""Largest difference between masked and realised network over the largest output. Quantized networks agree as well where
+no result lies near a rounding threshold (`quant.ties`), which holds for all but average pools and the input."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,17 @@ class Realisation:
     masked: dict[str, int] = field(default_factory=dict)
     """Convolution → channels it computes as zeros, because leaving them out was no faster."""
     error: float = 0.0
-    """Largest difference between the outputs of the masked and the realised network, over the largest; before scales of
-    a quantized one are settled (`quant.ties`), which changes them by less than 0.4 %."""
+    """Largest difference between the outputs of the masked and the realised network, over the largest."""
+
+    @property
+    def left(self) -> dict[str, float]:
+        """Fractions of the dense network's parameters and MACs that the realised one has."""
+        before, after = self.plan.before, self.plan.after
+        return {name: after[name] / before[name] for name in ("params", "macs")}
 
 
 def realise(
-    model: nn.Module,
-    attended: Attended,
-    example: Any,
-    *,
-    fold: FoldStep | None = None,
-    quantized: QuantizeStep | None = None,
-    ranges: Mapping[str, Tensor] | None = None,
+    model: nn.Module, attended: Attended, example: Any, *, quantization: Quantization | None = None
 ) -> Realisation:
     """Make `model`, the dense network, what `attended` has become, in place.
 
@@ -67,9 +66,7 @@ def realise(
         model: the network that attention was given to a copy of.
         attended: trained; unchanged.
         example: an input.
-        fold: how norms were folded before training.
-        quantized: how it was quantized.
-        ranges: the scales and zero points, by name.
+        quantization: how it was quantized while it was trained.
 
     Raises:
         OperationError: the smaller network computes something else than the masked one; `model` is as before.
@@ -77,44 +74,84 @@ def realise(
     work = copy.deepcopy(model)
     values = attended.values()
     removed = removed_units(attended.graph, attended.cut())
-    if fold is None:
+    biases = {path: values.pop(f"{path}.bias") for path in attended.biases}
+    biases = {path: bias for path, bias in biases.items() if bias.any()}
+    if quantization is None:
         work.load_state_dict(values)
     plan = _cut(work, example, attended, removed)
-    scattered, masked = _scattered(work, example, attended, removed)
+    plan = _with_biases(work, plan, biases)
+    scattered, masked = _scattered(work, example, attended, removed, constants=quantization is None)
     steps: list[_record.Step] = [plan.step()] if removed else []
     if scattered.layers:
         scattered.apply(work)
         steps.append(scattered)
-    if fold is not None:
-        places = {entry["norm"] for entry in scattered.layers}
-        fold = FoldStep({k: f"{norm}.0" if norm in places else norm for k, norm in fold.norms.items()})
-        fold.apply(work)
-        steps.append(fold)
-        _load(work, values, removed, scattered)
-    if quantized is not None:
-        quantized.apply(work)
-        steps.append(quantized)
-        _load(work, {**values, **(ranges or {})}, removed, scattered)
-        _load_activations(work, ranges or {})
-    expected, outputs = run(attended.model, example), run(work, example)
-    error = distance(expected, outputs)
-    if quantized is None and not error <= _TOLERANCE:
-        raise OperationError(
-            "attention pruning",
-            f"the cut network differs from the masked one by {error:.2g}",
-            "report this as a bug",
-        )
-    if quantized is not None:
-        with floating_point(work):
-            flow = build(trace.record(work, example), work)
-        settle(work, quantized, replan(flow, quantized))
-        round_biases(work, quantized)
+    plan = _with_costs(plan, work, example)
+    if quantization is not None:
+        steps += _quantize(work, attended, quantization, values, removed, scattered)
+    error = _compare(attended, work, example, _TOLERANCE if quantization is None else _QUANTIZED_TOLERANCE)
     for step in steps:
         step.apply(model)
         _record.append(model, step)
     model.load_state_dict(work.state_dict())
     counts = {entry["layer"]: len(entry["kept"]) for entry in scattered.layers}
     return Realisation(plan, counts, masked, error)
+
+
+def _compare(attended: Attended, work: nn.Module, example: Any, tolerance: float) -> float:
+    """The difference between the masked network and `work`, which is no larger than `tolerance`."""
+    error = distance(run(attended.model, example), run(work, example))
+    if not error <= tolerance:
+        raise OperationError(
+            "attention pruning",
+            f"the cut network differs from the masked one by {error:.2g}",
+            "report this as a bug",
+        )
+    return error
+
+
+def _quantize(
+    work: nn.Module,
+    attended: Attended,
+    quantization: Quantization,
+    values: Mapping[str, Tensor],
+    removed: Removed,
+    scattered: ScatterStep,
+) -> list[_record.Step]:
+    """Fold and quantize `work`, which is cut, and give it the trained values; the steps of its record."""
+    fold, step = quantization.fold, quantization.step
+    steps: list[_record.Step] = [step]
+    if fold is not None:
+        places = {entry["norm"] for entry in scattered.layers}
+        fold = FoldStep({k: f"{norm}.0" if norm in places else norm for k, norm in fold.norms.items()})
+        fold.apply(work)
+        steps = [fold, step]
+    step.apply(work)
+    ranges = attended.scales(ranges_of(attended.model))
+    _load(work, {**values, **ranges}, removed, scattered)
+    _load_activations(work, ranges)
+    settle(
+        work, step, quantization.plan
+    )  # done to the masked network, too: here it makes up for float32 products
+    round_biases(work, step)
+    return steps
+
+
+def _with_biases(work: nn.Module, plan: PruningPlan, biases: Mapping[str, Tensor]) -> PruningPlan:
+    """Give layers of `work`, which is cut, the biases that hold constants of channels that they no longer read."""
+    with torch.no_grad():
+        for path, bias in biases.items():
+            layer = work.get_submodule(path)
+            rows = plan.removed.get(f"{path}.weight", {}).get(1 if getattr(layer, "transposed", False) else 0)
+            add_bias(layer).copy_(_without(bias, {0: rows} if rows else {}))
+    return replace(plan, biases=tuple(biases))
+
+
+def _with_costs(plan: PruningPlan, work: nn.Module, example: Any) -> PruningPlan:
+    """`plan` with the costs of `work` itself: convolutions that compute fewer channels save more than what was cut."""
+    graph = analyse(work, example)
+    shapes = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
+    left = {"params": costs.parameters(graph)(shapes), "macs": costs.macs(graph)(shapes)}
+    return replace(plan, after={**plan.after, **left})
 
 
 def _cut(work: nn.Module, example: Any, attended: Attended, removed: Removed) -> PruningPlan:
@@ -127,17 +164,29 @@ def _cut(work: nn.Module, example: Any, attended: Attended, removed: Removed) ->
 
 
 def _scattered(
-    work: nn.Module, example: Any, attended: Attended, removed: Removed
+    work: nn.Module, example: Any, attended: Attended, removed: Removed, *, constants: bool
 ) -> tuple[ScatterStep, dict[str, int]]:
-    """The convolutions of `work`, which is cut already, that compute channels of zeros, and what to do."""
+    """The convolutions of `work`, which is cut already, that compute channels of zeros, and what to do.
+
+    `constants` says whether norms make constants of such channels, as those that were not folded do.
+    """
     candidates = _candidates(attended, removed)
     if not candidates:
         return ScatterStep(), {}
     inputs = _inputs_of(work, example, [target.layer for target, _, _ in candidates])
     entries, masked = [], {}
     for target, kept, channels in candidates:
-        if target.norm is not None and _faster(work, target.layer, target.norm, kept, channels, inputs):
-            entries.append({"layer": target.layer, "norm": target.norm, "kept": kept, "channels": channels})
+        entry: dict[str, Any] = {
+            "layer": target.layer,
+            "norm": target.norm,
+            "kept": kept,
+            "channels": channels,
+        }
+        if target.norm is not None and constants:
+            silent = sorted(set(range(channels)) - set(kept))
+            entry["constants"] = bool(of_zeros(work.get_submodule(target.norm))[silent].any())
+        if target.norm is not None and _faster(work, entry, inputs[target.layer]):
+            entries.append(entry)
         else:
             masked[target.layer] = channels - len(kept)
     return ScatterStep(entries), masked
@@ -173,17 +222,15 @@ def _inputs_of(model: nn.Module, example: Any, layers: Sequence[str]) -> dict[st
     return found
 
 
-def _faster(
-    model: nn.Module, layer: str, norm: str, kept: list[int], channels: int, inputs: Mapping[str, Tensor]
-) -> bool:
-    """Whether the convolution with its norm is faster when it computes its kept channels alone."""
+def _faster(model: nn.Module, entry: Mapping[str, Any], x: Tensor) -> bool:
+    """Whether a convolution with its norm is faster on `x` when it computes its kept channels alone."""
     small = nn.Module()
-    small.layer, small.norm = (copy.deepcopy(model.get_submodule(path)) for path in (layer, norm))
-    whole = nn.Sequential(model.get_submodule(layer), model.get_submodule(norm))
-    scatter(small, "layer", "norm", kept, channels)
+    small.layer, small.norm = (copy.deepcopy(model.get_submodule(entry[key])) for key in ("layer", "norm"))
+    whole = nn.Sequential(model.get_submodule(entry["layer"]), model.get_submodule(entry["norm"]))
+    ScatterStep([{**entry, "layer": "layer", "norm": "norm"}]).apply(small)
     threads = torch.get_num_threads()
     part = nn.Sequential(small.layer, small.norm)
-    times = side_by_side({"whole": whole, "part": part}, inputs[layer], warmup=3, repeats=15, threads=threads)
+    times = side_by_side({"whole": whole, "part": part}, x, warmup=3, repeats=15, threads=threads)
     return times["part"].median_ms < times["whole"].median_ms
 
 

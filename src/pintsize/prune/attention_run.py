@@ -22,14 +22,13 @@ from . import attention_ranges, attention_sites
 from .attention_layers import Attended
 from .attention_loop import AttentionLoop, to_csv
 from .attention_realise import Realisation, realise
+from .masks import masked_layers
 from .plan import PruneStep, PruningPlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..data import Data
-
-_CALIBRATION_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,12 @@ class AttentionResult:
 
     history: History
     """One entry an epoch: those of `pintsize.train`, and `attention_epoch`, `recovery_epoch`, `removed`,
-    `channels`, `params`, `macs` (fractions that are left), `kept` (of each vector), `ends` (of a recovery)."""
+    `channels`, `params`, `macs` (fractions that are left once what can be cut is cut), `kept` (of each vector), `ends`
+    (of a recovery), `constant_error` (what a removal changed where a constant met zero padding, in standard deviations)."""
     baseline: float
     """Validation accuracy of the dense network in percent."""
+    accuracy: float
+    """That of the smaller network, as it is delivered."""
     realisation: Realisation
     reason: str
     """Why the training ended."""
@@ -74,10 +76,11 @@ class AttentionResult:
     def __str__(self) -> str:
         last, error = self.history[-1], self.realisation.error
         scattered, masked = self.realisation.scattered, self.realisation.masked
+        left = self.realisation.left
         lines = [
             f"{last['epoch']} epochs, {last['attention_epoch'] + 1} of them with attention: {self.reason}",
-            f"parameters {last['params']:.1%}, MACs {last['macs']:.1%} left; validation accuracy "
-            f"{self.baseline:.2f} % → {last['val_accuracy']:.2f} %",
+            f"parameters {left['params']:.1%}, MACs {left['macs']:.1%} left; validation accuracy "
+            f"{self.baseline:.2f} % → {self.accuracy:.2f} %",
             f"masked and realised network differ by {error:.1g} of the largest output",
         ]
         if scattered:
@@ -127,65 +130,66 @@ def prune_by_attention(
         UnsupportedOp, OperationError, TrainingDiverged: as `pintsize.prune` and `pintsize.train`.
     """
     chosen = options_from(options)
-    check_order(model, PruneStep)
-    if not len(data.val):
-        raise InputError(
-            "attention pruning without validation images",
-            "validation accuracy decides when a recovery ends",
-            "load the data with val_fraction above 0",
-        )
-    if example is None:
-        example = next(iter(data.val.batches(2)))[0]
-    device = next(model.parameters()).device
-    example = example.to(device) if isinstance(example, torch.Tensor) else example
+    check(model, data)
+    example = next(iter(data.val.batches(2)))[0] if example is None else example
+    example = example.to(next(model.parameters()).device) if isinstance(example, torch.Tensor) else example
     baseline = evaluate(model, data.val)
     graph = analyse(model, example)
     sites = attention_sites.find(model, graph, chosen)
     work, quantization = copy.deepcopy(model), None
     if chosen.weights is not None:
-        images = data.train.at_most(_CALIBRATION_IMAGES, chosen.seed)
+        images = data.train.at_most(attention_ranges.CALIBRATION_IMAGES, chosen.seed)
         quantization = attention_ranges.plan_quantization(model, example, chosen, images)
         fold_batchnorm(work, example)
     attended = Attended(work, graph, sites, chosen, example=None if quantization else example)
     loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv)
     followers: tuple[Callback, ...] = ()
     if quantization is not None:
-        quantization[1].apply(work)
-        attention_ranges.set_ranges(work, quantization[2])
-        followers = (attention_ranges.FollowRanges(work, chosen),)
+        quantization.step.apply(work)
+        attended.quantized()
+        attention_ranges.set_ranges(work, quantization.ranges)
+        followers = (attention_ranges.FollowRanges(attended, quantization, chosen),)
     if chosen.distill and teacher is None:
         teacher = copy.deepcopy(model)
+    names = ("lr", "batch_size", "augment", "precision", "seed", "distill_weight", "temperature")
     history = train(
         work,
         data,
         epochs=chosen.most_epochs,
-        lr=chosen.lr,
         optimizer="adam",
         weight_decay=0.0,
-        batch_size=chosen.batch_size,
         schedule="constant",
-        augment=chosen.augment,
-        precision=chosen.precision,
-        seed=chosen.seed,
         teacher=teacher,
-        distill_weight=chosen.distill_weight,
-        temperature=chosen.temperature,
         checkpoint=checkpoint,
         log_dir=log_dir,
         progress=progress,
         callbacks=(loop, *followers, *callbacks),
+        **{name: getattr(chosen, name) for name in names},
     )
-    if not loop.finish():
+    if loop.finish():
+        found = realise(model, attended, example, quantization=quantization)
+    else:
         full = attended.costs([[]] * len(graph.groups))
         found = Realisation(PruningPlan({}, before=full, after=full))
-    elif quantization is None:
-        found = realise(model, attended, example)
-    else:
-        fold, step, _ = quantization
-        ranges = attention_ranges.ranges_of(work)
-        found = realise(model, attended, example, fold=fold, quantized=step, ranges=ranges)
     model.eval()
-    return AttentionResult(history, baseline, found, loop.reason, chosen)
+    return AttentionResult(history, baseline, evaluate(model, data.val), found, loop.reason, chosen)
+
+
+def check(model: nn.Module, data: Data) -> None:
+    """Raise an error if `model` cannot be pruned by attention with `data`."""
+    check_order(model, PruneStep)
+    if masked_layers(model):
+        raise InputError(
+            f"attention on {type(model).__name__}, whose weights have masks",
+            "attention scales weights that the masks would set anew",
+            "prune by attention first and sparsify what is left, or take the masks off with remove_masks",
+        )
+    if not len(data.val):
+        raise InputError(
+            "attention pruning without validation images",
+            "validation accuracy decides when a recovery ends",
+            "load the data with val_fraction above 0",
+        )
 
 
 def options_from(given: dict[str, Any]) -> AttentionOptions:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..attention_options import AttentionOptions
 from ..errors import InputError
-from ..graph import ChannelGroup, Graph, Removed
+from ..graph import ChannelGroup, Graph, Removed, Trace
 from ..graph.groups import Member, union
 from ..quant.flow import build
 from ..quant.fold import foldable
@@ -63,9 +63,7 @@ def find(model: nn.Module, graph: Graph, options: AttentionOptions) -> list[Site
             raise InputError(
                 f"ignore={pattern!r}", "it matches no layer", "see pintsize.channel_groups(model, example)"
             )
-    first = next(
-        (path for path, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)), None
-    )
+    first = first_convolution(model, graph.trace)
     found: dict[str, Site] = {}
     for group in graph.groups:
         members = owners(model, group)
@@ -90,6 +88,18 @@ def find(model: nn.Module, graph: Graph, options: AttentionOptions) -> list[Site
     place = {path: number for number, path in enumerate(paths)}
     ordered = sorted(found.values(), key=lambda site: place[site.targets[0].layer])
     return _priced(ordered, graph, options)
+
+
+def first_convolution(model: nn.Module, trace: Trace) -> str | None:
+    """Path of the convolution that runs first, wherever it is registered; None if there is none."""
+    convolutions = {
+        f"{path}.weight": path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+    }
+    named = costs.weight_names(trace)
+    read = (named.get(value) for op in trace.ops for value in op.inputs)
+    return next((convolutions[name] for name in read if name in convolutions), None)
 
 
 def owners(model: nn.Module, group: ChannelGroup) -> list[Member]:
@@ -187,9 +197,9 @@ def silent(
             else:
                 free &= gone[layer][member.indices].all(1)
         units = free.nonzero().reshape(-1).tolist()
-        if units:
-            parts.append(group.removed(units))
         physical.append(units[1:] if len(units) == group.size else units)
+        if physical[-1]:
+            parts.append(group.removed(physical[-1]))
     parts += [
         own_rows(model, target, gone[target.layer].nonzero().reshape(-1).tolist())
         for site in sites
@@ -200,10 +210,10 @@ def silent(
 
 
 def own_rows(model: nn.Module, target: Target, channels: list[int]) -> Removed:
-    """The slices of a convolution and of the norm behind it that make `channels`."""
+    """The slices of a convolution and of the norm behind it that make `channels`, but for the constant they emit."""
     rows: Removed = {f"{target.layer}.weight": {target.axis: channels}}
     vectors = [f"{target.layer}.bias"]
     if target.norm is not None:
-        vectors += [f"{target.norm}.weight", f"{target.norm}.bias"]
+        vectors.append(f"{target.norm}.weight")
     own = dict(model.named_parameters(remove_duplicate=False))
     return rows | {name: {0: channels} for name in vectors if name in own}

@@ -94,6 +94,17 @@ def find(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> Fold
     return Folding(collect.shifts, collect.norms, collect.errors)
 
 
+def without_place(model: nn.Module, graph: Graph) -> list[str]:
+    """The layers of `model` that have neither a bias nor a norm behind them that could take a constant."""
+    nothing = graph.gone({})
+    found = _Collect(model, graph, nothing, nothing)
+    return [
+        path
+        for path in dict.fromkeys(found.readers.values())
+        if path not in found.norms and getattr(model.get_submodule(path), "bias", None) is None
+    ]
+
+
 def _norm_vectors(graph: Graph) -> set[str]:
     """Scales, biases and variances of batch norms: they make the constant, so they stay."""
     return {
@@ -120,7 +131,7 @@ class _Collect(Alongside):
         self.readers = self._find_readers(model)
 
     def _find_readers(self, model: nn.Module) -> dict[Op, str]:
-        names = weight_names(self.graph)
+        names = weight_names(self.graph.trace)
         consumers = self.graph.trace.consumers()
         products = (aten.convolution, aten.addmm, aten.mm)
         found: dict[Op, str] = {}

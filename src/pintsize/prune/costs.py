@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ..graph import ChannelGroup, Graph, Op, Value
+from ..graph import ChannelGroup, Graph, Op, Trace, Value
 from ..graph.ops import aten
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,7 +50,7 @@ def macs(graph: Graph) -> Cost:
     batch = next((v.shape[0] for v in graph.trace.inputs if v.shape), 1)
     terms: list[tuple[float, str]] = []
     products: list[tuple[float, Op]] = []
-    origin = weight_names(graph)
+    origin = weight_names(graph.trace)
     for op in graph.trace.ops:
         packet = op.func.overloadpacket
         if packet is aten.convolution:
@@ -78,10 +78,10 @@ def macs(graph: Graph) -> Cost:
     return cost
 
 
-def weight_names(graph: Graph) -> dict[Value, str]:
+def weight_names(trace: Trace) -> dict[Value, str]:
     """Values that are a parameter up to views, with its name."""
-    names = {value: name for name, value in graph.trace.parameters.items()}
-    for op in graph.trace.ops:
+    names = {value: name for name, value in trace.parameters.items()}
+    for op in trace.ops:
         if len(op.inputs) == 1 and op.inputs[0] in names:
             for output in op.outputs:
                 if output.shape.numel() == op.inputs[0].shape.numel():

@@ -19,7 +19,7 @@ from .. import record as _record
 from ..errors import InputError
 from ..tables import Table, Tabular
 from ..train import Callback, History, TrainState, train
-from .masks import MaskStep, maskable, masks_of, set_masks
+from .masks import MaskStep, add_mask, maskable, masks_of, set_masks
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -98,10 +98,8 @@ def prune_by_layer_attention(
         )
     _record.check_order(model, MaskStep)
     work = copy.deepcopy(model)
-    set_masks(
-        work,
-        {f"{path}.weight": torch.ones_like(work.get_parameter(f"{path}.weight")).bool() for path in layers},
-    )
+    for path in layers:
+        add_mask(work.get_submodule(path))  # one that it has already is kept
     loop = _Loop(work, layers, alpha, attention_weight, attention_lr, start)
     callbacks = (loop, *training.pop("callbacks", ()))
     history = train(work, data, epochs=epochs, checkpoint=checkpoint, callbacks=callbacks, **training)
@@ -197,6 +195,14 @@ class _Loop(Callback):
                 if f"{path}.{key}" in found:
                     found[f"{path}.{key}"] *= gate.value
         return found
+
+    def configuration(self) -> dict[str, Any]:
+        return {
+            "alpha": self.alpha,
+            "attention_weight": self.weight,
+            "attention_lr": self.lr,
+            "layers": self.layers,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"adam": self._adam.state_dict()}

@@ -130,25 +130,33 @@ def input_quantizer(name: str, layer: nn.Module, step: QuantizeStep) -> str | No
     return f"{convert.ACTIVATIONS}.{step.inputs[name]}" if name in step.inputs else None
 
 
+@torch.no_grad()
 def round_biases(model: nn.Module, step: QuantizeStep) -> None:
-    """Round each bias to a multiple of `weight scale · input scale`, the unit of an int32 accumulator.
+    """Round each bias to a multiple of `weight scale · input scale`, the unit of an int32 accumulator."""
+    for name, layer in convert.weight_layers(model):
+        rounded = rounded_bias(model, name, layer, step)
+        if rounded is not None:
+            layer.bias.copy_(rounded)
+
+
+@torch.no_grad()
+def rounded_bias(model: nn.Module, name: str, layer: nn.Module, step: QuantizeStep) -> Tensor | None:
+    """What `round_biases` makes of the bias of one layer; None if the layer has none, or reads floats.
 
     A channel whose scales are so small that its bias would not fit into int32 gets a larger weight scale
     (its weights are next to nothing beside its bias).
     """
-    for name, layer in convert.weight_layers(model):
-        path = input_quantizer(name, layer, step)
-        source = None if path is None else model.get_submodule(path)
-        if not isinstance(source, FakeQuantize) or not isinstance(layer.bias, Tensor):
-            continue
-        weight_quantizer = layer._modules[convert.WEIGHT]
-        assert isinstance(weight_quantizer, FakeQuantize)
-        with torch.no_grad():
-            bias, scale = layer.bias.double(), source.scale.double()
-            # the groups of a transposed layer share scales
-            rows = bias.view(-1, len(weight_quantizer.scale))
-            least = rows.abs().amax(0) / (scale * 2**29)
-            too_small = weight_quantizer.scale.double() < least
-            weight_quantizer.scale.copy_(torch.where(too_small, least, weight_quantizer.scale))
-            unit = weight_quantizer.scale.double() * scale
-            layer.bias.copy_((torch.round(rows / unit) * unit + 0.0).view(-1))  # 0 for −0
+    path = input_quantizer(name, layer, step)
+    source = None if path is None else model.get_submodule(path)
+    if not isinstance(source, FakeQuantize) or not isinstance(layer.bias, Tensor):
+        return None
+    weight_quantizer = layer._modules[convert.WEIGHT]
+    assert isinstance(weight_quantizer, FakeQuantize)
+    bias, scale = layer.bias.double(), source.scale.double()
+    # the groups of a transposed layer share scales
+    rows = bias.view(-1, len(weight_quantizer.scale))
+    least = rows.abs().amax(0) / (scale * 2**29)
+    too_small = weight_quantizer.scale.double() < least
+    weight_quantizer.scale.copy_(torch.where(too_small, least, weight_quantizer.scale))
+    unit = weight_quantizer.scale.double() * scale
+    return (torch.round(rows / unit) * unit + 0.0).view(-1).to(layer.bias.dtype)  # 0 for −0

@@ -16,7 +16,7 @@ from .display import ReportFile
 from .figures import NAMES, draw
 from .run import Run, Stage, read
 from .steps import step_texts
-from .summary import going_on, summarise
+from .summary import attention_text, going_on, summarise
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -72,6 +72,7 @@ def render(run: Run, *, live: str = "") -> str:
                 metrics.verification.model_dump(exclude_none=True) if metrics.verification else {}
             ),
             budget=_facts(_budget(metrics.budget or {})),
+            attention=attention_text(metrics.attention) if metrics.attention else "",
             machine=_facts(metrics.machine),
             setting=_facts(
                 {

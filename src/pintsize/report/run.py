@@ -75,6 +75,20 @@ class Verification(_Part):
     model_accuracy: float | None = None
 
 
+class AttentionOutcome(_Part):
+    """What pruning by attention left, against what was asked for."""
+
+    left: float
+    """Fraction of the parameters."""
+    target: float | None = None
+    met: bool | None = None
+    """None without a target."""
+    reason: str = ""
+    """Why the training ended."""
+    remedy: str | None = None
+    """For a target that was missed."""
+
+
 class Metrics(_Part):
     """`metrics.json`: every part may be missing."""
 
@@ -91,6 +105,7 @@ class Metrics(_Part):
     layers: list[dict[str, Any]] = Field(default_factory=list)
     rounds: list[StagedRound] = Field(default_factory=list)
     budget: dict[str, Any] | None = None
+    attention: AttentionOutcome | None = None
 
 
 @dataclass(frozen=True)

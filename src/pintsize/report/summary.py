@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..measure.units import bytes_text, count_text, milliseconds_text
 from .live import Progress
-from .run import Metrics, Stage
+from .run import AttentionOutcome, Metrics, Stage
 
 _NOISE = 0.97
 """Medians of one run differ by this factor for no reason: a step has to do better than that to count."""
@@ -55,6 +55,17 @@ def summarise(metrics: Metrics) -> Summary:
         ]
     verdict, verified = _verdict(metrics)
     return Summary(_sentence(metrics, facts), facts, verdict, verified, _warnings(metrics))
+
+
+def attention_text(found: AttentionOutcome) -> str:
+    """What pruning by attention left; of a missed target also what was asked, why, and what may help."""
+    told = f"{100 * found.left:.4g} % of the parameters are left"
+    if found.target is None:
+        return f"{told} ({found.reason})"
+    told += f", {100 * found.target:.4g} % were asked for"
+    if found.met:
+        return told
+    return f"{told} ({found.reason}" + (f"; {found.remedy})" if found.remedy else ")")
 
 
 def going_on(progress: Sequence[Progress]) -> str:

@@ -68,6 +68,10 @@ class Callback:
     def on_epoch_end(self, state: TrainState) -> None:
         """After each epoch and its validation."""
 
+    def configuration(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to be taken up: plain Python types alone."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: tensors and plain Python types alone."""
         return {}

@@ -23,6 +23,11 @@ COSTS = {
     "params": ("parameters", count_text),
 }
 
+_ALL_NAMED = 6
+"""Up to so many points, those behind the front are named, too."""
+_PLACES = ((5, -8, "left"), (-5, 8, "right"), (5, 8, "left"), (-5, -8, "right"))
+"""Of a name: points to the right and up, and its side that is there; the first two stay clear of the front's line."""
+
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points (cost, gain) that no other beats, by rising cost.
@@ -42,6 +47,8 @@ def accuracy_compression(
     points: Sequence[Point], *, cost: str = "bytes", title: str = "", urls: Sequence[str] | None = None
 ) -> Figure:
     """Accuracy against a cost, with the Pareto front drawn through the networks that no other beats.
+
+    Those on the front are named, of few points the others too, where the names meet no other.
 
     Args:
         points: one a network.
@@ -77,9 +84,6 @@ def accuracy_compression(
         )
         if urls is not None:
             dot.set_urls([urls[chosen[number][0]]])
-    if len(pairs) <= 12:
-        for (x, y), (_, point) in zip(pairs, chosen, strict=True):
-            style.note(axes, style.short_names([str(point["name"])], 18)[0], (x, y), xytext=(5, -8))
     _cost_axis(axes, cost, [x for x, _ in pairs])
     label = COSTS[cost][0] if cost in COSTS else cost
     style.dress(
@@ -89,9 +93,35 @@ def accuracy_compression(
         y="accuracy (%)",
         grid="both",
     )
+    others = [i for i in range(len(pairs)) if i not in front] if len(pairs) <= _ALL_NAMED else []
+    _name_points(figure, axes, [(str(chosen[i][1]["name"]), pairs[i]) for i in (*front, *others)], pairs)
     text = COSTS[cost][1] if cost in COSTS else count_text
     told = "; ".join(f"{chosen[i][1]['name']} {pairs[i][1]:.2f} % at {text(pairs[i][0])}" for i in front)
     return style.describe(figure, f"{len(pairs)} networks, {len(front)} on the Pareto front: {told}.")
+
+
+def _name_points(
+    figure: Figure,
+    axes: Axes,
+    named: Sequence[tuple[str, tuple[float, float]]],
+    points: Sequence[tuple[float, float]],
+) -> None:
+    """Write names beside their points; one that would meet a point, another name or the edge is left out."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # settles where the points are
+    reach = 5 * figure.dpi / 72
+    corners = axes.transData.transform(points)
+    taken = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in corners]
+    for name, point in named:
+        for right, up, side in _PLACES:
+            style.note(axes, style.short_names([name], 18)[0], point, xytext=(right, up), ha=side)
+            text = axes.texts[-1]
+            box = text.get_window_extent()
+            if axes.bbox.count_contains(box.corners()) == 4 and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def bits_frontier(

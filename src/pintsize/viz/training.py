@@ -49,8 +49,17 @@ def training_curves(
     if recovery_ends:
         bottom.plot([], [], "v", color=style.RED, label="recovery ends")
     style.whole_numbers(bottom)
-    if bottom.get_legend_handles_labels()[0]:
-        style.legend(bottom, loc="lower right")
+    lines, names = bottom.get_legend_handles_labels()
+    if lines:  # below both: inside, flat curves leave no place that is sure to be free
+        figure.legend(
+            lines,
+            names,
+            loc="outside lower center",
+            ncols=len(lines),
+            fontsize=8.5,
+            frameon=False,
+            labelcolor=style.INK,
+        )
     best = max((row["val_accuracy"] for row in epochs if row.get("val_accuracy") is not None), default=None)
     reached = f"; best validation accuracy {best:.2f} %" if best is not None else ""
     return style.describe(figure, f"{title}: loss and accuracy over {len(epochs)} epochs{reached}.")

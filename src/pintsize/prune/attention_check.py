@@ -1,0 +1,36 @@
+"""Whether attention pruning can be done at all: what can be told before the network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from ..attention_options import AttentionOptions
+from ..graph import analyse
+from ..record import check_order
+from . import attention_ranges, attention_sites
+from .plan import PruneStep
+
+
+def check_attention(
+    model: nn.Module, example: Any, options: AttentionOptions, calibration: Iterable[Any]
+) -> None:
+    """Find the places for attention, and for the quantizers where there are any; `model` is unchanged.
+
+    Args:
+        model: of any weights.
+        example: an input.
+        options: of the pruning.
+        calibration: a few images; their values do not matter.
+
+    Raises:
+        IllegalOrder: `model` may not be pruned any more.
+        InputError: no convolution is left to attend to, or a pattern in `ignore` matches nothing.
+        UnsupportedOp: an operation that pruning or quantization does not understand.
+    """
+    check_order(model, PruneStep)
+    attention_sites.find(model, analyse(model, example), options)
+    if options.weights is not None:
+        attention_ranges.plan_quantization(model, example, options, calibration)
