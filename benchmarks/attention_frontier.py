@@ -16,7 +16,7 @@ import argparse
 import copy
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Setting:
     recover_lr: float = 0.05
     weight_decay: float = 5e-4
     """Of the recovery."""
+    bits: dict[str, int] = field(default_factory=dict)
+    """Patterns of layers whose weights have other bits than `weights`."""
     qat_epochs: int = 12
     qat_lr: float = 0.01
     qat_weight_decay: float = 1e-4
@@ -109,6 +111,7 @@ def point(args: argparse.Namespace) -> dict[str, Any]:
     folder = Path(args.out) / args.setting
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_options(folder, {**vars(setting), "seed": args.seed, "limit": args.limit, "teacher": args.teacher})
     began = time.time()
     data = data_of(args.data, args.limit, setting.cutout)
     dense = ps.load(args.weights, model=ps.models.create("resnet32", stem="small")).to(device)
@@ -134,6 +137,19 @@ def point(args: argparse.Namespace) -> dict[str, Any]:
         "macs": profile.macs, "weights": setting.weights, "activations": setting.activations,
         "seconds": time.time() - began, "file": str(path), "seed": args.seed, "options": vars(setting),
     }  # fmt: skip
+
+
+def keep_options(folder: Path, options: dict[str, Any]) -> None:
+    """Note with what a folder's stages are made; end where they were made with something else."""
+    path = folder / "options.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = sorted(key for key in options if before.get(key) != options[key])
+        if changed:
+            raise SystemExit(
+                f"{folder}: its stages were made with other {', '.join(changed)}; choose another --out"
+            )
+    files.write_text(path, json.dumps(options))
 
 
 class Run:
@@ -190,7 +206,7 @@ class Run:
         example = next(iter(self.data.val.batches(2)))[0].to(next(model.parameters()).device)
         images = self.data.train.at_most(512, self.seed)
         ps.quantize(
-            model, weights={"conv1": 8, "*": s.weights}, activations={"conv1": 8, "*": s.activations},
+            model, weights={"conv1": 8, **s.bits, "*": s.weights}, activations={"conv1": 8, "*": s.activations},
             calibration=images, method=s.method, example=example, progress=False,
         )  # fmt: skip
         if s.qat_epochs:

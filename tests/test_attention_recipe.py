@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,7 +174,7 @@ def test_a_target_is_met_or_missed():
     assert missed["reason"] == "all attention epochs were done"
     assert "allow more attention_epochs" in missed["remedy"]
     for left in (0.3, 0.2):
-        met = told(0.3, left, reason="30.0% of the parameters are left")
+        met = told(0.3, left, reason="the target of 30.0% of the parameters is reached")
         assert (met["left"], met["met"], met["remedy"]) == (left, True, None)
     free = told(None, 0.412)
     assert (free["target"], free["left"], free["met"], free["remedy"]) == (None, 0.412, None, None)
@@ -181,7 +182,7 @@ def test_a_target_is_met_or_missed():
 
 
 def test_a_target_that_the_drop_forbids_is_missed_for_that():
-    back = told(0.3, 0.6, last=0.29, reason="30.0% of the parameters are left", max_drop=2)
+    back = told(0.3, 0.6, last=0.29, reason="the target of 30.0% of the parameters is reached", max_drop=2)
     assert (back["met"], back["left"]) == (False, 0.6)
     assert (back["reason"], back["remedy"]) == (
         "fewer would lose more than 2 points",
@@ -246,3 +247,27 @@ def test_a_report_without_attention_says_nothing_of_it_and_of_damaged_metrics_wh
     metrics.write_text(json.dumps({"format": 1, "attention": {"met": False}}))
     with pytest.raises(CorruptFile, match=r"attention\.left"):
         report.write(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """What `recipes/attention-demo.yaml` gives."""
+    folder = tmp_path_factory.mktemp("attention") / "demo"
+    recipe = Path(__file__).parents[1] / "recipes/attention-demo.yaml"
+    return ps.compress(recipe=recipe, out=folder, progress=False)
+
+
+def test_the_demo_keeps_less_than_half_of_the_channels(demo):
+    pruned = json.loads((demo.folder / "stages/attention.json").read_text())["result"]
+    assert pruned["after"]["channels"] <= 0.5 * pruned["before"]["channels"]
+    assert pruned["error"] <= 1e-5  # realised and masked network agree
+    dense, cut, int8 = demo.metrics["stages"]
+    assert cut["accuracy"] >= dense["accuracy"] - 1
+    assert int8["accuracy"] >= dense["accuracy"] - 1
+    channels = {}
+    for file in ("dense", "pruned"):
+        network = ps.load(demo.folder / f"{file}.safetensors")
+        convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+        channels[file] = sum(module.out_channels for module in convolutions)
+    assert channels["pruned"] < 0.6 * channels["dense"]  # those of the stem are among them, which stays whole
+    assert demo.metrics["attention"]["met"]

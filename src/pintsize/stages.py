@@ -179,7 +179,7 @@ class Stages:
         )
         _delete(mine)
         cost = {"before": dict(found.plan.before), "after": dict(found.plan.after), "notes": [found.reason]}
-        return self.keep(model, file, history=list(found.history), **cost)
+        return self.keep(model, file, history=list(found.history), error=found.realisation.error, **cost)
 
     def _recover(self, key: str) -> dict[str, Any]:
         section = self.recipe.recover or RecoverSection()

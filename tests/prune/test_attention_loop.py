@@ -126,7 +126,7 @@ def test_what_is_removed_is_gone_for_good(trained: nn.Module, data: Any) -> None
 def test_stops_at_the_target_and_not_far_below(trained: nn.Module, data: Any) -> None:
     model, result = pruned(trained, data, attention_epochs=30, target=0.6)
     left = sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in trained.parameters())
-    assert result.reason == "60.0% of the parameters are left"
+    assert result.reason == "the target of 60.0% of the parameters is reached"
     assert 0.5 < left <= 0.6
     assert left == pytest.approx(result.history[-1]["params"])
 

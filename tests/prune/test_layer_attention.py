@@ -13,7 +13,7 @@ from torch import nn
 import pintsize as ps
 from pintsize.errors import InputError
 from pintsize.prune import prune_by_layer_attention
-from pintsize.prune.layer_attention import _Loop
+from pintsize.prune.layer_attention import _Loop, _places
 from pintsize.prune.masks import masks_of, set_masks
 from pintsize.train import Callback, TrainState
 
@@ -40,7 +40,7 @@ def test_ratio_by_hand() -> None:
     model = nn.Sequential(nn.Linear(4, 2, bias=False))
     model[0].weight.data = torch.tensor([[0.1, -0.2, 0.3, -0.4], [0.5, -0.6, 0.7, -0.8]])
     set_masks(model, {"0.weight": torch.ones(2, 4).bool()})
-    loop = _Loop(model, ["0"], 2.0, 0.0, 0.1, 0.5)
+    loop = _Loop(model, {"0": "0"}, 2.0, 0.0, 0.1, 0.5)
     loop._prune()  # (1 - 0.5)² of 8 weights are the two smallest
     assert model[0].weight.tolist()[0] == pytest.approx([0.0, 0.0, 0.3, -0.4])
     assert loop.ratios() == {"0": 0.25}
@@ -65,6 +65,9 @@ def test_trains_prunes_folds_saves(data: Any, tmp_path: Path) -> None:
         assert float((weight == 0).float().mean()) == pytest.approx(ratio)
         assert ratio == pytest.approx((1 - result.attention[path]) ** 2, abs=0.03)
     assert ps.evaluate(model, data.val) == pytest.approx(result.history[-1]["val_accuracy"])
+    assert (
+        result.history[-1]["val_accuracy"] > result.history[-1]["train_accuracy"] - 15
+    )  # norms see what they scale
     ps.save(model, tmp_path / "net.safetensors")
     again = ps.load(tmp_path / "net.safetensors", model=network())
     images = next(iter(data.test.batches(4)))[0]
@@ -109,3 +112,21 @@ def test_weights_that_were_removed_before_stay_removed(data: Any) -> None:
         assert removed.any()
         assert not model.get_parameter(name)[removed].any()
     assert result.density == pytest.approx(0.5, abs=0.01)
+
+
+def test_attention_of_a_layer_is_behind_its_norm(data: Any) -> None:
+    """In front of it the factor would cancel: its gradient would be that of the penalty alone."""
+    model = network()
+    loop = _Loop(model, _places(model, ["0", "2", "7"], data), 2.0, 0.0, 0.1, 0.5)
+    assert loop.places == {"0": "0", "2": "3", "7": "7"}
+    images, labels = next(iter(data.train.batches(32)))
+    nn.functional.cross_entropy(model.train()(images), labels).backward()
+    # the first layer's factor still cancels in the norm of the second
+    assert all(abs(float(loop.gates[path].value.grad)) > 1e-4 for path in ("2", "7"))  # type: ignore[arg-type]
+    model.eval()
+    before = model(images)
+    plain = network()
+    plain.load_state_dict(
+        {name: value for name, value in loop.folded().items() if not name.endswith(("mask", "value"))}
+    )
+    torch.testing.assert_close(plain.eval()(images), before)

@@ -132,13 +132,13 @@ class AttentionLoop(Callback):
     def _end_attention_epoch(self, state: TrainState) -> None:
         options, best = self.options, max(self._accuracies)
         self.bests.append(best)
+        if self._at_target:
+            self._stop(state, f"the target of {options.target:.1%} of the parameters is reached")
         if options.max_drop is not None:
             if self.baseline - self._accuracies[-1] <= options.max_drop:
                 self._keep_good(state)
             elif self.baseline - best > options.max_drop:
                 self._stop(state, f"the drop is above {options.max_drop:g} points")
-        if self._at_target:
-            self._stop(state, f"{options.target:.1%} of the parameters are left")
         if options.patience is not None and self._quiet >= options.patience:
             self._stop(state, f"{options.patience} attention epochs removed nothing")
         self.attention_epoch += 1

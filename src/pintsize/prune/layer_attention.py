@@ -2,7 +2,8 @@
 
 He, Shi and Dong, Learning pruned structure and weights simultaneously from scratch, 2111.02399, eq. 1 to 3:
 `f̂_l(x) = a_l · f_l(x; w_l)`, pruning ratio `p_l = (1 − a_l)^α`, loss `L + γ·Σ a_l + λ·Σ w²`. What a layer
-loses are its smallest weights, which masks then keep at zero.
+loses are its smallest weights, which masks then keep at zero. Of a layer with a batch norm behind it, `f_l` is both:
+in front of the norm a factor would cancel, and `a_l` fall whatever the layer does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import InputError
+from ..graph import trace
+from ..quant.flow import build
+from ..quant.fold import foldable
 from ..tables import Table, Tabular
 from ..train import Callback, History, TrainState, train
 from .masks import MaskStep, add_mask, maskable, masks_of, set_masks
@@ -100,7 +104,8 @@ def prune_by_layer_attention(
     work = copy.deepcopy(model)
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept
-    loop = _Loop(work, layers, alpha, attention_weight, attention_lr, start)
+    places = _places(work, layers, data)
+    loop = _Loop(work, places, alpha, attention_weight, attention_lr, start)
     callbacks = (loop, *training.pop("callbacks", ()))
     history = train(work, data, epochs=epochs, checkpoint=checkpoint, callbacks=callbacks, **training)
     masks = masks_of(work)
@@ -128,17 +133,25 @@ class _Gate(nn.Module):
         return output * self.value
 
 
+def _places(model: nn.Module, layers: list[str], data: Data) -> dict[str, str]:
+    """Layer → path of what its attention scales: the batch norm that alone reads it, or itself."""
+    norms = foldable(build(trace.record(model, next(iter(data.train.batches(2)))[0]), model), model)
+    affine = {layer: norm for layer, norm in norms.items() if model.get_submodule(norm).weight is not None}
+    return {layer: affine.get(layer, layer) for layer in layers}
+
+
 class _Loop(Callback):
     def __init__(
-        self, model: nn.Module, layers: list[str], alpha: float, weight: float, lr: float, start: float
+        self, model: nn.Module, places: dict[str, str], alpha: float, weight: float, lr: float, start: float
     ) -> None:
-        self.model, self.layers, self.alpha, self.weight, self.lr = model, layers, alpha, weight, lr
+        self.model, self.places, self.alpha, self.weight, self.lr = model, places, alpha, weight, lr
+        self.layers = list(places)
         self.gates: dict[str, _Gate] = {}
-        for path in layers:
-            layer = model.get_submodule(path)
-            gate = self.gates[path] = _Gate(start).to(layer.weight.device)  # type: ignore[arg-type]
-            layer.register_forward_hook(gate)
-            layer.add_module("attention", gate)
+        for path, place in places.items():
+            scaled = model.get_submodule(place)
+            gate = self.gates[path] = _Gate(start).to(scaled.weight.device)  # type: ignore[arg-type]
+            scaled.register_forward_hook(gate)
+            scaled.add_module("attention", gate)
 
     def own_parameters(self, model: nn.Module) -> list[nn.Parameter]:  # noqa: ARG002
         return [gate.value for gate in self.gates.values()]
@@ -192,8 +205,8 @@ class _Loop(Callback):
         found = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         for path, gate in self.gates.items():
             for key in ("weight", "bias"):
-                if f"{path}.{key}" in found:
-                    found[f"{path}.{key}"] *= gate.value
+                if f"{self.places[path]}.{key}" in found:
+                    found[f"{self.places[path]}.{key}"] *= gate.value
         return found
 
     def configuration(self) -> dict[str, Any]:
