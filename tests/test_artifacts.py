@@ -1,5 +1,6 @@
 """The files under artifacts/ are networks that this version reads."""
 
+import fnmatch
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import pintsize as ps
 
+OTHER_BITS = {"w2a8-pruned44": {"layer1.*": 3}}
 FILES = sorted((Path(__file__).parents[1] / "artifacts").rglob("*.pint"))
 
 
@@ -19,5 +21,7 @@ def test_a_file_is_a_network_of_its_bits(path):
     assert logits.isfinite().all()
     assert path.stat().st_size < 500_000
     bits = int(path.stem[1])
-    inner = [layer.weight_quantizer.bits for _, layer in ps.quant.weight_layers(model)][1:-1]
-    assert set(inner) == {bits}
+    own = OTHER_BITS.get(path.stem, {})
+    for name, layer in list(ps.quant.weight_layers(model))[1:-1]:
+        pattern = next((pattern for pattern in own if fnmatch.fnmatchcase(name, pattern)), None)
+        assert layer.weight_quantizer.bits == (bits if pattern is None else own[pattern]), name

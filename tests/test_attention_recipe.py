@@ -1,5 +1,6 @@
 """Attention pruning in a recipe: bad values are told before any training, a target that was missed at the end."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -271,3 +272,12 @@ def test_the_demo_keeps_less_than_half_of_the_channels(demo):
         channels[file] = sum(module.out_channels for module in convolutions)
     assert channels["pruned"] < 0.6 * channels["dense"]  # those of the stem are among them, which stays whole
     assert demo.metrics["attention"]["met"]
+
+
+@pytest.mark.parametrize("option", dataclasses.fields(AttentionOptions), ids=lambda option: option.name)
+def test_every_option_is_in_the_docs(option):
+    page = (Path(__file__).parents[1] / "docs/methods/attention.md").read_text()
+    rows = [
+        line for line in page.splitlines() if line.startswith(f"| `{option.name}` | `") or "| none |" in line
+    ]
+    assert any(option.metadata["help"].rstrip(".") in row for row in rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from .. import record as _record
 from ..errors import InputError
 from ..graph import trace
+from ..quant import reestimate_norms
 from ..quant.flow import build
 from ..quant.fold import foldable
 from ..tables import Table, Tabular
@@ -27,6 +29,9 @@ from .masks import MaskStep, add_mask, maskable, masks_of, set_masks
 
 if TYPE_CHECKING:
     from ..data import Data
+
+
+_NORM_IMAGES = 2048
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,9 @@ def prune_by_layer_attention(
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept
     places = _places(work, layers, data)
+    measured = data.train.at_most(_NORM_IMAGES)
     loop = _Loop(work, places, alpha, attention_weight, attention_lr, start)
+    loop.norm_images = lambda: measured.batches(shuffle=True, augment=training.get("augment", True), seed=0)
     callbacks = (loop, *training.pop("callbacks", ()))
     history = train(work, data, epochs=epochs, checkpoint=checkpoint, callbacks=callbacks, **training)
     masks = masks_of(work)
@@ -135,7 +142,8 @@ class _Gate(nn.Module):
 
 def _places(model: nn.Module, layers: list[str], data: Data) -> dict[str, str]:
     """Layer → path of what its attention scales: the batch norm that alone reads it, or itself."""
-    norms = foldable(build(trace.record(model, next(iter(data.train.batches(2)))[0]), model), model)
+    example = next(iter(data.train.batches(2)))[0].to(next(model.parameters()).device)
+    norms = foldable(build(trace.record(model, example), model), model)
     affine = {layer: norm for layer, norm in norms.items() if model.get_submodule(norm).weight is not None}
     return {layer: affine.get(layer, layer) for layer in layers}
 
@@ -146,6 +154,8 @@ class _Loop(Callback):
     ) -> None:
         self.model, self.places, self.alpha, self.weight, self.lr = model, places, alpha, weight, lr
         self.layers = list(places)
+        self.norm_images: Callable[[], Iterable[Any]] | None = None
+        """Batches that the statistics of norms are measured on after each epoch."""
         self.gates: dict[str, _Gate] = {}
         for path, place in places.items():
             scaled = model.get_submodule(place)
@@ -169,6 +179,8 @@ class _Loop(Callback):
             gate.value.clamp_(0.0, 1.0)
         if state.step % state.steps_per_epoch == 0:  # validation is to see the sparser network
             self._prune()
+            if self.norm_images is not None:  # factors that fall at every step leave running averages behind
+                reestimate_norms(self.model, self.norm_images(), images=None)
 
     def on_epoch_end(self, state: TrainState) -> None:
         state.history[-1].update(density=self.density(), attention=self.attention(), ratios=self.ratios())
