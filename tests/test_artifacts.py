@@ -8,7 +8,7 @@ import torch
 
 import pintsize as ps
 
-OTHER_BITS = {"w2a8-pruned44": {"layer1.*": 3}}
+OTHER_BITS = {"w2a8-pruned44-mixed": {"layer1.*": 3}}
 FILES = sorted((Path(__file__).parents[1] / "artifacts").rglob("*.pint"))
 
 

@@ -14,8 +14,9 @@ import pintsize as ps
 from pintsize import attention_stages, report
 from pintsize.cli import main
 from pintsize.errors import CorruptFile, IllegalOrder, InputError, InputTypeError
-from pintsize.prune import AttentionOptions
+from pintsize.prune import AttentionOptions, attention_check
 from pintsize.prune.attention_check import check_attention
+from pintsize.quant.calibrate import planned
 from pintsize.recipe import Recipe
 from pintsize.record import record
 from pintsize.train.precision import PRECISIONS
@@ -124,27 +125,34 @@ def test_a_check_tells_what_does_not_fit_and_changes_nothing():
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for bits in ({}, {"weights": 4, "activations": 4}):
-        check_attention(model, IMAGES, AttentionOptions(**bits), IMAGES)
+        check_attention(model, IMAGES, AttentionOptions(**bits))
         with pytest.raises(InputError, match=r"ignore='layer9\.\*': it matches no layer"):
-            check_attention(model, IMAGES, AttentionOptions(ignore=("layer9.*",), **bits), IMAGES)
+            check_attention(model, IMAGES, AttentionOptions(ignore=("layer9.*",), **bits))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert record(model) == ()
     with pytest.raises(InputError, match="no convolution"):
-        check_attention(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), IMAGES, AttentionOptions(), IMAGES)
+        check_attention(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), IMAGES, AttentionOptions())
 
 
-def test_a_check_plans_the_quantizers_where_there_are_any():
-    broken = IMAGES / 0  # nothing that a range can be taken from
-    check_attention(network(), IMAGES, AttentionOptions(), broken)
-    with pytest.raises(InputError, match="NaN or infinite"):
-        check_attention(network(), IMAGES, AttentionOptions(weights=4, activations=4), broken)
+def test_a_check_plans_the_quantizers_where_there_are_any(monkeypatch):
+    seen = []
+
+    def spy(model, example, bits, **options):
+        seen.append(bits)
+        return planned(model, example, bits, **options)
+
+    monkeypatch.setattr(attention_check, "planned", spy)
+    check_attention(network(), IMAGES, AttentionOptions())
+    assert not seen
+    check_attention(network(), IMAGES, AttentionOptions(weights=4, activations=6))
+    assert seen == [{"weights": {"conv1": 8, "*": 4}, "activations": {"conv1": 8, "*": 6}}]
 
 
 def test_a_check_refuses_what_may_not_be_pruned_any_more():
     model = network()
     ps.quantize(model, calibration=IMAGES, progress=False)
     with pytest.raises(IllegalOrder):
-        check_attention(model, IMAGES, AttentionOptions(), IMAGES)
+        check_attention(model, IMAGES, AttentionOptions())
 
 
 @pytest.mark.parametrize("bits", [{}, {"weights": 4, "activations": 4}])
@@ -155,6 +163,15 @@ def test_what_does_not_fit_the_network_is_told_before_the_dense_training(tmp_pat
             recipe={"train": TRAINING, "attention": {"ignore": ["layer9.*"], **bits}, "quantize": None},
         )  # fmt: skip
     assert not (tmp_path / "dense.safetensors").exists()
+
+
+def test_an_untrained_network_of_constants_passes_the_rehearsal():
+    """Blocks whose last norm begins at zero give constants, which is no fault before training."""
+    model = ps.models.create("resnet20", stem="small", in_channels=1)
+    for path, module in model.named_modules():
+        if path.endswith("bn2"):
+            nn.init.zeros_(module.weight)
+    check_attention(model, torch.randn(2, 1, 16, 16), AttentionOptions(weights=4, activations=4))
 
 
 def told(target, left, *, reason="all attention epochs were done", last=None, **options):

@@ -18,7 +18,7 @@ def rehearse(stages: Stages, model: nn.Module) -> None:
     """Raise for what does not fit the network, which stays as it is."""
     options = stages.recipe.attention
     if options is not None:
-        check_attention(model, stages.example, options, stages.some_training_images(len(stages.example)))
+        check_attention(model, stages.example, options)
 
 
 def outcome(recipe: Recipe, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -174,6 +174,16 @@ def test_the_first_convolution_is_the_one_that_runs_first() -> None:
     assert step.weights["body"] == 4
 
 
+def test_grouped_transposed_convolutions_have_no_vector() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 12, 2, groups=2),
+        nn.ReLU(), nn.Conv2d(12, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10),
+    )  # fmt: skip
+    net = attended(model, per="group")
+    assert {target.layer for site in net.sites for target in site.targets} == {"1", "5"}
+    net.model(IMAGE)
+
+
 def test_prices_average_to_one_and_follow_the_cost() -> None:
     model = ps.models.create("resnet20", stem="small")
     graph = analyse(model, IMAGE)

@@ -132,8 +132,11 @@ def test_residual_convolutions_compute_their_kept_channels_where_that_is_faster(
 def vanish(net: Attended) -> torch.Tensor:
     """Remove every third unit, whose attention is zero already; what the network gave before."""
     with torch.no_grad():
-        for vector in net.vectors:
+        for site, vector in zip(net.sites, net.vectors, strict=True):
             vector.attention[::3] = 0.0
+            for target in site.targets:
+                if target.norm is not None:  # as training would have it
+                    net.model.get_buffer(f"{target.norm}.running_mean")[target.indices[::3].reshape(-1)] = 0.0
         before = net.model(IMAGE)
     for vector in net.vectors:
         vector.remove(vector.vanished(1e-4))

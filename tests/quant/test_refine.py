@@ -165,6 +165,13 @@ def test_norms_are_measured_anew():
     assert torch.allclose(model[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0), atol=1e-4)
     assert model[0].momentum == 0.1
     assert model.training
+    left_over = [
+        batches[0],
+        batches[1][:2],
+        batches[1][:1],
+    ]  # two images weigh as two, one alone has no variance
+    quant.reestimate_norms(model, left_over, images=None)
+    assert torch.allclose(model[0].running_mean, torch.cat(left_over[:2]).mean(0), atol=1e-5)
     with pytest.raises(InputError, match="holds no images"):
         quant.reestimate_norms(model, [])
 

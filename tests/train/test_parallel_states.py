@@ -26,11 +26,14 @@ train(masked, data, epochs=4, lr=0.05, batch_size=23, precision="fp32", progress
 attended = network()
 found = prune_by_attention(attended, data, attention_epochs=2, recovery_epochs=2, batch_size=23, precision="fp32",
                            attention_lr=0.1, threshold=0.2, attention_weight=0.5, keep_first=False, progress=False)
+both = network()
+prune_by_attention(both, data, attention_epochs=2, recovery_epochs=1, batch_size=23, precision="fp32", weights=4,
+                   activations=8, attention_lr=0.1, threshold=0.2, attention_weight=0.5, progress=False)
 quantized = network().eval()
 ps.quantize(quantized, calibration=data.train, method="lsq")
 train(quantized, data, epochs=2, lr=0.01, batch_size=23, precision="fp32", progress=False)
 
-models = {"masked": masked, "attended": attended, "quantized": quantized}
+models = {"masked": masked, "attended": attended, "both": both, "quantized": quantized}
 states = {name: model.state_dict() for name, model in models.items()}
 if "WORLD_SIZE" in os.environ:
     def digest(state):

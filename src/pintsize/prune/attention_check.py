@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
 from typing import Any
 
 from torch import nn
 
 from ..attention_options import AttentionOptions
 from ..graph import analyse
+from ..quant import fold_batchnorm
+from ..quant.calibrate import planned
 from ..record import check_order
-from . import attention_ranges, attention_sites
+from . import attention_sites
+from .attention_ranges import bits_of
 from .plan import PruneStep
 
 
-def check_attention(
-    model: nn.Module, example: Any, options: AttentionOptions, calibration: Iterable[Any]
-) -> None:
+def check_attention(model: nn.Module, example: Any, options: AttentionOptions) -> None:
     """Find the places for attention, and for the quantizers where there are any; `model` is unchanged.
 
     Args:
         model: of any weights.
         example: an input.
         options: of the pruning.
-        calibration: a few images; their values do not matter.
 
     Raises:
         IllegalOrder: `model` may not be pruned any more.
@@ -32,5 +32,7 @@ def check_attention(
     """
     check_order(model, PruneStep)
     attention_sites.find(model, analyse(model, example), options)
-    if options.weights is not None:
-        attention_ranges.plan_quantization(model, example, options, calibration)
+    if options.weights is not None:  # no calibration: values of an untrained network say nothing
+        work = copy.deepcopy(model)
+        fold_batchnorm(work, example)
+        planned(work, example, bits_of(model, example, options), ignore=(), edges=None, outputs=False)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map
 
 from ..attention_options import AttentionOptions
 from ..graph import Graph, Removed
@@ -20,7 +21,6 @@ from . import attention_sites, constants, costs
 from .attention import ChannelAttention
 from .attention_sites import Site, Target
 from .plan import add_bias
-from .scatter import of_zeros
 
 _Part = tuple[ChannelAttention, Tensor]
 
@@ -90,7 +90,7 @@ class Attended:
         example: Any = None,
     ) -> None:
         self.model, self.graph, self.sites, self.options = model, graph, list(sites), options
-        self._example = example
+        self._example = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, example)
         self.biases: list[str] = []
         """Layers that were given a bias, for the constants of removed channels that they read."""
         if example is not None and options.at == "convolution":
@@ -116,7 +116,7 @@ class Attended:
         ]
         self._outputs: dict[str, _OnOutput] = {}
         self._parts: dict[str, tuple[Target, list[_Part]]] = {}
-        self._handles: list[Any] = []
+        self._handles: dict[str, Any] = {}
         self._attach()
         self._cost = {"params": costs.parameters(graph), "macs": costs.macs(graph)}
         self._full = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
@@ -136,7 +136,7 @@ class Attended:
             module, target = self.model.get_submodule(path), targets[path]
             if self.options.on == "outputs":
                 hook = self._outputs[path] = _OnOutput(target.channels, own, 1)
-                self._handles.append(module.register_forward_hook(hook))
+                self._handles[path] = module.register_forward_hook(hook)
                 module.add_module("attention", hook)
                 self._parts[path] = (target, own)
                 continue
@@ -151,11 +151,14 @@ class Attended:
 
         The results are the same, but a quantizer of such an output sees them scaled, as it will in the realised network.
         """
-        for handle in self._handles:
-            handle.remove()
         for path, (target, parts) in self._parts.items():
             layer = self.model.get_submodule(path)
-            layer.get_submodule(WEIGHT).register_forward_hook(_OnOutput(target.channels, parts, target.axis))
+            if WEIGHT not in layer._modules:
+                continue
+            self._handles[path].remove()
+            quantizer, hook = layer.get_submodule(WEIGHT), _OnOutput(target.channels, parts, target.axis)
+            quantizer.register_forward_hook(hook)
+            quantizer.add_module("attention", hook)
             if isinstance(layer._parameters.get("bias"), nn.Parameter):
                 scaled = _OnWeight(target.channels, parts, 0)
                 parametrize.register_parametrization(layer, "bias", scaled, unsafe=True)
@@ -172,12 +175,11 @@ class Attended:
         """Take note of what the vectors have removed, after a removal or a load.
 
         Args:
-            fold: first keep the constants that silenced channels emitted so far, through the bias of their
-                norm: those of channels that are cut go to the layers that read them, the others into that bias.
+            fold: first give the constants that channels which are cut emitted so far, through the bias of their
+                norm, to the layers that read them. Other silent channels keep that bias.
         """
         self.removed, self.physical = attention_sites.silent(self._plain, self.graph, self.sites, self.kept)
         if fold and self._example is not None:
-            self._keep_constants()
             self._fold_constants()
         self._held = []
         for name, dims in self.removed.items():
@@ -187,19 +189,6 @@ class Attended:
             for dim, indices in dims.items():
                 self._held.append((parameter, dim, torch.tensor(indices, device=parameter.device)))
         self.hold()
-
-    @torch.no_grad()
-    def _keep_constants(self) -> None:
-        """Make the bias of a norm all that it gives for a channel of zeros: its weight is held at zero from now on."""
-        for target in (target for site in self.sites for target in site.targets):
-            norm = None if target.norm is None else self.model.get_submodule(target.norm)
-            silent = self.removed.get(f"{target.layer}.weight", {}).get(target.axis)
-            if not silent or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                continue
-            if target.norm in self._outputs or parametrize.is_parametrized(norm):
-                continue  # scaled itself it gives zeros
-            if norm.affine and norm.track_running_stats:
-                norm.bias[silent] = of_zeros(norm)[silent]
 
     @torch.no_grad()
     def _fold_constants(self) -> None:
@@ -219,12 +208,10 @@ class Attended:
                 continue
             bias = self._original(f"{path}.bias")
             assert bias is not None  # each layer without a norm has one
-            factors = self.bias_factors(path)
-            if factors is None:
-                bias.index_add_(0, keep.to(bias.device), shift.to(bias.device))
-            else:  # a channel without attention gives nothing, constants neither
-                own = torch.where(factors[keep] > 0, shift / factors[keep], 0.0)
-                bias.index_add_(0, keep.to(bias.device), own.to(bias.device))
+            factors, keep, shift = self.bias_factors(path), keep.to(bias.device), shift.to(bias.device)  # noqa: PLW2901
+            if factors is not None:  # a channel without attention gives nothing, constants neither
+                shift = torch.where(factors[keep] > 0, shift / factors[keep], 0.0)  # noqa: PLW2901
+            bias.index_add_(0, keep, shift)
 
     def bias_factors(self, path: str) -> Tensor | None:
         """`Â` of the channels of a layer whose bias it scales, [C]; None for other layers."""

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from .. import files
 from ..attention_options import AttentionOptions
+from ..quant import reestimate_norms
 from ..train import Callback, TrainState
 from .attention import elastic_net, weight_penalty
 from .attention_layers import Attended
 
+NORM_IMAGES = 2048
 _FIXED_COLUMNS = (
     "epoch", "attention_epoch", "recovery_epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
     "channels", "params", "macs", "removed", "threshold_accuracy", "recovered", "seconds",
@@ -37,6 +40,8 @@ class AttentionLoop(Callback):
         options: of the pruning.
         baseline: validation accuracy of the dense network in percent.
         csv_path: a table of all epochs, written anew after each.
+        norm_images: gives batches on which norms are measured anew when attention has moved: in front of a norm, factors
+            that fall at every step leave its running averages behind.
     """
 
     def __init__(
@@ -46,7 +51,9 @@ class AttentionLoop(Callback):
         *,
         baseline: float,
         csv_path: str | os.PathLike[str] | None = None,
+        norm_images: Callable[[], Iterable[Any]] | None = None,
     ) -> None:
+        self.norm_images = norm_images
         self.attended, self.options, self.baseline, self.csv_path = attended, options, baseline, csv_path
         self.attention_epoch = 0
         self.recovery_epoch = 0
@@ -97,6 +104,8 @@ class AttentionLoop(Callback):
         self.attended.hold()
         if state.step % state.steps_per_epoch == 0:  # validation is to see the smaller network
             self._removed = self._remove() if self.attending else 0
+            if self.attending and self.norm_images is not None:
+                reestimate_norms(self.attended.model, self.norm_images(), images=None)
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Remove what has vanished, and choose what the next epoch does."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.utils import parametrize
 
 from ..attention_options import AttentionOptions
@@ -55,17 +55,14 @@ class Quantization:
 def plan_quantization(
     model: nn.Module, example: Any, options: AttentionOptions, calibration: Iterable[Any]
 ) -> Quantization:
-    """How `model`, which is unchanged, is quantized.
-
-    The first convolution keeps 8 bits for its weights and what it reads.
-    """
-    first = first_convolution(model, trace.record(model, example)) or ""
+    """How `model`, which is unchanged, is quantized."""
     trial = copy.deepcopy(model)
     calibration = calibration_batches(model, calibration, CALIBRATION_IMAGES)
+    bits = bits_of(model, example, options)
     quantize(
         trial,
-        weights={first: 8, "*": options.weights},
-        activations={first: 8, "*": options.activations},
+        weights=bits["weights"],
+        activations=bits["activations"],
         calibration=calibration,
         method="minmax" if options.ranges == "max" else "mse",
         example=example,
@@ -77,6 +74,13 @@ def plan_quantization(
     with floating_point(trial):
         plan = replan(build(trace.record(trial, example), trial), step)
     return Quantization(fold, step, plan, ranges_of(trial), _extents(trial, calibration))
+
+
+def bits_of(model: nn.Module, example: Any, options: AttentionOptions) -> dict[str, dict[str, int | None]]:
+    """Bits of weights and activations by pattern: the first convolution keeps 8 for its weights and what it reads."""
+    first = first_convolution(model, trace.record(model, example)) or ""
+    chosen = {"weights": options.weights, "activations": options.activations}
+    return {name: {first: 8, "*": bits} for name, bits in chosen.items()}
 
 
 @torch.no_grad()
@@ -131,7 +135,9 @@ class FollowRanges(Callback):
     def on_epoch_start(self, state: TrainState) -> None:  # noqa: ARG002
         """Watch the activations; find how far the largest weights are to be clipped."""
         for name, quantizer in self._activations.items():
-            quantizer.observer = _WhileTraining(quantizer, self._extents[name])
+            extent, device = self._extents[name], quantizer.scale.device
+            extent.low, extent.high = extent.low.to(device), extent.high.to(device)
+            quantizer.observer = _WhileTraining(quantizer, extent)
         for name, layer, quantizer in self._weights():
             largest = _largest(quantizer, layer.weight)  # type: ignore[arg-type]
             if self._options.ranges == "max":
@@ -144,6 +150,7 @@ class FollowRanges(Callback):
     def on_step_end(self, state: TrainState) -> None:
         """Set the ranges for the next forward; those of an epoch's last step are what the network ends with."""
         self._set_weights()
+        self._agree()
         for name, quantizer in self._activations.items():
             extent, (low, high) = self._extents[name], self._shares[name]
             if extent.high > extent.low:
@@ -155,6 +162,16 @@ class FollowRanges(Callback):
         """Watch no longer."""
         for quantizer in self._activations.values():
             quantizer.observer = None
+
+    def _agree(self) -> None:
+        """Of several processes, each of which saw a part of the batch, all go on with the extent of the whole."""
+        if not (distributed.is_available() and distributed.is_initialized() and self._extents):
+            return
+        extents = self._extents.values()
+        ends = torch.stack([torch.stack([extent.low, -extent.high]) for extent in extents])
+        distributed.all_reduce(ends, distributed.ReduceOp.MIN)
+        for extent, (low, high) in zip(extents, ends, strict=True):
+            extent.low, extent.high = low, -high
 
     @torch.no_grad()
     def _settle(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field, fields
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ..record import check_order
 from ..train import Callback, History, evaluate, train
 from . import attention_ranges, attention_sites
 from .attention_layers import Attended
-from .attention_loop import AttentionLoop, to_csv
+from .attention_loop import NORM_IMAGES, AttentionLoop, to_csv
 from .attention_realise import Realisation, realise
 from .masks import masked_layers
 from .plan import PruneStep, PruningPlan
@@ -142,7 +143,10 @@ def prune_by_attention(
         quantization = attention_ranges.plan_quantization(model, example, chosen, images)
         fold_batchnorm(work, example)
     attended = Attended(work, graph, sites, chosen, example=None if quantization else example)
-    loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv)
+    measured = None
+    if chosen.at == "convolution" and quantization is None:
+        measured = partial(data.train.at_most(NORM_IMAGES).batches, shuffle=True, augment=chosen.augment)
+    loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv, norm_images=measured)
     followers: tuple[Callback, ...] = ()
     if quantization is not None:
         quantization.step.apply(work)

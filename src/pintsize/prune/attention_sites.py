@@ -112,6 +112,8 @@ def owners(model: nn.Module, group: ChannelGroup) -> list[Member]:
             continue
         if not convolution or member.parameter.rpartition(".")[2] != "weight":
             return []
+        if getattr(module, "transposed", False) and module.groups > 1:  # type: ignore[operator]
+            return []  # a row of its weight makes a channel in each group
         found.append(member)
     return found
 

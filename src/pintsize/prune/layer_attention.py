@@ -25,13 +25,11 @@ from ..quant.flow import build
 from ..quant.fold import foldable
 from ..tables import Table, Tabular
 from ..train import Callback, History, TrainState, train
+from .attention_loop import NORM_IMAGES
 from .masks import MaskStep, add_mask, maskable, masks_of, set_masks
 
 if TYPE_CHECKING:
     from ..data import Data
-
-
-_NORM_IMAGES = 2048
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def prune_by_layer_attention(
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept
     places = _places(work, layers, data)
-    measured = data.train.at_most(_NORM_IMAGES)
+    measured = data.train.at_most(NORM_IMAGES)
     loop = _Loop(work, places, alpha, attention_weight, attention_lr, start)
     loop.norm_images = lambda: measured.batches(shuffle=True, augment=training.get("augment", True), seed=0)
     callbacks = (loop, *training.pop("callbacks", ()))

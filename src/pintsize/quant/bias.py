@@ -69,11 +69,11 @@ def _channel_mean(layer: nn.Module, out: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reestimate_norms(model: nn.Module, data: Iterable[Any] | Tensor, *, images: int | None = 512) -> int:
-    """Measure the statistics of every batch norm anew, in place (cumulative over all batches alike).
+    """Measure the statistics of every batch norm anew, in place (over all images alike).
 
     Args:
         model: any network; its mode stays as it is.
-        data: a split or any iterable of batches of images; batches of one size weigh alike. Where the network was
+        data: a split or any iterable of batches of images. Where the network was
             trained on augmented images, these should be, too: `split.batches(shuffle=True, augment=True)`.
         images: how many images to take; None for all.
 
@@ -101,8 +101,13 @@ def reestimate_norms(model: nn.Module, data: Iterable[Any] | Tensor, *, images: 
         for norm in norms:
             norm.train()
             norm.reset_running_stats()
-            norm.momentum = None
+        seen = 0
         for batch in batches:
+            if len(batch) == 1 and len(batches) > 1:
+                continue  # it has no variance where a norm sees one value an image
+            seen += len(batch)
+            for norm in norms:
+                norm.momentum = len(batch) / seen
             model(batch.to(device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -138,7 +138,7 @@ def quantize(
     else:
         folded = fold_batchnorm(work, example)
     bits = {"weights": weights, "activations": activations}
-    step, plan = _plan(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
     step = replace(step, learnable=trained_scales, follow=follow)
     done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
     commit(model, done.model, [each for each in (folded, step) if each is not None])
@@ -242,7 +242,7 @@ def calibration_batches(
     return images
 
 
-def _plan(
+def planned(
     model: nn.Module,
     example: Any,
     bits: Mapping[str, patterns.Bits],
@@ -251,6 +251,7 @@ def _plan(
     edges: int | None,
     outputs: bool,
 ) -> tuple[QuantizeStep, placement.Plan]:
+    """Which layers and activations of `model`, folded, are quantized, and where; nothing is calibrated."""
     recorded = trace.record(model, example)
     layers = placement.layers(flow.build(recorded, model))
     if not layers:

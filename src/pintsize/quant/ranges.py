@@ -136,7 +136,7 @@ def round_biases(model: nn.Module, step: QuantizeStep) -> None:
     for name, layer in convert.weight_layers(model):
         rounded = rounded_bias(model, name, layer, step)
         if rounded is not None:
-            layer.bias.copy_(rounded)
+            layer.get_parameter("bias").copy_(rounded)
 
 
 @torch.no_grad()
