@@ -255,9 +255,7 @@ def table(args: argparse.Namespace) -> None:
         name: [{"bytes": mb * 1e6, "accuracy": accuracy - 93.3} for mb, accuracy in points]
         for name, points in SEED.items()
     }
-    figure = bits_frontier(
-        series, reference=seed, title="Points above or below the dense network"
-    )
+    figure = bits_frontier(series, reference=seed, title="Points above or below the dense network")
     to_png(figure, Path(args.out) / "frontier.png")
 
 
