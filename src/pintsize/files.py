@@ -6,6 +6,7 @@ Nothing here unpickles: `.pt`/`.pth`/`.th` state dicts are read with `weights_on
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -59,14 +60,16 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def remove_partial(folder: Path, within: str = "**") -> None:
+def remove_partial(folder: Path, within: str = "**", *, of: str | None = None) -> None:
     """Delete what writers that were killed left half done.
 
     Args:
         folder: that no other process writes to.
         within: pattern of its subfolders to look into; by default it and all of them.
+        of: name of the file that was being written; by default any.
     """
-    for file in folder.glob(f"{within}/.*{_PARTIAL}"):
+    name = "*" if of is None else f"{glob.escape(of)}.*"
+    for file in folder.glob(f"{within}/.{name}{_PARTIAL}"):
         file.unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pintsize.errors import OperationError, TrainingDiverged
+from pintsize.files import remove_partial
 
 from . import checkpoint as checkpoints
 from . import optimizers, rng
@@ -271,6 +272,8 @@ class Run:
             saved = checkpoints.read(path)
             checkpoints.require_same(path, saved["configuration"], configuration)
             self._take_back(saved)
+            if self.accelerator.is_main_process:
+                remove_partial(path.parent, ".", of=path.name)
             done = int(saved["epoch"])
             self._saved = f"the last good checkpoint, after epoch {done}, is in {path}"
         if len(found := set(gather_object([done]))) > 1:
