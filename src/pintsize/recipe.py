@@ -352,21 +352,26 @@ def _as_input_error(error: ValidationError, source: str) -> InputError:
 
 def _keys_beside(place: list[str]) -> list[str]:
     """Valid keys of the section that holds `place`."""
-    if len(place) > 1 and place[0] in WAYS and place[0] not in SECTIONS:
+    if (options := _options_class(place)) is not None:
         return [
-            field.name for field in fields(WAYS[place[0]]) if place[0] != "attention" or field.name != "seed"
+            field.name for field in fields(options) if options is not AttentionOptions or field.name != "seed"
         ]
     section = _section_class(place[0]) if len(place) > 1 else Recipe
     return list((section or Recipe).model_fields)
 
 
 def _describe(place: list[str]) -> str:
-    if len(place) > 1 and place[0] in WAYS and place[0] not in SECTIONS:
-        helps = {field.name: field.metadata.get("help", "") for field in fields(WAYS[place[0]])}
+    if (options := _options_class(place)) is not None:
+        helps = {field.name: field.metadata.get("help", "") for field in fields(options)}
         return str(helps.get(place[1], ""))
     section = _section_class(place[0]) if len(place) > 1 else Recipe
     field = (section or Recipe).model_fields.get(place[1] if len(place) > 1 else place[0])
     return (field.description or "") if field else "docs/guides/recipes.md"
+
+
+def _options_class(place: list[str]) -> Any:
+    """The dataclass that holds the key at `place`, None if it is in a section of another kind."""
+    return WAYS[place[0]] if len(place) > 1 and place[0] in WAYS and place[0] not in SECTIONS else None
 
 
 def _section_class(name: str) -> type[BaseModel] | None:

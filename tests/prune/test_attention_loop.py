@@ -248,27 +248,16 @@ def test_a_checkpoint_of_other_options_is_refused(
     trained: nn.Module, data: Any, tmp_path: Path, first: dict[str, Any], then: dict[str, Any], name: str
 ) -> None:
     path = tmp_path / "attention.ckpt"
+
+    def start(kill: Kill, options: dict[str, Any]) -> None:
+        few = {"attention_epochs": 3, "recovery_epochs": 1, "checkpoint": path, "callbacks": (kill,)}
+        pruned(trained, data, **few, **options)
+
     with pytest.raises(KeyboardInterrupt):
-        pruned(
-            trained,
-            data,
-            attention_epochs=3,
-            recovery_epochs=1,
-            checkpoint=path,
-            callbacks=(Kill(2),),
-            **first,
-        )
+        start(Kill(2), first)
     kept = path.read_bytes()
     with pytest.raises(InputError, match=rf"AttentionLoop\.{name} was .*, is "):
-        pruned(
-            trained,
-            data,
-            attention_epochs=3,
-            recovery_epochs=1,
-            checkpoint=path,
-            callbacks=(Kill(None),),
-            **then,
-        )
+        start(Kill(None), then)
     assert path.read_bytes() == kept
 
 

@@ -200,10 +200,10 @@ def test_only_tensors_and_plain_types_are_in_it(few, tmp_path):
 
 def test_what_a_kill_left_of_a_checkpoint_goes_at_the_next_start(few, tmp_path):
     path = tmp_path / "a[1].ckpt"
-    quick(net(), few, path)
     left, other = tmp_path / ".a[1].ckpt.x7.partial", tmp_path / ".b.ckpt.x7.partial"
-    left.write_bytes(b"half")
     other.write_bytes(b"another's")
-    quick(net(), few, path)
-    assert not left.exists()
-    assert other.exists()
+    for _ in range(2):  # whether or not one was ever written whole
+        left.write_bytes(b"half")
+        quick(net(), few, path)
+        assert not left.exists()
+        assert other.exists()

@@ -48,20 +48,20 @@ def compress(
 
 def _budget(metrics: dict[str, Any]) -> str:
     """Whether a budget was met, and by which candidate; else why not, and what may help."""
-    from ..measure.units import bytes_text, count_text, milliseconds_text
+    from ..measure.units import COST_TEXTS
 
     found = metrics.get("budget")
     if found is None:
         return ""
     if found["met"]:
         return f"\nbudget  met: {found['chosen']}"
-    texts = {"latency": milliseconds_text, "bytes": bytes_text, "macs": lambda n: f"{count_text(n)} MACs"}
-    cost = texts[found["minimize"]]
+    text, unit = COST_TEXTS[found["minimize"]], " MACs" if found["minimize"] == "macs" else ""
     why = (
         f"every smaller network that was tried lost more than {found['max_drop']:g} points; allow more, or more epochs "
         "of recovery and minutes for the search"
         if found["limit"] is None
-        else f"the cheapest network that was tried takes {cost(found['least'])}; allow more than {cost(found['limit'])}"
+        else f"the cheapest network that was tried takes {text(found['least'])}{unit}; "
+        f"allow more than {text(found['limit'])}{unit}"
     )
     return f"\nbudget  not met: {found['chosen']} ({why})"
 

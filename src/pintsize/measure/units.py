@@ -22,6 +22,10 @@ def milliseconds_text(number: float) -> str:
     return f"{_three(number)} ms"
 
 
+COST_TEXTS = {"latency": milliseconds_text, "bytes": bytes_text, "macs": count_text}
+"""How the costs that a budget may name are told."""
+
+
 def _three(number: float) -> str:
     digits = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
     return f"{number:.{digits}f}" if abs(number) >= 0.995 else f"{number:#.3g}"

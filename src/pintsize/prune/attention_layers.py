@@ -115,10 +115,9 @@ class Attended:
             for site in sites
         ]
         self._outputs: dict[str, _OnOutput] = {}
-        self._parts: dict[str, tuple[Target, list[_Part]]] = {}
-        self._handles: dict[str, Any] = {}
+        self._hooked: dict[str, tuple[Target, list[_Part], Any]] = {}
         self._attach()
-        self._cost = {"params": costs.parameters(graph), "macs": costs.macs(graph)}
+        self._cost = {"params": costs.parameters(graph.trace), "macs": costs.macs(graph.trace)}
         self._full = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
         self._held: list[tuple[Tensor, int, Tensor]] = []
         self.refresh()
@@ -136,9 +135,8 @@ class Attended:
             module, target = self.model.get_submodule(path), targets[path]
             if self.options.on == "outputs":
                 hook = self._outputs[path] = _OnOutput(target.channels, own, 1)
-                self._handles[path] = module.register_forward_hook(hook)
+                self._hooked[path] = (target, own, module.register_forward_hook(hook))
                 module.add_module("attention", hook)
-                self._parts[path] = (target, own)
                 continue
             axis = target.axis if path == target.layer else 0
             for key, dim in (("weight", axis), ("bias", 0)):
@@ -151,11 +149,11 @@ class Attended:
 
         The results are the same, but a quantizer of such an output sees them scaled, as it will in the realised network.
         """
-        for path, (target, parts) in self._parts.items():
+        for path, (target, parts, handle) in self._hooked.items():
             layer = self.model.get_submodule(path)
             if WEIGHT not in layer._modules:
                 continue
-            self._handles[path].remove()
+            handle.remove()
             quantizer, hook = layer.get_submodule(WEIGHT), _OnOutput(target.channels, parts, target.axis)
             quantizer.register_forward_hook(hook)
             quantizer.add_module("attention", hook)
@@ -183,7 +181,7 @@ class Attended:
             self._fold_constants()
         self._held = []
         for name, dims in self.removed.items():
-            parameter = self._original(name)
+            parameter = self.original(name)
             if parameter is None:
                 continue  # a running statistic: what a silent channel computes does not depend on it
             for dim, indices in dims.items():
@@ -206,12 +204,12 @@ class Attended:
                 place = self.model.get_buffer(folding.norms[path])
                 place.index_add_(0, keep.to(place.device), -shift.to(place.device))
                 continue
-            bias = self._original(f"{path}.bias")
+            bias = self.original(f"{path}.bias")
             assert bias is not None  # each layer without a norm has one
-            factors, keep, shift = self.bias_factors(path), keep.to(bias.device), shift.to(bias.device)  # noqa: PLW2901
+            keep, own, factors = keep.to(bias.device), shift.to(bias.device), self.bias_factors(path)
             if factors is not None:  # a channel without attention gives nothing, constants neither
-                shift = torch.where(factors[keep] > 0, shift / factors[keep], 0.0)  # noqa: PLW2901
-            bias.index_add_(0, keep, shift)
+                own = torch.where(factors[keep] > 0, own / factors[keep], 0.0)
+            bias.index_add_(0, keep, own)
 
     def bias_factors(self, path: str) -> Tensor | None:
         """`Â` of the channels of a layer whose bias it scales, [C]; None for other layers."""
@@ -231,7 +229,8 @@ class Attended:
         for parameter, dim, indices in self._held:
             parameter.index_fill_(dim, indices, 0.0)
 
-    def _original(self, name: str) -> Tensor | None:
+    def original(self, name: str) -> Tensor | None:
+        """The parameter of that name, as it is before attention; None if there is none."""
         path, _, key = name.rpartition(".")
         module = self.model.get_submodule(path)
         if parametrize.is_parametrized(module, key):
@@ -270,10 +269,8 @@ class Attended:
         module = self.model.get_submodule(path)
         if key not in ("weight", "bias") or parametrize.is_parametrized(module, key):
             return value
-        if (
-            key == "weight" and WEIGHT in module._modules
-        ):  # rounded, for once scaled it might be rounded elsewhere
-            found: Tensor = module.get_submodule(WEIGHT)(value)
+        if key == "weight" and WEIGHT in module._modules:
+            found: Tensor = module.get_submodule(WEIGHT)(value)  # scaled first, it might be rounded elsewhere
             return found
         axis = 1 if key == "weight" and getattr(module, "transposed", False) else 0
         return value * self._outputs[path].along(value, axis)
@@ -310,7 +307,7 @@ class Attended:
         return [
             tensor
             for name in self._names
-            if name.endswith("weight") and (tensor := self._original(name)) is not None and tensor.dim() > 1
+            if name.endswith("weight") and (tensor := self.original(name)) is not None and tensor.dim() > 1
         ]
 
     def cut(self) -> Mapping[int, list[int]]:

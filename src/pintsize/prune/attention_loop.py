@@ -13,7 +13,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,10 @@ from ..train import Callback, TrainState
 from .attention import elastic_net, weight_penalty
 from .attention_layers import Attended
 
-NORM_IMAGES = 2048
+if TYPE_CHECKING:
+    from ..data import Data
+
+_NORM_IMAGES = 2048
 _FIXED_COLUMNS = (
     "epoch", "attention_epoch", "recovery_epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
     "channels", "params", "macs", "removed", "threshold_accuracy", "recovered", "seconds",
@@ -202,10 +206,7 @@ class AttentionLoop(Callback):
 
     def configuration(self) -> dict[str, Any]:
         """All options."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self.options).items()
-        }
+        return asdict(self.options)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loop is."""
@@ -242,6 +243,11 @@ class AttentionLoop(Callback):
             self.attended.model.load_state_dict(self._good)
         self.attended.refresh()
         return True
+
+
+def norm_images(data: Data, *, augment: bool) -> Callable[[], Iterable[Any]]:
+    """What norms are measured anew on after an epoch in which attention has moved: batches of training images."""
+    return partial(data.train.at_most(_NORM_IMAGES).batches, shuffle=True, augment=augment)
 
 
 def to_csv(epochs: list[dict[str, Any]]) -> str:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.utils import parametrize
 
 from ..attention_options import AttentionOptions
 from ..graph import trace
@@ -188,12 +187,9 @@ class FollowRanges(Callback):
             rounded = rounded_bias(self._model, name, layer, step)
             if rounded is None:
                 continue
-            if parametrize.is_parametrized(layer, "bias"):
-                factor = layer.parametrizations["bias"][0].factors()  # type: ignore[index, union-attr]
-                original = layer.parametrizations["bias"].original  # type: ignore[index, union-attr]
-                original.copy_(torch.where(factor > 0, rounded / factor, original))
-            else:
-                layer.bias.copy_(rounded)  # type: ignore[operator]
+            bias, own = attended.original(f"{name}.bias"), attended.bias_factors(name)
+            assert bias is not None
+            bias.copy_(rounded if own is None else torch.where(own > 0, rounded / own, bias))
         for quantizer, factor in scaled:
             quantizer.scale.div_(factor)
 

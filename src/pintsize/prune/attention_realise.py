@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from .. import record as _record
 from ..errors import OperationError
+from ..graph import trace
 from ..graph.check import attempt, distance, run
-from ..graph.groups import Removed, analyse
+from ..graph.groups import Removed
 from ..graph.surgery import _without
 from ..measure import side_by_side
 from ..quant import FoldStep
@@ -129,9 +130,8 @@ def _quantize(
     ranges = attended.scales(ranges_of(attended.model))
     _load(work, {**values, **ranges}, removed, scattered)
     _load_activations(work, ranges)
-    settle(
-        work, step, quantization.plan
-    )  # done to the masked network, too: here it makes up for float32 products
+    # both were done to the masked network, too: here they make up for products in float32
+    settle(work, step, quantization.plan)
     round_biases(work, step)
     return steps
 
@@ -148,9 +148,9 @@ def _with_biases(work: nn.Module, plan: PruningPlan, biases: Mapping[str, Tensor
 
 def _with_costs(plan: PruningPlan, work: nn.Module, example: Any) -> PruningPlan:
     """`plan` with the costs of `work` itself: convolutions that compute fewer channels save more than what was cut."""
-    graph = analyse(work, example)
-    shapes = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
-    left = {"params": costs.parameters(graph)(shapes), "macs": costs.macs(graph)(shapes)}
+    recorded = trace.record(work, example)
+    shapes = {name: tuple(value.shape) for name, value in recorded.parameters.items()}
+    left = {"params": costs.parameters(recorded)(shapes), "macs": costs.macs(recorded)(shapes)}
     return replace(plan, after={**plan.after, **left})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field, fields
-from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from ..record import check_order
 from ..train import Callback, History, evaluate, train
 from . import attention_ranges, attention_sites
 from .attention_layers import Attended
-from .attention_loop import NORM_IMAGES, AttentionLoop, to_csv
+from .attention_loop import AttentionLoop, norm_images, to_csv
 from .attention_realise import Realisation, realise
 from .masks import masked_layers
 from .plan import PruneStep, PruningPlan
@@ -131,7 +130,7 @@ def prune_by_attention(
         UnsupportedOp, OperationError, TrainingDiverged: as `pintsize.prune` and `pintsize.train`.
     """
     chosen = options_from(options)
-    check(model, data)
+    _check(model, data)
     example = next(iter(data.val.batches(2)))[0] if example is None else example
     example = example.to(next(model.parameters()).device) if isinstance(example, torch.Tensor) else example
     baseline = evaluate(model, data.val)
@@ -143,9 +142,8 @@ def prune_by_attention(
         quantization = attention_ranges.plan_quantization(model, example, chosen, images)
         fold_batchnorm(work, example)
     attended = Attended(work, graph, sites, chosen, example=None if quantization else example)
-    measured = None
-    if chosen.at == "convolution" and quantization is None:
-        measured = partial(data.train.at_most(NORM_IMAGES).batches, shuffle=True, augment=chosen.augment)
+    in_front_of_norms = chosen.at == "convolution" and quantization is None
+    measured = norm_images(data, augment=chosen.augment) if in_front_of_norms else None
     loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv, norm_images=measured)
     followers: tuple[Callback, ...] = ()
     if quantization is not None:
@@ -179,7 +177,7 @@ def prune_by_attention(
     return AttentionResult(history, baseline, evaluate(model, data.val), found, loop.reason, chosen)
 
 
-def check(model: nn.Module, data: Data) -> None:
+def _check(model: nn.Module, data: Data) -> None:
     """Raise an error if `model` cannot be pruned by attention with `data`."""
     check_order(model, PruneStep)
     if masked_layers(model):

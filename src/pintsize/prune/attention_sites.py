@@ -145,7 +145,7 @@ def _priced(sites: list[Site], graph: Graph, options: AttentionOptions) -> list[
     """The sites with the price of a unit: what its layers' own weights cost, 1 on average."""
     if options.price == "channels":
         return sites
-    cost = costs.parameters(graph) if options.price == "params" else costs.macs(graph)
+    cost = costs.parameters(graph.trace) if options.price == "params" else costs.macs(graph.trace)
     whole = {name: tuple(value.shape) for name, value in graph.trace.parameters.items()}
     full = cost(whole)
     raw = []

@@ -252,9 +252,9 @@ def _once(
 
 def _prices(graph: Graph, table: Cost | None) -> dict[str, Cost]:
     priced = {
-        "params": costs.parameters(graph),
-        "macs": costs.macs(graph),
-        "bytes": costs.weight_bytes(graph),
+        "params": costs.parameters(graph.trace),
+        "macs": costs.macs(graph.trace),
+        "bytes": costs.weight_bytes(graph.trace),
     }
     return priced if table is None else {**priced, "latency": table}
 

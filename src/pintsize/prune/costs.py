@@ -28,30 +28,28 @@ def kept_shapes(
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def parameters(graph: Graph) -> Cost:
+def parameters(trace: Trace) -> Cost:
     """Number of parameters; shared ones count once."""
-    names = [name for name, value in graph.trace.parameters.items() if value.is_parameter]
+    names = [name for name, value in trace.parameters.items() if value.is_parameter]
     return lambda shapes: float(sum(math.prod(shapes[name]) for name in names))
 
 
-def weight_bytes(graph: Graph) -> Cost:
+def weight_bytes(trace: Trace) -> Cost:
     """Bytes of the parameters at their precision."""
-    sizes = {
-        name: value.dtype.itemsize for name, value in graph.trace.parameters.items() if value.is_parameter
-    }
+    sizes = {name: value.dtype.itemsize for name, value in trace.parameters.items() if value.is_parameter}
     return lambda shapes: float(sum(math.prod(shapes[name]) * size for name, size in sizes.items()))
 
 
-def macs(graph: Graph) -> Cost:
+def macs(trace: Trace) -> Cost:
     """Multiply–accumulate operations per image of convolutions and products with weights.
 
     Products of two activations (attention) scale with the heads that are kept.
     """
-    batch = next((v.shape[0] for v in graph.trace.inputs if v.shape), 1)
+    batch = next((v.shape[0] for v in trace.inputs if v.shape), 1)
     terms: list[tuple[float, str]] = []
     products: list[tuple[float, Op]] = []
-    origin = weight_names(graph.trace)
-    for op in graph.trace.ops:
+    origin = weight_names(trace)
+    for op in trace.ops:
         packet = op.func.overloadpacket
         if packet is aten.convolution:
             weight, output = op.args[1], op.outputs[0]

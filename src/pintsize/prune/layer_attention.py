@@ -25,7 +25,7 @@ from ..quant.flow import build
 from ..quant.fold import foldable
 from ..tables import Table, Tabular
 from ..train import Callback, History, TrainState, train
-from .attention_loop import NORM_IMAGES
+from .attention_loop import norm_images
 from .masks import MaskStep, add_mask, maskable, masks_of, set_masks
 
 if TYPE_CHECKING:
@@ -108,9 +108,8 @@ def prune_by_layer_attention(
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept
     places = _places(work, layers, data)
-    measured = data.train.at_most(NORM_IMAGES)
     loop = _Loop(work, places, alpha, attention_weight, attention_lr, start)
-    loop.norm_images = lambda: measured.batches(shuffle=True, augment=training.get("augment", True), seed=0)
+    loop.norm_images = norm_images(data, augment=training.get("augment", True))
     callbacks = (loop, *training.pop("callbacks", ()))
     history = train(work, data, epochs=epochs, checkpoint=checkpoint, callbacks=callbacks, **training)
     masks = masks_of(work)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
-from ..measure.units import bytes_text, count_text, milliseconds_text
+from ..measure.units import COST_TEXTS, bytes_text, count_text, milliseconds_text
 from .display import ReportFile
 from .figures import NAMES, draw
 from .run import Run, Stage, read
@@ -203,12 +203,12 @@ def _cell(key: str, value: Any, numeric: bool) -> dict[str, Any]:
 
 
 def _budget(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked of a search and what it chose; the limit in its unit."""
-    units = {"latency": milliseconds_text, "bytes": bytes_text, "macs": count_text}
+    """What was asked of a search and what it chose; costs in their unit."""
     facts = {key: value for key, value in found.items() if key != "met"}
-    in_words = units.get(str(found.get("minimize")))
-    if in_words is not None and isinstance(found.get("limit"), int | float):
-        facts["limit"] = in_words(found["limit"])
+    in_words = COST_TEXTS.get(str(found.get("minimize")))
+    for key in ("limit", "least"):
+        if in_words is not None and isinstance(found.get(key), int | float):
+            facts[key] = in_words(found[key])
     return facts
 
 

@@ -70,7 +70,7 @@ class CostModel:
         times: Mapping[str, Mapping[tuple[int, int], LayerTimes]],
     ) -> None:
         self.graph, self.layers, self.minimize, self._times = graph, layers, minimize, times
-        self._macs = costs.macs(graph)
+        self._macs = costs.macs(graph.trace)
         self._known: dict[tuple[str, int, int, int | None], float] = {}
 
     def __call__(

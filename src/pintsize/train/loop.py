@@ -218,13 +218,13 @@ def _check(
 
 def _configuration(run: Run, data: Data, teacher: nn.Module | None) -> dict[str, Any]:
     """What must be equal for a checkpoint to be taken up."""
-    of_callbacks = [
-        (f"{type(callback).__name__}.{key}", value)
+    of_callbacks = {
+        f"{type(callback).__name__}.{key}": value
         for callback in run.callbacks
         for key, value in callback.configuration().items()
-    ]
+    }
     return {
-        **dict(of_callbacks),
+        **of_callbacks,
         **asdict(run.options),
         "precision": "fp32" if run.autocast is None else "bf16",  # what `auto` came to
         "model": _shapes(run.state.model),

@@ -272,10 +272,10 @@ class Run:
             saved = checkpoints.read(path)
             checkpoints.require_same(path, saved["configuration"], configuration)
             self._take_back(saved)
-            if self.accelerator.is_main_process:
-                remove_partial(path.parent, ".", of=path.name)
             done = int(saved["epoch"])
             self._saved = f"the last good checkpoint, after epoch {done}, is in {path}"
+        if path is not None and self.accelerator.is_main_process:
+            remove_partial(path.parent, ".", of=path.name)
         if len(found := set(gather_object([done]))) > 1:
             raise OperationError(
                 f"checkpoint {path}",
