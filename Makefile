@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/core.stamp
-	@$(BIN)/python -m pintsize.demo
+	@$(BIN)/python -m pintsize.run.demo
 
 test: $(VENV)/full.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal  # one thread each: two that spin on two cores starve each other

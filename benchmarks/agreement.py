@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 import pintsize as ps
-from pintsize.files import write_text
 from pintsize.measure import machine
 from pintsize.quant import exact_simulation
+from pintsize.storage.atomic import write_text
 from ptq import some_images, trained
 
 BACKENDS = {"onnxruntime": "onnx", "openvino": "onnx", "executorch": "pte"}

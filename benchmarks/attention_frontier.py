@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 import pintsize as ps
-from pintsize import files
-from pintsize.prune import prune_by_attention
+from pintsize.pruning import prune_by_attention
 from pintsize.quant import QuantizationAware, fold_batchnorm
-from pintsize.train import History
+from pintsize.storage.atomic import write_text
+from pintsize.training import History
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BASELINE = 89.6
@@ -151,7 +151,7 @@ def keep_options(folder: Path, options: dict[str, Any]) -> None:
             raise SystemExit(
                 f"{folder}: its stages were made with other {', '.join(changed)}; choose another --out"
             )
-    files.write_text(path, json.dumps(options))
+    write_text(path, json.dumps(options))
 
 
 class Run:
@@ -282,7 +282,7 @@ def main() -> None:
     row = args.run(args)
     if row is not None:
         text = json.dumps(row)
-        files.write_text(Path(args.out) / args.setting / "row.json", text + "\n")
+        write_text(Path(args.out) / args.setting / "row.json", text + "\n")
         print(text)
 
 

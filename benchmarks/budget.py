@@ -28,9 +28,9 @@ from torch import nn
 import pintsize as ps
 from deploy import peer_int8
 from pintsize.deploy import open_runtimes
-from pintsize.files import write_text
 from pintsize.measure import side_by_side
-from pintsize.recipe import RecoverSection
+from pintsize.recipe.recipe import RecoverSection
+from pintsize.storage.atomic import write_text
 
 RIVALS = ("uniform", "Torch-Pruning")
 CALIBRATION = 512

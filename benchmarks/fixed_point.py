@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import pintsize as ps
-from pintsize.files import atomic
 from pintsize.measure import machine
+from pintsize.storage.atomic import atomic
 
 MODES, BITS = ("linear", "minmax", "log", "tanh"), (4, 6, 8, 16)
 

@@ -27,8 +27,9 @@ import torch
 from torch import nn
 
 import pintsize as ps
-from pintsize.deploy import entropy, pint
-from pintsize.deploy.pint_tensors import as_entries, four_dimensional
+from pintsize.deploy.pint import entropy
+from pintsize.deploy.pint import format as pint
+from pintsize.deploy.pint.tensors import as_entries, four_dimensional
 from pintsize.measure import machine
 
 _PEER = """

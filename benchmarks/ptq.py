@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pintsize as ps
-from pintsize.files import write_text
 from pintsize.measure import machine
+from pintsize.storage.atomic import write_text
 
 FP32, NEAREST = "fp32", "nearest"
 WITHOUT_NORMS = ("alexnet", "vgg16")

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 import pintsize as ps
-from pintsize.files import write_text
 from pintsize.measure import machine
 from pintsize.quant import QuantizationAware, fold_batchnorm, reestimate_norms
-from pintsize.train import Callback, TrainState
+from pintsize.storage.atomic import write_text
+from pintsize.training import Callback, TrainState
 
 
 class Pause(Callback):

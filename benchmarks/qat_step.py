@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import pintsize as ps
 from pintsize.measure import machine
-from pintsize.train.placement import layout_for
+from pintsize.training.placement import layout_for
 
 Step = Callable[[], object]
 

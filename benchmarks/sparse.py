@@ -28,10 +28,10 @@ import torch
 from torch import nn
 
 import pintsize as ps
-from pintsize import files
-from pintsize.prune import UNREGULARIZED, Rules, Sparsify, Unregularized, one_shot
-from pintsize.prune.rule_stages import RuleStages
-from pintsize.prune.rules import from_ratios
+from pintsize.pruning import UNREGULARIZED, Rules, Sparsify, Unregularized, one_shot
+from pintsize.pruning.rules.language import from_ratios
+from pintsize.pruning.rules.stages import RuleStages
+from pintsize.storage.atomic import write_text
 
 Row = dict[str, Any]
 
@@ -67,7 +67,7 @@ class Bench:
         began = time.time()
         found = do(self.folder / f"{name}-{seed}.ckpt")
         row = {"name": name, "seed": seed, "limit": self.args.limit, **found, "seconds": time.time() - began}
-        files.write_text(path, json.dumps(row) + "\n")
+        write_text(path, json.dumps(row) + "\n")
         (self.folder / f"{name}-{seed}.ckpt").unlink(missing_ok=True)
         print(
             json.dumps({key: value for key, value in row.items() if not isinstance(value, list)}), flush=True

@@ -7,7 +7,7 @@
 import torch
 
 import pintsize as ps
-from pintsize.prune import prune_by_attention
+from pintsize.pruning import prune_by_attention
 
 torch.manual_seed(0)
 data = ps.data.load("digits")

@@ -146,7 +146,7 @@ def text_table(headings: Cells, rows: Sequence[Cells]) -> str:
 
 def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """The stages of a run: accuracy on the test images, size, and median latency of one image."""
-    from .measure.units import bytes_text, count_text, milliseconds_text  # measure draws its tables from here
+    from .units import bytes_text, count_text, milliseconds_text  # measure draws its tables from here
 
     compressed = any("compressed_bytes" in stage for stage in stages)
     rows = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pintsize as ps
-from pintsize.deploy.pint import about
+from pintsize.deploy.pint.format import about
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.quant import fixed_point
-from pintsize.record import record
+from pintsize.storage.record import record
 
 SMALL = ["--data", "digits", "--limit", "300"]
 

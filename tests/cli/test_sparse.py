@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import pintsize as ps
 from pintsize.cli.app import app
 from pintsize.errors import PintsizeError
-from pintsize.prune import masks_of
+from pintsize.pruning import masks_of
 
 SMALL = ["--data", "digits", "--limit", "200"]
 TRAINING = ["--lr", "0.05", "--batch-size", "40"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pintsize.quant.qdq_op import quantize_dequantize
+from pintsize.quant.network.qdq_op import quantize_dequantize
 
 
 class Fake(nn.Module):

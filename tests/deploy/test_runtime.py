@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import pintsize.deploy.seal as seal
+import pintsize.deploy.pint.seal as seal
 from pintsize import errors
 from pintsize.deploy import Runtime, export, open_runtime
 

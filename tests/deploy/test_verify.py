@@ -77,7 +77,7 @@ def test_a_file_is_timed_against_another_in_the_same_runtime(residual, images, t
         opened.append(open_runtime(path, **options))
         return opened[-1]
 
-    monkeypatch.setattr(sys.modules["pintsize.deploy.verify"], "open_runtime", recorded)
+    monkeypatch.setattr(sys.modules["pintsize.deploy.verification"], "open_runtime", recorded)
     path = export(residual, tmp_path / "net.onnx", example=EXAMPLE).path
     pair = export(residual, tmp_path / "net.xml", example=EXAMPLE).path
     verify(pair, residual, [images], backend="openvino", threads=1, against=path, repeats=1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pintsize.measure.units import bytes_text, count_text, milliseconds_text
+from pintsize.units import bytes_text, count_text, milliseconds_text
 
 
 @pytest.mark.parametrize(

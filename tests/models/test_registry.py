@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pintsize import files, models
+from pintsize import models
 from pintsize.errors import CorruptFile, InputError, InputTypeError
-from pintsize.record import origin
+from pintsize.storage import network_file as files
+from pintsize.storage.record import origin
 
 
 def test_names() -> None:

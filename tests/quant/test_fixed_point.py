@@ -10,7 +10,7 @@ from torch import nn
 import pintsize as ps
 from pintsize.errors import IllegalOrder, InputError, InputTypeError
 from pintsize.quant import FixedPoint, fixed_point
-from pintsize.record import record
+from pintsize.storage.record import record
 
 MODES = ("linear", "minmax", "log", "tanh")
 

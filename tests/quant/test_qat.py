@@ -11,10 +11,11 @@ import pintsize as ps
 from pintsize import quant
 from pintsize.deploy import integer_nodes
 from pintsize.errors import InputError
-from pintsize.quant import FakeQuantize, QuantizationAware, convert, qat
-from pintsize.record import record
-from pintsize.train.callbacks import TrainState
-from pintsize.train.hooks import optimizer_step_hooks
+from pintsize.quant import FakeQuantize, QuantizationAware, qat
+from pintsize.quant.network import convert
+from pintsize.storage.record import record
+from pintsize.training.callbacks import TrainState
+from pintsize.training.hooks import optimizer_step_hooks
 
 
 def reference(x, scale, zero_point, qmin, qmax, factor):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import pintsize as ps
-from pintsize.prune.weights import LayerSparsity
-from pintsize.record import record
+from pintsize.pruning.weights.sparsity import LayerSparsity
 from pintsize.report import ReportFile
+from pintsize.storage.record import record
 from pintsize.tables import Table, shortened
-from pintsize.train import History
+from pintsize.training import History
 
 
 def parsed(thing):
@@ -168,7 +168,7 @@ def test_integers(digits):
 
 
 def test_layer_attention(digits):
-    from pintsize.prune.layer_attention import LayerAttentionResult
+    from pintsize.pruning.attention.layerwise import LayerAttentionResult
 
     shown = Displayed(LayerAttentionResult(History(), {"conv1": 0.5}, {"conv1": 0.25}, 0.75))
     assert shown.rows == [["conv1", "0.500", "25.0%"]]

@@ -8,17 +8,17 @@ import pytest
 from pintsize.report.live import goes_on, unfinished
 from pintsize.report.page import render
 from pintsize.report.run import read
-from pintsize.train.logbook import Logbook
+from pintsize.training.logbook import Logbook
 
 EPOCHS = [
     {"epoch": n, "lr": 0.1, "train_loss": 1.0 / n, "val_loss": 2.0, "train_accuracy": 50.0, "val_accuracy": 40.0 + n}
     for n in (1, 2)
 ]  # fmt: skip
-LOG = """time=2026-11-21T04:50:16.930Z elapsed=0 level=INFO logger=pintsize.pipeline msg="ResNet on digits" event=begin version=0.1.0
+LOG = """time=2026-11-21T04:50:16.930Z elapsed=0 level=INFO logger=pintsize.run.compression msg="ResNet on digits" event=begin version=0.1.0
 time=2026-11-21T04:50:26.093Z elapsed=9.1 level=INFO logger=pintsize msg="train: started" stage=train event=started
 time=2026-11-21T04:51:53.411Z elapsed=96.5 level=INFO logger=pintsize msg="train: done in 87.3 s" stage=train event=done seconds=87.3
 time=2026-11-21T04:51:53.412Z elapsed=96.5 level=INFO logger=pintsize msg="prune: started" stage=prune event=started
-time=2026-11-21T04:55:52.084Z elapsed=0 level=INFO logger=pintsize.pipeline msg="ResNet on digits" event=begin version=0.1.0
+time=2026-11-21T04:55:52.084Z elapsed=0 level=INFO logger=pintsize.run.compression msg="ResNet on digits" event=begin version=0.1.0
 time=2026-11-21T04:56:07.189Z elapsed=15.1 level=INFO logger=pintsize msg="train: done before" stage=train event=reused
 time=2026-11-21T04:56:07.189Z elapsed=15.1 level=INFO logger=pintsize msg="recover: started" stage=recover event=started
 """  # noqa: E501

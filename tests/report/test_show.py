@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 import pintsize as ps
 from pintsize.errors import CorruptFile, InputError
-from pintsize.measure.units import bytes_text
 from pintsize.report import show
+from pintsize.units import bytes_text
 
 
 def onnx_file(path, *, kind=TensorProto.INT8, size=8):

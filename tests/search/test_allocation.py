@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from pintsize.deploy.layer_latency import LayerTimes
 from pintsize.graph import analyse
-from pintsize.quant.layer_latency import LayerTimes
 from pintsize.search.allocation import CostModel, Space, first_within
 from pintsize.search.damage import Damage, convex, damage_of, levels_of
 from pintsize.search.latency_table import layers_of, weight_layers
@@ -161,7 +161,7 @@ def test_blocks_go_in_the_order_of_their_damage(residual):
 
 def test_the_lack_of_a_block_is_measured(residual):
     import pintsize as ps
-    from pintsize.prune import residual_blocks
+    from pintsize.pruning import residual_blocks
 
     images = ps.data.load("digits", limit=30).val
     blocks = residual_blocks(residual, EXAMPLE)

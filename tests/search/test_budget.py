@@ -17,13 +17,13 @@ import torch
 import pintsize as ps
 from pintsize.deploy import open_runtime
 from pintsize.errors import InputError
-from pintsize.files import read_tensors
-from pintsize.recipe import Recipe
+from pintsize.recipe.recipe import Recipe
 from pintsize.search.allocation import Allocation
 from pintsize.search.budget import BudgetSearch
 from pintsize.search.candidate import Workshop, paired_error
 from pintsize.search.clock import Clock
 from pintsize.search.latency_table import cache_file
+from pintsize.storage.network_file import read_tensors
 
 OPTIONS = {
     "epochs": 0, "recover_epochs": 2, "recover_lr": 0.02, "recover_batch_size": 32, "recover_precision": "fp32",

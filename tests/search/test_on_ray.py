@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from pintsize.errors import OperationError
-from pintsize.recipe import Recipe
+from pintsize.recipe.recipe import Recipe
 from pintsize.search.on_ray import _check_room, _note_the_dead
 from pintsize.search.sweep import sweep
 from pintsize.search.sweep_file import Trial

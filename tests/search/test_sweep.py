@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from pintsize import pipeline
 from pintsize.errors import InputError, MissingExtra, OperationError
-from pintsize.locks import one_process
+from pintsize.run import compression as pipeline
 from pintsize.search import sweep as sweeps
 from pintsize.search.asha import Asha, Stopped
 from pintsize.search.sweep import sweep
+from pintsize.storage.locks import one_process
 
 RECIPE = "recipe: {model: resnet-demo, data: digits}\n"
 GRID = RECIPE + "grid: {seed: [0, 1, 2, 3]}\n"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pintsize.errors import InputError
-from pintsize.quant.quantizer import FakeQuantize
+from pintsize.quant.grid.quantizer import FakeQuantize
 from pintsize.viz import quantization, style
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from pintsize.errors import InputError
 from pintsize.graph import channel_groups
-from pintsize.viz import activations, groups, sensitivity, style
+from pintsize.viz import activations, groups, style
+from pintsize.viz import scans as sensitivity
 
 CURVES = {"conv1": {0.9: 50.0, 0.0: 90.0, 0.5: 80.0}, "conv2": {0.0: 90.0, 0.9: 70.0}}
 

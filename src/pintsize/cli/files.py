@@ -34,7 +34,7 @@ def export(
 ) -> None:
     """Write the file that is deployed; its suffix says which format."""
     from ..deploy import export as export_network
-    from ..measure.units import bytes_text
+    from ..units import bytes_text
 
     images = None if data is None else load_data(data, image_size=image_size)
     network = load_model(
@@ -89,9 +89,9 @@ def unpack(
     as_json: o.AsJson = False,
 ) -> None:
     """Turn a .pint file into a .safetensors file, or into one that is deployed."""
-    from ..deploy import pint
-    from ..files import load
-    from ..measure.units import bytes_text
+    from ..deploy.pint import format as pint
+    from ..storage.network_file import load
+    from ..units import bytes_text
 
     images = None if data is None else load_data(data, image_size=image_size)
     plain = None if model is None else load_model(model, images, image_size=image_size)
@@ -172,12 +172,12 @@ def bench(
     """Time exported files side by side, with their bytes and peak memory."""
     import numpy as np
 
-    from ..deploy import open_runtime
+    from ..deploy import open_runtime, peak_memory
     from ..deploy.runtime import size_of
     from ..errors import InputError, unknown
-    from ..measure import machine, peak_memory, side_by_side
-    from ..measure.units import bytes_text, milliseconds_text
+    from ..measure import machine, side_by_side
     from ..tables import Table
+    from ..units import bytes_text, milliseconds_text
 
     if batch < 1:
         raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")

@@ -14,8 +14,8 @@ def load_model(
     name: str, data: Data | None = None, *, image_size: int | None = None, **options: Any
 ) -> nn.Module:
     """The network that `--model` and its options name, made to fit `data` where they leave it open."""
-    from .. import networks
-    from ..recipe import Recipe
+    from ..recipe.recipe import Recipe
+    from ..run import networks
 
     given = {key: value for key, value in options.items() if value is not None}
     recipe = Recipe.parse({"model": {"name": name, **given}}, source="options")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import OPTIONS
+from ..recipe.options import OPTIONS
 from . import options as o
 from . import sparse
 from .loading import example_for, load_data, load_model
@@ -40,10 +40,10 @@ def train(
     """Train a network and save it."""
     import torch
 
-    from ..files import check_savable, load, save
-    from ..sparse_stages import training_of
-    from ..train import evaluate
-    from ..train import train as train_network
+    from ..run.stages.sparse import training_of
+    from ..storage.network_file import check_savable, load, save
+    from ..training import evaluate
+    from ..training import train as train_network
 
     settings = o.section_values("train", options)
     images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
@@ -129,9 +129,9 @@ def prune(
 ) -> None:
     """Remove channels from a network, to an amount or by a rule file, and save what is left."""
     from ..errors import InputError
-    from ..files import check_savable, save
-    from ..measure.units import count_text
-    from ..prune import prune as prune_network
+    from ..pruning import prune as prune_network
+    from ..storage.network_file import check_savable, save
+    from ..units import count_text
 
     recovery = {
         option.name: options.pop(option.name) for option in sparse.RECOVER_OPTIONS if option.name in options
@@ -201,9 +201,9 @@ def quantize(
     **options: Any,
 ) -> None:
     """Quantize a network, calibrated on training images, and save it."""
-    from ..files import check_savable, save
     from ..quant import quantize as quantize_network
-    from ..train import evaluate
+    from ..storage.network_file import check_savable, save
+    from ..training import evaluate
 
     settings = o.section_values("quantize", options)
     images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from ..options import OPTIONS, Option, changes
-from ..recipe import Recipe
-from ..section import switches_off
+from ..recipe.options import OPTIONS, Option, changes
+from ..recipe.recipe import Recipe
+from ..recipe.section import switches_off
 
 Model = Annotated[
     str,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def network_of(name: str, plain: str | None) -> nn.Module:
     """The network in a file, or the one that has the name."""
-    from ..files import load
+    from ..storage.network_file import load
 
     if Path(name).suffix not in {".safetensors", ".pint", ".pt", ".pth", ".th"}:
         return load_model(name).eval()
@@ -40,7 +40,7 @@ def layer_of(network: nn.Module, name: str | None) -> tuple[str, Any]:
 
 def curves(scan: Path) -> dict[str, dict[float, float]]:
     """Layer → {ratio: accuracy}, with the whole network at 0."""
-    from ..prune.sensitivity import Sensitivity
+    from ..pruning.scans.scan import Sensitivity
 
     found = Sensitivity.load(scan)
     return {

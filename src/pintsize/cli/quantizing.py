@@ -41,10 +41,10 @@ def cluster(
 ) -> None:
     """Give each layer's weights few shared values, train those on request, and save the network."""
     from ..errors import InputError
-    from ..files import check_savable, save
-    from ..measure.units import bytes_text
     from ..quant import cluster as cluster_weights
-    from ..train import evaluate, train
+    from ..storage.network_file import check_savable, save
+    from ..training import evaluate, train
+    from ..units import bytes_text
 
     if epochs and data is None:
         raise InputError(f"--epochs {epochs}", "there are no images to train on", "pass --data")
@@ -104,9 +104,9 @@ def fixed_point(
     as_json: o.AsJson = False,
 ) -> None:
     """Put a network into fixed point, one range per tensor, calibrated on training images, and save it."""
-    from ..files import check_savable, save
     from ..quant import fixed_point as round_network
-    from ..train import evaluate
+    from ..storage.network_file import check_savable, save
+    from ..training import evaluate
 
     check_savable(out)
     images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import OPTIONS
+from ..recipe.options import OPTIONS
 from . import options as o
 from .output import emit
 
@@ -32,8 +32,8 @@ def compress(
     **options: Any,
 ) -> None:
     """Train, prune, recover, quantize, export, verify and measure a network."""
-    from ..logs import to_stderr
-    from ..pipeline import compress as run
+    from ..run.compression import compress as run
+    from ..storage.logs import to_stderr
 
     to_stderr(verbose)
     result = run(model, data, recipe=recipe, out=out, shared=shared, **options)
@@ -48,7 +48,7 @@ def compress(
 
 def _budget(metrics: dict[str, Any]) -> str:
     """Whether a budget was met, and by which candidate; else why not, and what may help."""
-    from ..measure.units import COST_TEXTS
+    from ..units import COST_TEXTS
 
     found = metrics.get("budget")
     if found is None:

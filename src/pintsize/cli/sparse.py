@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..options import OPTIONS, changes
-from ..recipe import Recipe
-from ..sparse_options import RoundsOptions, SparsifyOptions
+from ..recipe.options import OPTIONS, changes
+from ..recipe.recipe import Recipe
+from ..recipe.sparse import RoundsOptions, SparsifyOptions
 from . import options as o
 from .loading import load_data, load_model
 from .output import emit
@@ -67,9 +67,9 @@ def scan(
     as_json: o.AsJson = False,
 ) -> None:
     """Measure what each part of a network costs when it alone is pruned; write the rules that follow."""
-    from ..files import check_place
-    from ..prune.layer_importance import layer_importance
-    from ..prune.sensitivity import RATIOS, sensitivity
+    from ..pruning.scans.importance import layer_importance
+    from ..pruning.scans.scan import RATIOS, sensitivity
+    from ..storage.atomic import check_place
     from ..viz import save as save_figure
 
     if (rules is None) != (max_drop is None):
@@ -157,11 +157,11 @@ def sparsify(
     """Remove single weights by masks that hold; with --epochs, while the network is trained."""
     import torch
 
-    from ..files import check_savable, save
-    from ..prune import masks_of
-    from ..prune import sparsify as sparsify_network
-    from ..prune.weights import SparsityResult
-    from ..train import evaluate
+    from ..pruning import masks_of
+    from ..pruning import sparsify as sparsify_network
+    from ..pruning.weights.sparsity import SparsityResult
+    from ..storage.network_file import check_savable, save
+    from ..training import evaluate
 
     how = SparsifyOptions(
         density=density, importance=importance, scope=scope, pattern=pattern, min_density=min_density,
@@ -206,8 +206,8 @@ def _train_sparse(
     network: Any, images: Any, how: SparsifyOptions, options: dict[str, Any], **kept: Any
 ) -> list[dict[str, Any]]:
     """Train while the weights go; the history."""
-    from ..sparse_stages import callback_of, training_of
-    from ..train import train
+    from ..run.stages.sparse import callback_of, training_of
+    from ..training import train
 
     settings, callbacks = training_of(o.section_values("train", options), images)
     callbacks.append(callback_of(how, settings["epochs"], images, kept["seed"]))
@@ -246,8 +246,8 @@ def rounds(
     **options: Any,
 ) -> None:
     """Prune in rounds by ratios per block, retraining after each; measure every round on its exported file."""
-    from ..files import check_savable, save
-    from ..prune.rounds import prune_rounds
+    from ..pruning.staged.rounds import prune_rounds
+    from ..storage.network_file import check_savable, save
 
     chosen = RoundsOptions(
         ratios=_ratios(ratios), rounds=rounds, importance=importance, combine=combine, baseline=baseline
@@ -276,10 +276,10 @@ def prune_by_rule_file(
     baseline: bool, folder: Path | None, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """`pintsize prune --rules FILE`: all stages, with retraining between them if --recover-epochs asks for it."""
-    from ..files import save
-    from ..prune.rule_run import prune_by_rules
-    from ..prune.rule_stages import RuleStages
-    from ..prune.rules import Rules
+    from ..pruning.rules.language import Rules
+    from ..pruning.rules.run import prune_by_rules
+    from ..pruning.rules.stages import RuleStages
+    from ..storage.network_file import save
 
     chosen = Rules.load(rules)
     if dry_run:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..options import OPTIONS
+from ..recipe.options import OPTIONS
 from . import options as o
 from .output import emit
 
@@ -33,9 +33,9 @@ def sweep(
 ) -> None:
     """Run all trials of a sweep, on one machine or many, and compare them; again, to go on where it was."""
     from ..errors import OperationError
-    from ..logs import to_stderr
     from ..search.sweep import COSTS
     from ..search.sweep import sweep as run
+    from ..storage.logs import to_stderr
 
     to_stderr(verbose)
     found = run(file, out=out, model=model, data=data, engine=engine, address=address, **options)

@@ -240,7 +240,7 @@ def round_bars(
 ) -> Figure:
     """Parameters, MACs, bytes and validation accuracy, network by network."""
     from ..measure import profile
-    from ..train import evaluate
+    from ..training import evaluate
     from ..viz import round_bars as draw
 
     images = load_data(data, val_fraction=val_fraction, limit=limit, image_size=image_size, seed=seed)
@@ -270,7 +270,7 @@ def sensitivity_curves(
     ] = None,
 ) -> Figure:
     """Accuracy over the fraction removed, one layer at a time."""
-    from ..prune.sensitivity import Sensitivity
+    from ..pruning.scans.scan import Sensitivity
 
     return Sensitivity.load(scan).plot(max_drop=max_drop)
 
@@ -294,7 +294,7 @@ def training_curves(run: Run) -> Figure:
     """Loss and accuracy over the epochs of a run, with the ends of recoveries."""
     from ..report.figures import training_figure
     from ..report.run import read
-    from ..train import History
+    from ..training import History
     from ..viz import training_curves as draw
 
     return draw(History.load(run)) if run.is_file() else training_figure(read(run, unfinished=True))

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .. import files
 from ..errors import OperationError
+from ..storage.atomic import atomic
 from .places import Decoded, Labelled, cache_folder
 
 _FORMAT = 1
@@ -83,7 +83,7 @@ def _write(path: Path, origin: str, decoded: Decoded) -> None:
         "classes": classes,
         "checksum": _checksum(classes, tensors),
     }
-    with files.atomic(path) as temporary:
+    with atomic(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 

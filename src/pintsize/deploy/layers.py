@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from . import seal
-from .onnx_trace import evaluating
+from .onnx.trace import evaluating
+from .pint import seal
 from .runtime import open_runtime
 
 DIVERGED = 0.1

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..measure.units import bytes_text
-from ..record import origin
+from ..storage.record import origin
 from ..tables import Table, Tabular
+from ..units import bytes_text
 
 
 @dataclass(frozen=True)

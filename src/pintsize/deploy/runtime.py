@@ -222,7 +222,7 @@ class TorchRuntime(Closing):
         self.input_shape: Shape = (None, None, None, None)
         self._model: nn.Module | None
         if isinstance(source, Path):
-            from .. import files
+            from ..storage import network_file as files
 
             self._model = files.load(source)
         else:
@@ -230,7 +230,7 @@ class TorchRuntime(Closing):
 
     def __call__(self, *inputs: Array) -> Any:
         """Run in eval mode, without gradients."""
-        from .onnx_trace import evaluating
+        from .onnx.trace import evaluating
 
         if self._model is None:
             raise InputError(str(self.path), "this runtime has been closed", "open it again")

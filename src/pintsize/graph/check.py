@@ -88,7 +88,7 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
             if not error <= tolerance(expected):
                 raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")
         except Exception:
-            from .diagnose import first_difference
+            from .differences import first_difference
 
             found = first_difference(model, example, graph, removed, undo)
             undo()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, InputTypeError
 from ..tables import Table, Tabular
-from .units import milliseconds_text
+from ..units import milliseconds_text
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from functools import partial
 
 from torch import nn
 
-from pintsize import files
 from pintsize.errors import InputError, InputTypeError, unknown
-from pintsize.record import set_origin
+from pintsize.storage.record import set_origin
 
+from ..storage import network_file as files
 from .alexnet import AlexNet
 from .cifar_resnet import CifarResNet
 from .demo import DemoResNet

@@ -1,18 +1,18 @@
 """Quantization: fewer bits for weights and activations, simulated exactly as the exported file computes."""
 
-from .bias import reestimate_norms
-from .calibrate import quantize
-from .clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
-from .convert import activation_quantizers, is_quantized, weight_layers
-from .fixed_point import FixedPointResult, FixedPointStep, FixedPointTensor, fixed_point
-from .fold import FoldStep, fold_batchnorm
-from .integer import IntegerComparison, compare_with_integers, exact_simulation
-from .levels import FixedPoint
-from .mixed_precision import BitPlan, LayerBits, choose_bits
+from .bits.allocation import BitPlan, LayerBits, choose_bits
+from .clustering.clustering import ClusteredLayer, ClusterResult, ClusterStep, cluster
+from .fixedpoint import FixedPointResult, FixedPointStep, FixedPointTensor, fixed_point
+from .grid.levels import FixedPoint
+from .grid.quantizer import FakeQuantize
+from .integer.run import IntegerComparison, compare_with_integers, exact_simulation
+from .network.convert import activation_quantizers, is_quantized, weight_layers
+from .network.fold import FoldStep, fold_batchnorm
+from .network.record import QuantizeStep
+from .ptq.bias import reestimate_norms
+from .ptq.calibrate import quantize
+from .ptq.result import QuantizationResult, QuantizedActivation, QuantizedLayer
 from .qat import QuantizationAware
-from .quantizer import FakeQuantize
-from .record import QuantizeStep
-from .result import QuantizationResult, QuantizedActivation, QuantizedLayer
 
 __all__ = [
     "BitPlan",

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..train.callbacks import Callback, TrainState
-from . import convert
-from .quantizer import FakeQuantize
+from ..training.callbacks import Callback, TrainState
+from .grid.quantizer import FakeQuantize
+from .network import convert
 
 
 class QuantizationAware(Callback):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import write_text
-from ..measure.units import bytes_text, milliseconds_text
+from ..storage.atomic import write_text
+from ..units import bytes_text, milliseconds_text
 from .display import ReportFile
 from .page import environment
 from .run import Run, Stage, read
@@ -233,7 +233,7 @@ def _brief(fields: Mapping[str, Any], differences: Sequence[str]) -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    from ..recipe import Recipe
+    from ..recipe.recipe import Recipe
 
     parsed = Recipe.parse({"prune": {"ratio": 0.5}, "recover": {}}, source="defaults")
     return {

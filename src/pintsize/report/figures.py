@@ -46,7 +46,7 @@ def _to_tensorboard(run: Path) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    from ..train.events import EventFile
+    from ..training.events import EventFile
 
     folder = run / "tensorboard" / "figures"
     older = list(folder.glob("events.*"))
@@ -109,7 +109,7 @@ def _left(run: Run) -> Figure | None:
 
 
 def _frontier(run: Run) -> Figure | None:
-    from ..prune.attention_pictures import frontier
+    from ..pruning.attention.pictures import frontier
 
     history = run.metrics.histories.get("attention", [])
     dense = run.metrics.stages[0].params if run.metrics.stages else None
@@ -117,7 +117,7 @@ def _frontier(run: Run) -> Figure | None:
 
 
 def _sensitivity(run: Run) -> Figure | None:
-    from ..prune.sensitivity import Sensitivity
+    from ..pruning.scans.scan import Sensitivity
 
     file = run.path / "sensitivity.json"
     if not file.is_file() or not Sensitivity.finished(file):
@@ -126,14 +126,14 @@ def _sensitivity(run: Run) -> Figure | None:
 
 
 def _rounds(run: Run) -> Figure | None:
-    from ..prune.staged import round_figures
+    from ..pruning.staged.staged import round_figures
 
     rounds = [row.model_dump() for row in run.metrics.rounds]
     return round_figures(rounds)["rounds"] if rounds else None
 
 
 def _filters(run: Run) -> Figure | None:
-    from ..prune.staged import round_figures
+    from ..pruning.staged.staged import round_figures
     from ..viz.stages import filters_per_layer
 
     if run.metrics.rounds:

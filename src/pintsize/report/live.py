@@ -104,7 +104,7 @@ def _events(folder: Path) -> list[dict[str, Any]]:
         return []
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from ..train.logbook import TAGS
+    from ..training.logbook import TAGS
 
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..deploy.onnx_paths import check_paths
+from ..deploy.onnx.paths import check_paths
 from ..errors import CorruptFile
-from .show import ShownLayer
+from .showing import ShownLayer
 
 _PASSED = frozenset(
     {"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"}

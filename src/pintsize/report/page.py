@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_text
-from ..measure.units import COST_TEXTS, bytes_text, count_text, milliseconds_text
+from ..storage.atomic import write_text
+from ..storage.steps import step_texts
+from ..units import COST_TEXTS, bytes_text, count_text, milliseconds_text
 from .display import ReportFile
 from .figures import NAMES, draw
 from .run import Run, Stage, read
-from .steps import step_texts
 from .summary import attention_text, going_on, summarise
 
 if TYPE_CHECKING:

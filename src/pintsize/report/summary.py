@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..measure.units import bytes_text, count_text, milliseconds_text
+from ..units import bytes_text, count_text, milliseconds_text
 from .live import Progress
 from .run import AttentionOutcome, Metrics, Stage
 

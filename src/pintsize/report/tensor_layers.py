@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import files
-from ..record import origin, record
-from .show import Shown, ShownLayer
+from ..storage import network_file as files
+from ..storage.record import origin, record
+from .showing import Shown, ShownLayer
 
 if TYPE_CHECKING:
     Parts = dict[str, Tensor]

@@ -51,7 +51,7 @@ def quantized_layers(run: Run) -> list[QuantizedLayer]:
     """The layers that the run's record names as quantized, as `quantized.safetensors` holds them."""
     import torch
 
-    from ..quant.quantizer import FakeQuantize
+    from ..quant.grid.quantizer import FakeQuantize
 
     widths = _widths(run)
     file = run.path / _FILE

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..deploy.layer_latency import LayerTimes
 from ..graph import ChannelGroup, Graph
-from ..prune import costs
-from ..prune.costs import Shapes
-from ..prune.depth import within
-from ..quant.layer_latency import LayerTimes
+from ..pruning.channels import costs
+from ..pruning.channels.costs import Shapes
+from ..pruning.channels.depth import within
 from .damage import Damage
 from .latency_table import Layer, interpolate
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
-from ..markers import read_json
+from ..storage.atomic import write_text
+from ..storage.markers import read_json
 
 
 class Stopped(Exception):

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..deploy.layer_latency import LayerTimes
 from ..graph import ChannelGroup, Graph, analyse
-from ..prune.channels import kept_multiple
-from ..prune.depth import residual_blocks
-from ..quant.layer_latency import LayerTimes
-from ..recipe import RecoverSection
+from ..pruning.channels.depth import residual_blocks
+from ..pruning.channels.removal import kept_multiple
+from ..recipe.recipe import RecoverSection
 from .allocation import Allocation, CostModel, Space, dearest_within
 from .candidate import DENSE, QUANTIZED, Workshop, describe
 from .clock import Clock
@@ -22,7 +22,7 @@ from .latency_table import LatencyTable, layers_of, weight_layers
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..stages import Stages
+    from ..run.stages.stages import Stages
 
 logger = logging.getLogger(__name__)
 

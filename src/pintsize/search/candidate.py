@@ -14,15 +14,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..deploy import export, open_runtime, open_runtimes
-from ..files import save
 from ..graph import ChannelGroup
-from ..markers import read_marker
 from ..measure import profile, side_by_side
-from ..prune import drop_blocks, prune
-from ..quant import QuantizationAware, fold_batchnorm, patterns, quantize
-from ..recipe import RecoverSection
-from ..replay import replay
-from ..train.evaluation import hits
+from ..pruning import drop_blocks, prune
+from ..quant import QuantizationAware, fold_batchnorm, quantize
+from ..quant.network import patterns
+from ..recipe.recipe import RecoverSection
+from ..storage.markers import read_marker
+from ..storage.network_file import save
+from ..storage.replay import replay
+from ..training.evaluation import hits
 from .allocation import Allocation
 from .clock import Clock, Deadline, TimeIsUp
 from .damage import logits, relative_error
@@ -30,7 +31,7 @@ from .latency_table import cache_file
 
 if TYPE_CHECKING:
     from ..data import Split
-    from ..stages import Stages
+    from ..run.stages.stages import Stages
 
 DENSE = "dense"
 """Name of the candidate that is the dense network in floating point."""
@@ -338,7 +339,7 @@ def _plan(allocation: Allocation) -> dict[str, Any]:
 
 def describe(row: dict[str, Any]) -> str:
     """A candidate in words."""
-    from ..measure.units import bytes_text, count_text, milliseconds_text
+    from ..units import bytes_text, count_text, milliseconds_text
 
     return (
         f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "

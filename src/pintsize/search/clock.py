@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from ..train.callbacks import Callback, TrainState
+from ..training.callbacks import Callback, TrainState
 
 
 class TimeIsUp(Exception):

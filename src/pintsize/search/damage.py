@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Split
-from ..prune.depth import without_blocks
-from ..prune.scan_parts import find_parts
+from ..pruning.channels.depth import without_blocks
+from ..pruning.scans.parts import find_parts
 from ..quant import choose_bits
 
 

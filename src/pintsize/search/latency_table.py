@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from ..deploy import open_runtimes
+from ..deploy.layer_latency import LayerTimes, layer_inputs
 from ..errors import OperationError
-from ..files import write_text
 from ..graph import Graph
 from ..measure import machine, side_by_side
-from ..quant.layer_latency import LayerTimes, layer_inputs
+from ..storage.atomic import write_text
 from .layer_file import layer_file
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d
 
 def cache_file(backend: str, threads: int) -> Path:
     """The table of this machine: what decides its times is in the name."""
-    from ..run_folder import digest
+    from ..storage.folder import digest
 
     facts = machine()
     told = [facts["cpu"], facts["cores"], facts["isa"], backend, facts["versions"].get(backend), threads]

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import logs
 from ..errors import OperationError
-from ..recipe import Recipe
+from ..recipe.recipe import Recipe
+from ..storage import logs
 from .sweep_file import AshaSection, SweepFile, Trial
 from .trial import MEMORY_HINT, ended, note, run_trial
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_bytes
-from ..forms import chosen_forms
+from ..run.forms import chosen_forms
+from ..storage.atomic import write_bytes
 from .budget import BudgetSearch
 
 if TYPE_CHECKING:
-    from ..stages import Stages
+    from ..run.stages.stages import Stages
 
 
 def search(stages: Stages) -> None:

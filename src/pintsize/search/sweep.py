@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-from .. import logs
 from ..errors import InputError, MissingExtra, unknown
-from ..files import remove_partial, write_text
-from ..locks import one_process
-from ..markers import refuse_links
-from ..measure.units import bytes_text, milliseconds_text
-from ..options import CompressOptions
-from ..run_folder import digest
+from ..recipe.options import CompressOptions
+from ..storage import logs
+from ..storage.atomic import remove_partial, write_text
+from ..storage.folder import digest
+from ..storage.locks import one_process
+from ..storage.markers import refuse_links
 from ..tables import Table, Tabular
+from ..units import bytes_text, milliseconds_text
 from .asha import forget_others
 from .sweep_file import SweepFile, Trial, read_sweep, trials
 from .trial import Ended, ended, name_at_rungs, run_trial

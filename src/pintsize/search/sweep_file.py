@@ -28,10 +28,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InputError
-from ..options import with_options
-from ..recipe import PruneSection, Recipe, merge
-from ..run_folder import digest, in_order
-from ..yaml_files import read_yaml
+from ..recipe.options import with_options
+from ..recipe.recipe import PruneSection, Recipe, merge
+from ..recipe.yaml import read_yaml
+from ..storage.folder import digest, in_order
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 80

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import logs
 from ..errors import PintsizeError
-from ..files import write_text
-from ..locks import one_process
-from ..markers import read_json
+from ..storage import logs
+from ..storage.atomic import write_text
+from ..storage.locks import one_process
+from ..storage.markers import read_json
 from .asha import Asha, Stopped
 from .sweep_file import AshaSection, Trial
 
@@ -107,7 +107,7 @@ def run_trial(trial: Trial, out: Path, *, asha: AshaSection | None, progress: bo
     Raises:
         OperationError: its record cannot be written.
     """
-    from ..pipeline import compress
+    from ..run.compression import compress
 
     record = ended(trial, out)
     if record.over:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from .quantization import bits_per_layer as bits_per_layer
     from .quantization import quantization_error as quantization_error
     from .quantization import sqnr_db as sqnr_db
-    from .sensitivity import layer_importance as layer_importance
-    from .sensitivity import sensitivity_curves as sensitivity_curves
+    from .scans import layer_importance as layer_importance
+    from .scans import sensitivity_curves as sensitivity_curves
     from .stages import filters_per_layer as filters_per_layer
     from .stages import round_bars as round_bars
     from .stages import runtime_bars as runtime_bars

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..measure.units import bytes_text, count_text, milliseconds_text
+from ..units import bytes_text, count_text, milliseconds_text
 from . import style
 
 if TYPE_CHECKING:

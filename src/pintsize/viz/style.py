@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import atomic, write_text
+from ..storage.atomic import atomic, write_text
 from ..tables import shortened
 
 if TYPE_CHECKING:

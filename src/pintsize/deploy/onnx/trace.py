@@ -1,0 +1,185 @@
+"""A network as an ONNX graph: traced by torch.export, every quantizer still one node.
+
+A quantizer of a quantized model is the custom op `pintsize::quantize_dequantize`; here it becomes one
+node of our own domain, with its range as attributes. `onnx_passes` and `onnx_weights` lower those
+nodes to standard ONNX once the whole graph can be seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from ...errors import OperationError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DOMAIN = "pintsize"
+QUANTIZER = "QuantizeDequantize"
+"""Node type (x, scale, zero_point; qmin, qmax, axis) → y; axis −1 is per tensor."""
+
+
+def trace(model: nn.Module, args: tuple[Any, ...], *, opset: int, dynamic_batch: bool) -> ir.Model:
+    """The graph of `model` in eval mode.
+
+    Args:
+        model: in eval mode, on the CPU, float32.
+        args: inputs of `forward`; dimension 0 of each tensor is the batch, of size ≥ 2 if `dynamic_batch`.
+        opset: ONNX opset of the standard nodes.
+        dynamic_batch: leave dimension 0 open.
+
+    Raises:
+        OperationError: torch.export or the ONNX exporter does not understand the network.
+    """
+    _register_schema()
+    shapes = _open_batch(model, args) if dynamic_batch else None
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model, args, dynamo=True, opset_version=opset, dynamic_shapes=shapes, verbose=False,
+                external_data=False, custom_translation_table=_translations(),
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        raise OperationError(
+            f"export of {type(model).__name__} to ONNX",
+            f"its forward cannot be traced ({_root_cause(error)})",
+            "remove control flow that depends on tensor values"
+            + (", or pass dynamic_batch=False if it depends on the batch size" if dynamic_batch else ""),
+        ) from error
+    assert program is not None
+    graph_model: ir.Model = program.model
+    _name_by_module(graph_model.graph)
+    for kind, values in (("input", graph_model.graph.inputs), ("output", graph_model.graph.outputs)):
+        for number, value in enumerate(values):
+            value.name = kind if len(values) == 1 else f"{kind}_{number}"
+    return graph_model
+
+
+def _name_by_module(graph: ir.Graph) -> None:
+    """Name what a module gives after the module, if it runs once: so that layers can be told in the file."""
+    last: dict[str, list[ir.Node]] = {}
+    before = None
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        inside = [scope for scope in scopes[1:-1] if "activation_quantizers." not in scope]
+        if not inside or inside[-1].endswith(".weight_quantizer"):
+            continue
+        path = inside[-1]
+        if path == before:
+            last[path][-1] = node
+        else:
+            last.setdefault(path, []).append(node)
+        before = path
+    for path, nodes in last.items():
+        if len(nodes) == 1 and len(nodes[0].outputs) == 1 and not nodes[0].outputs[0].is_graph_output():
+            nodes[0].outputs[0].name = path
+
+
+def _open_batch(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What torch.export wants to hear: which dimension of which argument is open, nested like the arguments."""
+    batch = torch.export.Dim("batch")
+    bound = inspect.signature(model.forward).bind(*args).arguments
+    return {
+        name: tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, value)
+        for name, value in bound.items()
+    }
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def check_forward(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Run `model` once, so that an input it refuses is not reported as an export problem.
+
+    Raises:
+        OperationError: its forward fails.
+    """
+    try:
+        with torch.no_grad():
+            model(*args)
+    except Exception as error:
+        shapes = ", ".join(
+            str(tuple(leaf.shape)) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor)
+        )
+        raise OperationError(
+            f"forward of {type(model).__name__} on an example of shape {shapes}",
+            f"it raised {type(error).__name__}: {error}",
+            "pass example= an input that the network accepts",
+        ) from error
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How the exporter writes our op: as one node of our domain."""
+    import onnxscript
+
+    from ...quant.network import qdq_op  # noqa: F401 (defines the op)
+
+    domain = onnxscript.values.Opset(DOMAIN, 1)
+
+    def quantize_dequantize(x: Any, scale: Any, zero_point: Any, qmin: int, qmax: int, axis: int) -> Any:
+        return domain.QuantizeDequantize(x, scale, zero_point, qmin=qmin, qmax=qmax, axis=axis)
+
+    return {torch.ops.pintsize.quantize_dequantize.default: quantize_dequantize}
+
+
+def _register_schema() -> None:
+    """Tell onnx about our node, once a process: onnxscript asks for its schema."""
+    from onnx import defs
+
+    if defs.has(QUANTIZER, DOMAIN):
+        return
+    parameter, attribute = defs.OpSchema.FormalParameter, defs.OpSchema.Attribute
+    real = "tensor(float)"
+    number = [real, *(f"tensor({kind})" for kind in ("int8", "uint8", "int16", "int32", "int64"))]
+    defs.register_schema(
+        defs.OpSchema(
+            QUANTIZER, DOMAIN, 1,
+            inputs=[parameter("x", real), parameter("scale", real), parameter("zero_point", "Z")],
+            outputs=[parameter("y", real)],
+            type_constraints=[("Z", number, "whole numbers")],
+            attributes=[attribute(name, defs.OpSchema.AttrType.INT) for name in ("qmin", "qmax", "axis")],
+        )
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter tells its own developers (log lines, deprecations of its internals)."""
+    names = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of the innermost error: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"

@@ -1,0 +1,177 @@
+"""OpenVINO on the CPU: run an `.onnx` file or OpenVINO's own `.xml` and `.bin`, and write the latter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ...errors import CorruptFile, InputError, MissingExtra, OperationError
+from ...storage.atomic import write_bytes
+from ..onnx import writer as onnx
+from ..onnx.paths import check_paths
+from ..options import ExportInfo, Options
+from ..pint import seal
+from ..runtime import Array, Closing, Shape, as_float32, like_input
+from .graph import prepared
+
+_KEPT = 4
+"""Compiled networks, one for each batch size, that stay in memory."""
+_HEAVY = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+_INTEGER = {"i8", "u8"}
+_NEITHER = {
+    "Const",
+    "Constant",
+    "Input",
+    "Parameter",
+    "Output",
+    "Result",
+    "Reorder",
+    "Reshape",
+    "FakeQuantize",
+}
+
+
+class OpenVino(Closing):
+    """A file in OpenVINO, on the CPU, in the precision that the file says.
+
+    A network compiled for one shape is faster than one for any, so each batch size that is called is
+    compiled once; the last few stay.
+    """
+
+    backend = "openvino"
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        self.path, self.threads = path, threads
+        self._core = package().Core()
+        self._model: Any = _read(self._core, path)
+        self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
+        self.input_shape = self._shapes[0] if self._shapes else ()
+        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+
+    def __call__(self, *inputs: Array) -> Any:
+        """Run the network on float32 arrays or tensors [B, …]."""
+        if self._model is None:
+            raise InputError(str(self.path), "this runtime has been closed", "open it again")
+        arrays = as_float32(inputs, self._shapes, str(self.path))
+        found = self._request([array.shape for array in arrays]).infer(arrays, share_inputs=True)
+        return like_input([np.array(found[number]) for number in range(len(self._model.outputs))], inputs[0])
+
+    def integer_nodes(self) -> dict[str, dict[str, int]]:
+        """Read from the network that OpenVINO has compiled."""
+        shapes = [tuple(1 if size is None else size for size in shape) for shape in self._shapes]
+        compiled = _compiled(self._core, self._model, shapes, self)
+        found: dict[str, Counter[str]] = {"integer": Counter(), "float": Counter()}
+        for node in compiled.get_runtime_model().get_ops():
+            about = node.get_rt_info()
+            kind, precision = (str(about[key].astype(str)) for key in ("layerType", "runtimePrecision"))
+            if precision in _INTEGER and kind not in _NEITHER:
+                found["integer"][kind] += 1
+            elif kind in _HEAVY:
+                found["float"][kind] += 1
+        return {side: dict(sorted(counts.items())) for side, counts in found.items()}
+
+    def close(self) -> None:
+        """Free the network."""
+        self._model = None
+        self._requests.clear()
+
+    def _request(self, shapes: list[tuple[int, ...]]) -> Any:
+        key = tuple(shapes)
+        if key in self._requests:
+            self._requests.move_to_end(key)
+            return self._requests[key]
+        if len(self._requests) == _KEPT:
+            self._requests.popitem(last=False)
+        self._requests[key] = _compiled(self._core, self._model, shapes, self).create_infer_request()
+        return self._requests[key]
+
+
+def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
+    """Write `model` as OpenVINO's `path` (`.xml`) and, beside it, `.bin`; see `pintsize.export`.
+
+    Each is written atomically. The checksum in the `.xml` covers both, so that halves of different
+    exports are not taken for a network.
+    """
+    openvino = package()
+    content, shape, opset = onnx.content(model, path, options)
+    network = openvino.Core().read_model(prepared(content))
+    for key, value in onnx.metadata(model, options).items():
+        network.set_rt_info(value, key.split("."))
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(network, Path(folder) / "net.xml", compress_to_fp16=False)
+        text, weights = ((Path(folder) / f"net.{suffix}").read_bytes() for suffix in ("xml", "bin"))
+    sealed = seal.seal_pair(text, weights)
+    write_bytes(path.with_suffix(".bin"), weights)
+    write_bytes(path, sealed)
+    return ExportInfo(path, "openvino", len(sealed) + len(weights), shape, opset)
+
+
+def package() -> Any:
+    """The package `openvino`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("the OpenVINO runtime", "openvino") from error
+    return openvino
+
+
+def _read(core: Any, path: Path) -> Any:
+    """The network of a file.
+
+    Raises:
+        CorruptFile: it is damaged.
+    """
+    from google.protobuf.message import DecodeError
+
+    pair = seal.check_pair(path) if path.suffix == ".xml" else None
+    if pair is None:
+        seal.check(path)
+        check_paths(path)
+    try:
+        return core.read_model(prepared(path.read_bytes())) if pair is None else core.read_model(*pair)
+    except (DecodeError, RuntimeError, ValueError, TypeError) as error:
+        raise CorruptFile(
+            str(path),
+            f"OpenVINO cannot open it ({_reason(error)})",
+            "restore it from a copy, or export again",
+        ) from error
+
+
+def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: OpenVino) -> Any:
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": runtime.threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # else CPUs that have it compute in bfloat16
+    }
+    try:
+        fixed = model
+        if any(value.partial_shape.is_dynamic for value in model.inputs):
+            fixed = model.clone()
+            fixed.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+        return core.compile_model(fixed, "CPU", settings)
+    except RuntimeError as error:
+        raise OperationError(
+            str(runtime.path),
+            f"OpenVINO cannot compile it for inputs of shape {shapes[0]} ({_reason(error)})",
+            "run it in ONNX Runtime, or export it for that batch size",
+        ) from error
+
+
+def _shape(partial: Any) -> Shape:
+    return tuple(None if size.is_dynamic else int(size.get_length()) for size in partial)
+
+
+def _reason(error: BaseException) -> str:
+    """The line of OpenVINO's message that says what went wrong: the others name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check "))]
+    return (telling or lines or [type(error).__name__])[-1][:300]

@@ -1,0 +1,1 @@
+"""The `.pint` file: a network in the fewest bytes."""

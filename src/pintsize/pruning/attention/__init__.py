@@ -1,0 +1,1 @@
+"""Channel attention: which channels matter is learned, the others are cut out."""

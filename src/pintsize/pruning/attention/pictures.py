@@ -1,0 +1,57 @@
+"""The report's pictures of one attention pruning (its Figures 1 to 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .run import AttentionResult
+
+
+def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str, Figure]:
+    """Accuracy and loss over epochs, compression over epochs, layer × epoch, accuracy against compression.
+
+    Args:
+        result: of `prune_by_attention`.
+        model: the pruned network, for the box plot of the weights of its most pruned layer.
+    """
+    from ...viz import channel_box, layer_epoch_heatmap, left_over_epochs, training_curves
+
+    history = result.history
+    ends = result.recovery_ends
+    found = {
+        "training": training_curves(history, recovery_ends=ends, title="Attention pruning"),
+        "compression": left_over_epochs(history, recovery_ends=ends),
+        "layers": layer_epoch_heatmap([row["kept"] for row in history], title="Channels kept"),
+        "frontier": frontier(history, result.plan.before["params"]),
+    }
+    if model is not None:
+        name = min(history[-1]["kept"], key=lambda layer: history[-1]["kept"][layer])
+        layer = name.partition("#")[0]
+        found["channels"] = channel_box(model.get_submodule(layer).weight.detach(), layer=layer)  # type: ignore[operator]
+    return found
+
+
+def frontier(history: Sequence[Mapping[str, Any]], params: float) -> Figure:
+    """Validation accuracy against the parameters left, at the end of each recovery.
+
+    Args:
+        history: of `AttentionResult`.
+        params: of the dense network.
+
+    Raises:
+        InputError: no recovery has ended.
+    """
+    from ...viz import accuracy_compression
+
+    points = [
+        {"name": f"epoch {row['epoch']}", "params": row["params"] * params, "accuracy": row["val_accuracy"]}
+        for row in history
+        if row["ends"]
+    ]
+    return accuracy_compression(points, cost="params", title="Validation accuracy against parameters left")

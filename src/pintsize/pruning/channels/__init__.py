@@ -1,0 +1,1 @@
+"""Whole channels, physically removed."""

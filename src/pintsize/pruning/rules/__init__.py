@@ -1,0 +1,1 @@
+"""Rule files: which parameters are pruned, how far at each stage, by which criterion."""

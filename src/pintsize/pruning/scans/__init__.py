@@ -1,0 +1,1 @@
+"""What each part of a network costs when it alone is pruned."""

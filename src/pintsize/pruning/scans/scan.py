@@ -1,0 +1,363 @@
+"""`pintsize.sensitivity`: how much accuracy each part of a network costs when it alone is pruned, without retraining."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ...errors import CorruptFile, InputError, unknown
+from ...storage.atomic import write_text
+from ...tables import Table, Tabular
+from ...training.evaluation import batches_of
+from ...training.placement import device_of
+from ..rules.language import ELEMENTS, Rules, from_ratios
+from .parts import LEVELS, Part, find_parts
+from .prefix import Batch, Prefix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One part of the network."""
+
+    name: str
+    """A parameter, or the first layer of a channel group."""
+    parameters: list[str]
+    """Weights that a rule for this part names."""
+    size: int
+    """Weights, filters or units."""
+    accuracy: list[float]
+    """Percent, at each ratio."""
+    loss: list[float]
+    """Mean cross-entropy, at each ratio."""
+
+
+@dataclass(frozen=True)
+class Sensitivity(Tabular):
+    """The curves of all parts."""
+
+    level: str
+    importance: str
+    ratios: list[float]
+    """Removed fractions."""
+    accuracy: float
+    """Of the whole network, percent."""
+    loss: float
+    images: int
+    curves: list[Curve]
+    """In the order in which the parts are run."""
+
+    def ratio_for(self, curve: Curve, max_drop: float) -> float:
+        """The largest ratio up to which the curve loses at most `max_drop` points; 0 if even the first loses more."""
+        best = 0.0
+        for ratio, accuracy in zip(self.ratios, curve.accuracy, strict=True):
+            if self.accuracy - accuracy > max_drop + 1e-9:
+                break
+            best = ratio
+        return best
+
+    def to_rules(self, max_drop: float, *, stages: int = 1) -> Rules:
+        """The rule file that prunes each part as far as it alone tolerates.
+
+        Args:
+            max_drop: percentage points.
+            stages: reach the ratios in so many equal parts.
+
+        Raises:
+            InputError: `max_drop` is negative, or no part tolerates anything.
+        """
+        if not (isinstance(max_drop, int | float) and max_drop >= 0):
+            raise InputError(f"max_drop={max_drop!r}", "it is no drop", "pass percentage points, e.g. 0.5")
+        importance = ELEMENTS if self.level == "weight" else _RULE_NAMES.get(self.importance, self.importance)
+        tolerated: dict[str, float] = {}
+        for curve in self.curves:
+            for (
+                name
+            ) in curve.parameters:  # channels of one weight may belong to several groups: the least counts
+                tolerated[name] = min(tolerated.get(name, 1.0), self.ratio_for(curve, max_drop))
+        chosen = [(name, ratio, importance) for name, ratio in tolerated.items()]
+        if not any(ratio for _, ratio, _ in chosen):
+            raise InputError(
+                f"max_drop={max_drop:g}",
+                f"pruning any part by {self.ratios[0]:.0%} costs more",
+                "tolerate more, or scan smaller ratios",
+            )
+        return from_ratios(chosen, stages=stages, source=f"rules for max_drop={max_drop:g}")
+
+    def plot(self, *, max_drop: float | None = None) -> Figure:
+        """The curves as a figure."""
+        from ...viz.scans import sensitivity_curves
+
+        return sensitivity_curves(self._accuracies(), max_drop=max_drop)
+
+    def _accuracies(self) -> dict[str, dict[float, float]]:
+        return {
+            curve.name: {0.0: self.accuracy, **dict(zip(self.ratios, curve.accuracy, strict=True))}
+            for curve in self.curves
+        }
+
+    def __rich__(self) -> Table:
+        """One line for each part: its accuracy at each ratio."""
+        rows = [(curve.name, *(f"{value:.1f}" for value in curve.accuracy)) for curve in self.curves]
+        return Table((f"{self.accuracy:.2f} % whole", *(f"{ratio:g}" for ratio in self.ratios)), rows)
+
+    def _repr_html_(self) -> str:
+        return str(self.plot()._repr_html_()) + super()._repr_html_()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON, atomically."""
+        write_text(path, json.dumps({"format": _FORMAT, "result": asdict(self)}, indent=1))
+
+    @staticmethod
+    def finished(path: str | os.PathLike[str]) -> bool:
+        """Whether the scan that is written to this file has come to its end."""
+        return _read(Path(path)).get("result") is not None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Sensitivity:
+        """Read what `save`, or a finished scan, wrote.
+
+        Raises:
+            InputError: no such file, or the scan in it is not finished.
+            CorruptFile: it is no scan.
+        """
+        fields = _read(Path(path)).get("result")
+        if fields is None:
+            raise InputError(str(path), "its scan is not finished", "run the scan again with this path")
+        return cls(**{**fields, "curves": [Curve(**curve) for curve in fields["curves"]]})
+
+
+_RULE_NAMES = {"l1": "l1norm", "l2": "l2norm"}
+
+
+def sensitivity(
+    model: nn.Module,
+    data: Any,
+    *,
+    level: str = "weight",
+    ratios: Sequence[float] = RATIOS,
+    importance: str | None = None,
+    example: Any = None,
+    ignore: Sequence[str] | str = (),
+    batch_size: int = 256,
+    path: str | os.PathLike[str] | None = None,
+    reuse: bool = True,
+    memory: int = 2**30,
+    progress: bool | None = None,
+    seed: int = 0,
+) -> Sensitivity:
+    """Prune one part of `model` at a time, and measure accuracy and loss without retraining.
+
+    Args:
+        model: as before afterwards.
+        data: a data set, whose validation images are taken; a split; or an iterable of batches.
+        level: `weight` (the single weights of each tensor), `filter` (the filters of each layer, with the
+            norm behind it), or `group` (each channel group: what is really cut out together).
+        ratios: removed fractions, rising, in (0, 1).
+        importance: what goes first; `magnitude` for weights, `l1` for filters, `l2` for groups by default.
+            Criteria that need gradients look at the training images of a data set.
+        example: an input; by default of the data.
+        ignore: layer paths (shell style) to leave out.
+        batch_size: images at a time.
+        path: a JSON file, written after each part; a scan that was stopped goes on from it.
+        reuse: do not compute anew what runs before the pruned part; the numbers are the same.
+        memory: bytes that this may take; more images are scanned in several goes.
+        progress: False for silence.
+        seed: of random criteria.
+
+    Raises:
+        InputError: an option makes no sense, or `path` holds another scan.
+    """
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
+    chosen = _check_ratios(ratios)
+    importance = importance or LEVELS[level]
+    device = device_of(model)
+    batches = [
+        (i.to(device), t.to(device)) for i, t in batches_of(getattr(data, "val", data), batch_size, device)
+    ]
+    if not batches:
+        raise InputError("data", "it has no images", "pass a split with at least one")
+    classes = 1 + max(int(labels.max()) for _, labels in batches)
+    example = batches[0][0][:2] if example is None else example
+    parts = find_parts(model, level, importance, example=example, data=data, ignore=ignore, seed=seed)
+    scan = _Scan(model, parts, batches, classes, chosen, reuse=reuse, memory=memory)
+    identity = scan.identity(level, importance)
+    book = _Book(None if path is None else Path(path), identity, len(chosen))
+    if book.result is not None:
+        return Sensitivity.load(book.path or "")
+    scan.run(book, progress)
+    result = scan.result(level, importance, book)
+    if book.path is not None:
+        book.finish(result)
+    return result
+
+
+class _Book:
+    """The sums of a scan so far, in a file."""
+
+    def __init__(self, path: Path | None, identity: dict[str, Any], ratios: int) -> None:
+        self.path, self.identity, self._ratios = path, identity, ratios
+        self.sums: dict[str, list[list[float]]] = {}
+        self.done: list[list[Any]] = []
+        self.result: Any = None
+        if path is not None and path.exists():
+            document = _read(path)
+            if document.get("scan") != identity:
+                raise InputError(
+                    str(path), "it holds another scan (other weights, images or options)", "choose another path or remove it"
+                )  # fmt: skip
+            self.sums, self.done = document["sums"], document["done"]
+            self.result = document.get("result")
+
+    def has(self, go: int, name: str) -> bool:
+        """Whether this part is done for these images."""
+        return [go, name] in self.done
+
+    def add(self, go: int, name: str, found: list[tuple[float, int]]) -> None:
+        """Add what a part gave, and write the file."""
+        sums = self.sums.setdefault(name, [[0.0, 0] for _ in found])
+        for total, (loss, correct) in zip(sums, found, strict=True):
+            total[0] += loss
+            total[1] += correct
+        self.done.append([go, name])
+        self._write(None)
+
+    def finish(self, result: Sensitivity) -> None:
+        """Write the result beside the sums."""
+        self._write(asdict(result))
+
+    def _write(self, result: Any) -> None:
+        if self.path is not None:
+            document = {"format": _FORMAT, "scan": self.identity, "sums": self.sums, "done": self.done}
+            write_text(self.path, json.dumps({**document, "result": result}))
+
+
+_WHOLE = ""
+
+
+class _Scan:
+    """All parts over all images."""
+
+    def __init__(
+        self, model: nn.Module, parts: list[Part], batches: list[Batch], classes: int, ratios: list[float], *,
+        reuse: bool, memory: int,
+    ) -> None:  # fmt: skip
+        self.model, self.batches, self.classes, self.ratios = model, batches, classes, ratios
+        self.parts, self._reuse, self._memory = parts, reuse, memory
+        self.images = sum(len(labels) for _, labels in batches)
+
+    def identity(self, level: str, importance: str) -> dict[str, Any]:
+        """What must be equal for a scan to go on."""
+        from ...storage.folder import digest, model_digest, tensor_digest
+
+        labels = {str(number): labels for number, (_, labels) in enumerate(self.batches)}
+        images = {"first": self.batches[0][0], "last": self.batches[-1][0]}
+        return {
+            "model": model_digest(self.model),
+            "data": digest([tensor_digest(labels), tensor_digest(images)]),
+            "parts": [part.name for part in self.parts],
+            "level": level,
+            "importance": importance,
+            "ratios": self.ratios,
+            "memory": self._memory if self._reuse else 0,
+        }
+
+    def run(self, book: _Book, progress: bool | None) -> None:
+        """Whatever the book does not have yet."""
+        with Prefix(self.model, self.batches, self.classes) as prefix:
+            parts = sorted(
+                self.parts, key=lambda part: prefix.order(part.layers) or 0
+            )  # those without prefix first
+            largest = max(prefix.bytes_per_image(part.layers) for part in parts) if self._reuse else 0
+            goes = self._goes(largest)
+            for part, go, batches in _shown(
+                ((part, go, batches) for go, batches in enumerate(goes) for part in [None, *parts]),
+                len(goes) * (1 + len(parts)), progress,
+            ):  # fmt: skip
+                name = _WHOLE if part is None else part.name
+                if part is None:
+                    prefix.use(batches)
+                if book.has(go, name):
+                    continue
+                if part is None:
+                    book.add(go, name, [prefix.score()])
+                    continue
+                if self._reuse:
+                    prefix.advance(part.layers)
+                found = []
+                for ratio in self.ratios:
+                    with part.pruned(ratio):
+                        found.append(prefix.score())
+                book.add(go, name, found)
+
+    def _goes(self, bytes_per_image: int) -> list[list[Batch]]:
+        """The batches in goes whose stored prefixes fit into the memory."""
+        goes: list[list[Batch]] = [[]]
+        room = float(self._memory)
+        for batch in self.batches:
+            need = bytes_per_image * len(batch[1])
+            if goes[-1] and need > room:
+                goes.append([])
+                room = float(self._memory)
+            goes[-1].append(batch)
+            room -= need
+        return goes
+
+    def result(self, level: str, importance: str, book: _Book) -> Sensitivity:
+        """The means."""
+        n = self.images
+        ((loss, correct),) = book.sums[_WHOLE]
+        curves = [
+            Curve(
+                part.name,
+                part.parameters,
+                part.size,
+                [100 * c / n for _, c in book.sums[part.name]],
+                [total / n for total, _ in book.sums[part.name]],
+            )
+            for part in self.parts
+        ]
+        return Sensitivity(level, importance, self.ratios, 100 * correct / n, loss / n, n, curves)
+
+
+def _shown(items: Iterable[Any], total: int, progress: bool | None) -> Iterable[Any]:
+    if progress is False or not (progress or sys.stderr.isatty()):
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, "sensitivity", total=total, console=Console(stderr=True))
+
+
+def _check_ratios(ratios: Sequence[float]) -> list[float]:
+    found = [float(ratio) for ratio in ratios]
+    if not found or any(not 0 < r < 1 for r in found) or sorted(set(found)) != found:
+        raise InputError(f"ratios={list(ratios)}", "they do not rise within (0, 1)", "e.g. (0.1, 0.5, 0.9)")
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(str(path), "there is no such file", "check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(
+            str(path), f"it is not JSON ({error})", "restore it from a copy, or remove it"
+        ) from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise CorruptFile(str(path), "it is no sensitivity scan", "choose another path")
+    return document

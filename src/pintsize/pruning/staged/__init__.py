@@ -1,0 +1,1 @@
+"""Prune, retrain, and again."""

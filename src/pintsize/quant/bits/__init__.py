@@ -1,0 +1,1 @@
+"""Bits of each layer under a budget."""

@@ -1,0 +1,1 @@
+"""Weights that share few values."""

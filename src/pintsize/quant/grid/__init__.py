@@ -1,0 +1,1 @@
+"""The grid: quantizers, their scales and their gradients."""

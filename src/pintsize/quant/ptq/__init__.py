@@ -1,0 +1,1 @@
+"""Post-training quantization: ranges from a few hundred images, and what refines them."""

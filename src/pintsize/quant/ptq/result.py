@@ -1,0 +1,98 @@
+"""What `quantize` did, as an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ...tables import Table, Tabular
+from ..network import convert
+from ..network.fold import FoldStep
+from ..network.record import QuantizeStep
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A layer after quantization."""
+
+    name: str
+    weight_bits: int | None
+    activation_bits: int | None
+    """Of what it reads."""
+
+
+@dataclass(frozen=True)
+class QuantizedActivation:
+    """A quantized activation."""
+
+    name: str
+    where: str
+    """The module and function that gives it."""
+    bits: int
+    scale: float
+    zero_point: int
+    low: float
+    """Smallest value it can stand for."""
+    high: float
+    """Largest value it can stand for."""
+
+
+@dataclass(frozen=True)
+class QuantizationResult(Tabular):
+    """What `quantize` did."""
+
+    layers: tuple[QuantizedLayer, ...]
+    activations: tuple[QuantizedActivation, ...]
+    folded: tuple[str, ...]
+    """Paths of the batch norms that were folded."""
+    equalized: tuple[tuple[str, str], ...] = ()
+    """Pairs of layers whose channels were scaled against each other."""
+    rounded: tuple[str, ...] = ()
+    """Layers whose rounding was learned."""
+
+    def __rich__(self) -> Table:
+        """Bits of each layer's weights and of what it reads."""
+        rows = [
+            (layer.name, str(layer.weight_bits or "fp32"), str(layer.activation_bits or "fp32"))
+            for layer in self.layers
+        ]
+        done = (("folded", self.folded), ("equalized", self.equalized), ("rounding learned", self.rounded))
+        told = [f"{len(what)} {name}" for name, what in done if what]
+        return Table(("layer", "weights", "reads"), rows, caption=", ".join(told))
+
+
+def describe(
+    model: nn.Module,
+    step: QuantizeStep,
+    folded: FoldStep | None,
+    *,
+    equalized: list[tuple[str, str]],
+    rounded: list[str],
+) -> QuantizationResult:
+    """The result object for a network to which `step` and `folded` were done."""
+    bits = {entry["name"]: entry["bits"] for entry in step.activations}
+    layers = [
+        QuantizedLayer(
+            name, step.weights.get(name), step.input_bits.get(name, bits.get(step.inputs.get(name, "")))
+        )
+        for name in dict.fromkeys((*step.weights, *step.inputs))
+    ]
+    labels = {placement.name: placement.label for placement in step.placements}
+    activations = []
+    for name, quantizer in convert.activation_quantizers(model).items():
+        low, high = (float(end) for end in quantizer.limits())
+        where = labels.get(name, f"input of {name}")
+        activations.append(
+            QuantizedActivation(
+                name,
+                where,
+                quantizer.bits,
+                float(quantizer.scale.detach()),
+                int(quantizer.zero_point),
+                low,
+                high,
+            )
+        )
+    norms = tuple(folded.norms.values()) if folded else ()
+    return QuantizationResult(tuple(layers), tuple(activations), norms, tuple(equalized), tuple(rounded))

@@ -1,0 +1,1 @@
+"""The recipe: every option of every technique, declared once."""

@@ -1,0 +1,4 @@
+"""A run: one recipe carried out in one folder."""
+
+from .compression import CompressResult as CompressResult
+from .compression import compress as compress

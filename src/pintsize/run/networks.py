@@ -1,0 +1,73 @@
+"""From what a recipe or a command line says to a network: a name, a factory, a file, or a module itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from .. import models
+from ..data import Data
+from ..errors import InputError, InputTypeError, unknown
+from ..recipe.recipe import ModelSection
+from ..storage import network_file as files
+
+SMALL_IMAGE = 64
+"""Sides up to this many pixels get the `small` first layers where the stem is `auto`."""
+_FILES = {".safetensors", ".pint"}
+
+
+def build(
+    section: ModelSection, *, image_shape: tuple[int, ...] | None, num_classes: int | None
+) -> nn.Module:
+    """The network that `section` describes, made to fit images (C, H, W) and a number of classes.
+
+    Raises:
+        InputError: no such name, file or factory, or its weights do not fit.
+    """
+    name, weights = section.name, section.weights
+    if Path(name).suffix in _FILES:
+        if weights is not None:
+            raise InputError(
+                f"model {name!r}", "it is a file with weights of its own", f"leave out {weights}"
+            )
+        return files.load(name)
+    if ":" in name:
+        model = models.load_factory(name)
+    elif name not in models.list():
+        raise unknown("model", name, [*models.list(), "package.module:factory"])
+    else:
+        channels = section.in_channels or (image_shape[0] if image_shape else 3)
+        model = models.create(
+            name,
+            num_classes=section.num_classes or num_classes or 10,
+            in_channels=channels,
+            stem=_stem(section.stem, image_shape),
+        )
+    return model if weights is None else files.load(weights, model=model)
+
+
+def check_fits(model: nn.Module, data: Data) -> None:
+    """Raise unless `model` takes the images of `data` and gives a logit for each of its classes.
+
+    Raises:
+        InputTypeError: it is no network, or its output is no batch of logits.
+        InputError: it has fewer outputs than there are classes.
+        OperationError: its forward fails.
+    """
+    from ..graph.trace import quiet
+    from ..training.forward import logits_of
+
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(
+            f"model of type {type(model).__name__}", "it is no network", "pass a torch.nn.Module"
+        )
+    images, _ = next(iter(data.val.batches(batch_size=2)))
+    with quiet(model):
+        logits_of(model, images, len(data.classes))
+
+
+def _stem(stem: str, image_shape: tuple[int, ...] | None) -> str:
+    if stem != "auto" or image_shape is None:
+        return stem
+    return "small" if max(image_shape[1:]) <= SMALL_IMAGE else "imagenet"

@@ -1,0 +1,308 @@
+"""One training: its state, its step, its epoch, and how it goes on after a stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pintsize.errors import OperationError, TrainingDiverged
+from pintsize.storage.atomic import remove_partial
+
+from . import checkpoint as checkpoints
+from . import optimizers, rng
+from .callbacks import Callback, TrainState
+from .distill import check_teacher_logits, soft_loss
+from .ema import Ema
+from .evaluation import batches_of, score
+from .forward import forward_failure, logits_of
+from .hooks import optimizer_step_hooks
+from .parallel import same_start, share
+from .schedules import lr_at
+
+if TYPE_CHECKING:
+    from pintsize.data import Data
+
+    from .options import Options
+
+_CHECK_INTERVAL = 50
+"""Steps between two looks at the loss where looking makes the CPU wait for the device."""
+
+
+class Run:
+    """A training of `model`, which is on its device.
+
+    Args:
+        model: the network.
+        data: what it learns from.
+        options: checked.
+        accelerator: of this process.
+        autocast: dtype to compute in, None for fp32.
+        layout: of the images.
+        teacher: in eval mode on the same device, or None.
+        callbacks: called in this order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        options: Options,
+        *,
+        accelerator: Any,
+        autocast: torch.dtype | None,
+        layout: torch.memory_format,
+        teacher: nn.Module | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.options, self.accelerator, self.autocast, self.callbacks = (
+            options,
+            accelerator,
+            autocast,
+            callbacks,
+        )
+        self._data, self._teacher, self._layout = data, teacher, layout
+        full, rest = divmod(len(data.train), options.batch_size)
+        # batch norm cannot normalise one image alone; the order changes, so none is left out for good
+        self._drop_last = rest == 1 and full > 0
+        others = [p for callback in callbacks for p in callback.own_parameters(model)]
+        self.state = TrainState(
+            model=model,
+            optimizer=optimizers.build(model, options, others=others),
+            device=accelerator.device,
+            epochs=options.epochs,
+            steps_per_epoch=full + (rest > 0 and not self._drop_last),
+        )
+        for callback in callbacks:
+            callback.on_train_start(self.state)
+        if accelerator.num_processes > 1:
+            same_start(model)  # before anything is copied from it
+        self._ema = None if options.ema is None else Ema(model, options.ema)
+        self.state.ema = None if self._ema is None else self._ema.module
+        self._best: dict[str, Tensor] | None = None
+        self._network: nn.Module = model
+        self._wrapped: list[bool] | None = None
+        self._saved = "no checkpoint was written"
+
+    def epoch(self, epoch: int, on_step: Callable[[], None]) -> dict[str, Any]:
+        """Train and validate once over the data; the new entry of the history."""
+        state, options = self.state, self.options
+        began = time.perf_counter()
+        state.epoch = epoch
+        state.model.train()
+        for callback in self.callbacks:
+            callback.on_epoch_start(state)
+        self._wrap()
+        train_loss, train_accuracy = self._pass(on_step)
+        evaluated = state.model if state.ema is None else state.ema
+        val_loss, val_accuracy = self._validate(evaluated)
+        state.history.append(
+            {
+                "epoch": epoch + 1,
+                "lr": state.lr,
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+        if options.keep == "best" and state.history.best is state.history[-1]:
+            self._best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
+        for callback in self.callbacks:
+            callback.on_epoch_end(state)
+        return state.history[-1]
+
+    def _pass(self, on_step: Callable[[], None]) -> tuple[float, float]:
+        """All steps of one epoch: mean loss and accuracy in percent over the training images."""
+        state, options = self.state, self.options
+        single = self.accelerator.num_processes == 1
+        interval = 1 if single and state.device.type == "cpu" else _CHECK_INTERVAL
+        hooks = optimizer_step_hooks(state.model)
+        totals = torch.zeros(2, device=state.device)  # loss · images, correct
+        count = 0
+        for images, labels in self._data.train.batches(
+            options.batch_size,
+            shuffle=True,
+            augment=options.augment,
+            seed=options.seed,
+            epoch=state.epoch,
+            device=state.device,
+            drop_last=self._drop_last,
+        ):
+            state.lr = lr_at(state.step, state.steps_per_epoch, options)
+            for group in state.optimizer.param_groups:
+                group["lr"] = state.lr
+            totals += self._step(images, labels, hooks)
+            count += len(images)
+            state.step += 1
+            if state.step % interval == 0:
+                self._require_finite(totals)
+            for callback in self.callbacks:
+                callback.on_step_end(state)
+            on_step()
+        totals = self._require_finite(totals)
+        return float(totals[0]) / count, 100 * float(totals[1]) / count
+
+    def _step(self, images: Tensor, labels: Tensor, hooks: Sequence[Callable[[], None]]) -> Tensor:
+        """One optimizer step; loss · images and correct predictions, which sum over the processes."""
+        state, world = self.state, self.accelerator.num_processes
+        n = len(images)
+        if n >= world:
+            images, labels = share(images, labels, self.accelerator.process_index, world)
+        # the mean of the processes' losses is the loss of the whole batch, also when shares differ in size
+        scale = world / n if n >= world else 1 / n
+        images = images.to(memory_format=self._layout) if images.ndim == 4 else images
+        state.model.zero_grad(set_to_none=True)
+        with self._autocast():
+            logits = logits_of(self._network, images, len(self._data.classes))
+        loss = self._loss(logits.float(), images, labels) * scale
+        for callback in self.callbacks:
+            penalty = callback.penalty(state)
+            loss = loss if penalty is None else loss + penalty
+        try:
+            self.accelerator.backward(loss)
+        except RuntimeError as error:
+            raise forward_failure(error, images) from error
+        for callback in self.callbacks:
+            callback.on_backward(state)
+        state.optimizer.step()
+        for hook in hooks:
+            hook()
+        if self._ema is not None:
+            self._ema.update(state.model)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum() * (scale * n / world)
+            return torch.stack([loss.detach() * (n / world), correct])
+
+    def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Summed over the images."""
+        options = self.options
+        loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="sum")
+        if self._teacher is None:
+            return loss
+        with torch.no_grad(), self._autocast():
+            taught = logits_of(self._teacher, images, len(self._data.classes))
+        check_teacher_logits(taught, logits)
+        weight = options.distill_weight
+        return (1 - weight) * loss + weight * soft_loss(logits, taught, options.temperature)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.state.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def _validate(self, model: nn.Module) -> tuple[float | None, float | None]:
+        """Loss and accuracy in percent on the validation split, as `evaluate` finds it; None if empty."""
+        val, accelerator, device = self._data.val, self.accelerator, self.state.device
+        if not len(val):
+            return None, None
+        part = (accelerator.process_index, accelerator.num_processes)
+        found = score(model, batches_of(val, 256, device), len(self._data.classes), device, part=part)
+        loss, correct, count = self._sum(torch.tensor(found, dtype=torch.float32, device=device)).tolist()
+        if not math.isfinite(loss):
+            raise self._diverged("validation loss")
+        return loss / count, 100 * correct / count
+
+    def _sum(self, totals: Tensor) -> Tensor:
+        reduced: Tensor = self.accelerator.reduce(totals, "sum")
+        return reduced
+
+    def _require_finite(self, totals: Tensor) -> Tensor:
+        """`totals` summed over the processes, so that all of them stop at the same step."""
+        totals = self._sum(totals)
+        if not math.isfinite(totals[0]):
+            raise self._diverged("training loss")
+        return totals
+
+    def _diverged(self, loss: str) -> TrainingDiverged:
+        state = self.state
+        return TrainingDiverged(
+            f"epoch {state.epoch + 1}, step {state.step}",
+            f"the {loss} became NaN or infinite (lr {state.lr:.4g})",
+            f"lower lr or add warmup_epochs; {self._saved}",
+        )
+
+    def _wrap(self) -> None:
+        """Distributed: gradients are exchanged for exactly the parameters that are trained now."""
+        trained = [parameter.requires_grad for parameter in self.state.model.parameters()]
+        if self.accelerator.num_processes > 1 and trained != self._wrapped:
+            self._network = self.accelerator.prepare_model(self.state.model, device_placement=False)
+            self._wrapped = trained
+
+    def save(self, path: Path | None, configuration: dict[str, Any]) -> None:
+        """Write the checkpoint of the epoch just finished."""
+        if path is None:
+            return
+        from accelerate.utils import gather_object
+
+        generators = gather_object([rng.state(self.state.device)])
+        state = self.state
+        if self.accelerator.is_main_process:
+            checkpoints.write(
+                path,
+                {
+                    "configuration": configuration,
+                    "epoch": state.epoch + 1,
+                    "step": state.step,
+                    "stop": state.stop,
+                    "model": dict(state.model.state_dict()),
+                    "optimizer": state.optimizer.state_dict(),
+                    "ema": None if self._ema is None else self._ema.state_dict(),
+                    "best": self._best,
+                    "history": list(state.history),
+                    "callbacks": [callback.state_dict() for callback in self.callbacks],
+                    "generators": generators,
+                },
+            )
+        self._saved = f"the last good checkpoint, after epoch {state.epoch + 1}, is in {path}"
+
+    def resume(self, path: Path | None, configuration: dict[str, Any]) -> int:
+        """Go back to where the checkpoint is, if there is one; the number of epochs done."""
+        from accelerate.utils import gather_object
+
+        self.accelerator.wait_for_everyone()
+        done = 0
+        if path is not None and path.exists():
+            saved = checkpoints.read(path)
+            checkpoints.require_same(path, saved["configuration"], configuration)
+            self._take_back(saved)
+            done = int(saved["epoch"])
+            self._saved = f"the last good checkpoint, after epoch {done}, is in {path}"
+        if path is not None and self.accelerator.is_main_process:
+            remove_partial(path.parent, ".", of=path.name)
+        if len(found := set(gather_object([done]))) > 1:
+            raise OperationError(
+                f"checkpoint {path}",
+                f"the processes find different epochs in it ({sorted(found)})",
+                "put it on storage that all machines share",
+            )
+        return done
+
+    def _take_back(self, saved: dict[str, Any]) -> None:
+        state = self.state
+        state.model.load_state_dict(saved["model"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        if self._ema is not None:
+            self._ema.load_state_dict(saved["ema"])
+        self._best = saved["best"]
+        state.step, state.stop = saved["step"], saved["stop"]
+        state.history.extend(saved["history"])
+        for callback, own in zip(self.callbacks, saved["callbacks"], strict=True):
+            callback.load_state_dict(own)
+        rng.restore(saved["generators"][self.accelerator.process_index], state.device)
+
+    def finish(self) -> None:
+        """Leave the model with the weights it is to have, in eval mode, without gradients."""
+        model = self.state.model
+        if self._best is not None:
+            model.load_state_dict(self._best)
+        elif self._ema is not None:
+            model.load_state_dict(self._ema.module.state_dict())
+        model.zero_grad(set_to_none=True)
+        model.eval()

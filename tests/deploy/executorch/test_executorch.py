@@ -1,0 +1,163 @@
+"""ExecuTorch: the model's own scales in XNNPACK's integer kernels, through its Python runtime."""
+
+import base64
+import importlib.util
+import json
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pintsize import errors
+from pintsize.deploy import export, open_runtime, verify
+from pintsize.deploy.executorch import writer as backend
+
+if importlib.util.find_spec("executorch") is None:
+    pytest.skip("the extra 'executorch' cannot be installed here", allow_module_level=True)
+EXAMPLE = torch.zeros(2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("bits", "activation_max"), [(8, 255), (4, 255), (8, 15)])
+def test_file_computes_what_the_model_does(parts, images, tmp_path, bits, activation_max):
+    torch.manual_seed(0)
+    model = parts["residual"](bits=bits, activation_max=activation_max).eval()
+    info = export(model, tmp_path / "net.pte", example=EXAMPLE)
+    assert (info.format, info.input_shape) == ("executorch", (1, 3, 16, 16))
+    with torch.no_grad():
+        expected = model(images)
+    with open_runtime(info.path, threads=1) as runtime:
+        assert (runtime.backend, runtime.input_shape) == ("executorch", (None, 3, 16, 16))
+        found = runtime(images)
+        assert isinstance(runtime(images[:1].numpy()), np.ndarray)
+    off = (found - expected).abs()
+    assert off.mean() < 0.002
+    assert off.max() < 0.03
+
+
+def test_the_weights_are_integers(residual, plain, tmp_path):
+    class Wide(nn.Module):
+        def __init__(self, conv, fake):
+            super().__init__()
+            self.q, self.conv, self.q1 = fake(0.03, 128), conv(3, 3000, 3), fake(0.01)
+
+        def forward(self, x):
+            return self.q1(torch.relu(self.conv(self.q(x)))).amax((1, 2))
+
+    kinds = type(residual.conv1), type(residual.q1)
+    small = export(Wide(*kinds).eval(), tmp_path / "int.pte", example=EXAMPLE).bytes
+    large = export(
+        Wide(nn.Conv2d, lambda *_: nn.Identity()).eval(), tmp_path / "fp.pte", example=EXAMPLE
+    ).bytes
+    assert large - small > 3000 * 27 * 2.5
+
+
+def test_slices_for_splits_and_batches(parts, tmp_path):
+    class Split(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.conv, self.q1 = (
+                parts["fake"](0.03, 128),
+                parts["conv"](4, 4, 1),
+                parts["fake"](0.02, 99),
+            )
+
+        def forward(self, x):
+            left, right = self.q(x).chunk(2, 1)
+            return self.q1(self.conv(torch.cat([right, left], 1)))
+
+    torch.manual_seed(0)
+    model, x = Split().eval(), torch.randn(6, 4, 5, 5)
+    path = export(model, tmp_path / "net.pte", example=x[:3], dynamic_batch=False).path
+    runtime = open_runtime(path, threads=2)
+    with torch.no_grad():
+        assert ((runtime(x) - model(x)).abs() > 1e-5).float().mean() < 0.02
+    with pytest.raises(errors.InputError, match=r"batch of 4 images .* it takes 3 at once"):
+        runtime(x[:4])
+
+
+def test_verify_and_what_a_file_says(residual, images, tmp_path):
+    told = {"classes": list("abcdefghij"), "mean": [0.5] * 3, "std": [0.25] * 3, "licence": "MIT"}
+    path = export(residual, tmp_path / "net.pte", example=EXAMPLE, **told).path
+    found = verify(path, residual, [images], threads=1, repeats=2, agreement_at_least=90)
+    assert (found.backend, found.images) == ("executorch", 64)
+    said = backend.about(path)
+    assert (said["classes"], said["licence"]) == (told["classes"], "MIT")
+    assert json.loads(zlib.decompress(base64.b64decode(said["record"])))["steps"] == []
+    json.dumps(said)
+
+
+def test_normalisation_and_softmax_inside(plain, images, tmp_path):
+    path = export(
+        plain, tmp_path / "net.pte", example=EXAMPLE, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4],
+        include_normalization=True, include_softmax=True,
+    ).path  # fmt: skip
+    normal = (images - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(
+        3, 1, 1
+    )
+    with torch.no_grad():
+        assert torch.allclose(open_runtime(path, threads=1)(images), plain(normal).softmax(1), atol=1e-5)
+
+
+def test_what_cannot_be_written_or_opened(plain, tmp_path):
+    with pytest.raises(errors.InputError, match="only ONNX has opsets"):
+        export(plain, tmp_path / "net.pte", example=EXAMPLE, opset=21)
+    for content in (b"", b"hello", b"\x00" * 100, b"\x3c\0\0\0ET12" + bytes(200)):
+        (tmp_path / "net.pte").write_bytes(content)
+        with pytest.raises(errors.CorruptFile):
+            open_runtime(tmp_path / "net.pte")
+
+
+def test_without_executorch_the_error_names_the_extra(plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "executorch.runtime", None)
+    with pytest.raises(errors.MissingExtra, match=r"pip install 'pintsize\[executorch\]'"):
+        export(plain, tmp_path / "net.pte", example=EXAMPLE)
+
+
+def test_a_process_that_knows_of_no_quantizer_writes_a_file(launch, tmp_path):
+    script = """
+import sys, torch, pintsize
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+pintsize.export(net, sys.argv[1], example=torch.zeros(1, 3, 8, 8))
+"""
+    launch(script, tmp_path / "net.pte", processes=1)
+    with open_runtime(tmp_path / "net.pte", threads=1) as runtime:
+        assert runtime(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 6, 6)
+
+
+def foreign(path):
+    """A file as another tool writes it: no checksum, not our name."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).eval()
+    export(net, path, example=torch.zeros(1, 3, 8, 8))
+    content = path.read_bytes()
+    program = content[: content.rindex(b"\npintsize.sha256 ")].replace(b"pintsize", b"somebody")
+    path.write_bytes(program)
+    return program
+
+
+def test_a_file_of_another_tool_runs(tmp_path):
+    foreign(tmp_path / "net.pte")
+    with open_runtime(tmp_path / "net.pte", threads=1) as runtime:
+        assert runtime(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("kept", [9, 45, 200, -1])
+def test_a_cut_file_of_another_tool_is_refused(tmp_path, kept):
+    path = tmp_path / "net.pte"
+    path.write_bytes(foreign(path)[:kept])
+    with pytest.raises(errors.CorruptFile, match="cut off"):
+        open_runtime(path)
+
+
+@pytest.mark.parametrize(
+    ("trial", "reason"), [("import os; os.abort()", "signal 6"), ("while True: pass", "0.5 s")]
+)
+def test_a_file_that_would_end_the_process_is_refused(tmp_path, monkeypatch, trial, reason):
+    """What ExecuTorch aborts on differs from version to version."""
+    foreign(tmp_path / "net.pte")
+    monkeypatch.setattr(backend, "_TRIAL", trial)
+    monkeypatch.setattr(backend, "_TRIAL_SECONDS", 0.5 if "while" in trial else 60)
+    with pytest.raises(errors.CorruptFile, match=f"kills ExecuTorch.*{reason}"):
+        open_runtime(tmp_path / "net.pte")
