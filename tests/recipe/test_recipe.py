@@ -9,7 +9,7 @@ from pintsize.pruning.channels import importance
 from pintsize.recipe.options import OPTIONS, CompressOptions, changes, with_options
 from pintsize.recipe.recipe import SECTIONS, Recipe, merge, read_yaml
 from pintsize.run.forms import forms_of, packed
-from pintsize.storage.folder import digest, in_order
+from pintsize.storage.digests import digest, in_order
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SWEEPS = {"fig5"}

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import pintsize as ps
+from pintsize.data.digest import data_digest
 from pintsize.deploy.pint.format import about
 from pintsize.errors import InputError, MissingExtra, OperationError
 from pintsize.measure import machine
 from pintsize.report.compare import points
-from pintsize.storage.folder import RunFolder, data_digest
+from pintsize.storage.folder import RunFolder
 
 QUICK = {
     "macs": 0.5,

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.trace import as_args
+from ..measure import side_by_side
+from ..quant.bits.allocation import TIMERS
 from ..quant.ptq.calibrate import quantize
 
 
@@ -63,7 +65,6 @@ def time_layer(
     layer: nn.Module, x: Tensor, folder: Path, activations: int | None, *, threads: int, repeats: int
 ) -> LayerTimes:
     """Time one layer for the input `x`; `folder` is for its files."""
-    from ..measure import side_by_side
     from . import export, open_runtimes
 
     plain = nn.Sequential(copy.deepcopy(layer).cpu()).eval()
@@ -77,6 +78,9 @@ def time_layer(
     with open_runtimes(files, threads=threads) as runtimes:
         times = side_by_side(runtimes, x, warmup=3, repeats=repeats, threads=threads)
     return LayerTimes(times["floating"].median_ms, times["integer"].median_ms)
+
+
+TIMERS.add("onnxruntime", layer_latencies)
 
 
 @torch.no_grad()

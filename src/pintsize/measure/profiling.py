@@ -107,11 +107,15 @@ def profile(model: nn.Module, example: Any) -> Profile:
     )
 
 
+def _coded_width(module: nn.Module) -> tuple[int, int] | None:
+    """Bits of a code and bytes of all of a clustered layer, which says so itself; None for any other."""
+    told = getattr(module, "coded_width", None)
+    return None if told is None else told()
+
+
 def _weight_bytes(module: nn.Module, parameters: dict[str, nn.Parameter]) -> int:
     """Bytes of a layer's own parameters: the weight packed at its true width, plus its scales or codebooks."""
-    from ..quant.clustering.clustered import width
-
-    quantizer, clusters = getattr(module, "weight_quantizer", None), width(module)
+    quantizer, clusters = getattr(module, "weight_quantizer", None), _coded_width(module)
     total = 0
     for name, parameter in parameters.items():
         if quantizer is not None and name == "weight":
@@ -216,9 +220,7 @@ def _layer(path: str, module: nn.Module, tally: _Tally, batch: int) -> LayerProf
 
 def _bits(module: nn.Module, parameters: list[nn.Parameter]) -> int | None:
     """Width of a weight: of its integers or codes, if it has such."""
-    from ..quant.clustering.clustered import width
-
-    quantizer, clusters = getattr(module, "weight_quantizer", None), width(module)
+    quantizer, clusters = getattr(module, "weight_quantizer", None), _coded_width(module)
     if quantizer is not None:
         return int(quantizer.bits)
     if clusters is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..registry import DISPLAYS
+
 
 class Network(nn.Module):
     """A module that a notebook shows layer by layer."""
 
     def _repr_html_(self) -> str:
-        from ..report import show
-
-        return show(self)._repr_html_()
+        shown: str = DISPLAYS["network"](self)._repr_html_()
+        return shown

@@ -111,3 +111,7 @@ def _load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = model.state_dict()
     counters = {key: state[key] for key in state if key.endswith(".num_batches_tracked")}
     files.load_tensors(model, counters | tensors, source=str(path))
+
+
+for _name in _BUILD:
+    files.NETWORKS.add(_name, partial(create, _name))

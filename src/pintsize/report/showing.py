@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from ..registry import DISPLAYS
 from ..tables import Table, Tabular
 from ..units import bytes_text, count_text
 
@@ -109,6 +110,7 @@ class Shown(Tabular):
 HEADINGS = ("layer", "type", "weight", "density", "bits", "bytes", "MACs")
 
 
+@DISPLAYS.register("network")
 def show(
     network: str | os.PathLike[str] | nn.Module,
     *,

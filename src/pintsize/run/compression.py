@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
-from .. import __version__, models
+from .. import models
 from ..errors import InputError, InputTypeError
 from ..measure import machine
 from ..recipe.options import CompressOptions, with_options
@@ -24,6 +24,7 @@ from ..storage.atomic import write_text
 from ..storage.folder import RunFolder
 from ..storage.record import origin, to_json
 from ..tables import Table, stage_table
+from ..version import __version__
 from . import networks
 from .stages import attention as attention_stages
 from .stages.stages import Stages

@@ -42,7 +42,7 @@ _CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d
 
 def cache_file(backend: str, threads: int) -> Path:
     """The table of this machine: what decides its times is in the name."""
-    from ..storage.folder import digest
+    from ..storage.digests import digest
 
     facts = machine()
     told = [facts["cpu"], facts["cores"], facts["isa"], backend, facts["versions"].get(backend), threads]

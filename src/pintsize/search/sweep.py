@@ -17,7 +17,7 @@ from ..errors import InputError, MissingExtra, unknown
 from ..recipe.options import CompressOptions
 from ..storage import logs
 from ..storage.atomic import remove_partial, write_text
-from ..storage.folder import digest
+from ..storage.digests import digest
 from ..storage.locks import one_process
 from ..storage.markers import refuse_links
 from ..tables import Table, Tabular

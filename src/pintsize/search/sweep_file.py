@@ -31,7 +31,7 @@ from ..errors import InputError
 from ..recipe.options import with_options
 from ..recipe.recipe import PruneSection, Recipe, merge
 from ..recipe.yaml import read_yaml
-from ..storage.folder import digest, in_order
+from ..storage.digests import digest, in_order
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 80

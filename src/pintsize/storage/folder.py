@@ -8,28 +8,21 @@ it was.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
-
-from .. import __version__
+from ..version import __version__
 from . import logs
 from .atomic import remove_partial, write_text
+from .digests import digest
 from .locks import one_process
 from .markers import file_digest, intact, read_marker, refuse_links
-from .record import to_json as record_json
 from .store import StageStore
-
-if TYPE_CHECKING:
-    from ..data import Data
 
 logger = logging.getLogger("pintsize")
 
@@ -138,43 +131,3 @@ class RunFolder:
 
     def _marker(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"
-
-
-def digest(value: Any) -> str:
-    """A hexadecimal digest of any JSON-able value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def in_order(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of a recipe for `digest`, which sorts keys: where patterns have values, their order counts."""
-    return {
-        key: list(map(list, value.items())) if isinstance(value, Mapping) else value
-        for key, value in section.items()
-    }
-
-
-def tensor_digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, shapes, types and values."""
-    import torch
-
-    total = hashlib.sha256()
-    for name, tensor in tensors.items():
-        total.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return total.hexdigest()
-
-
-def model_digest(model: nn.Module) -> str:
-    """A digest of what a network is: its printed structure, its record, its weights."""
-    return digest([repr(model), record_json(model), tensor_digest(model.state_dict())])
-
-
-def data_digest(data: Data) -> str:
-    """A digest of what decides a run in a data set: name, splits, what becomes of the training images."""
-    labels = {
-        name: split.labels for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
-    }
-    transform = dataclasses.asdict(data.train.transform)
-    return digest([data.name, data.classes, data.image_shape, transform, tensor_digest(labels)])

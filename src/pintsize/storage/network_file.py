@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CorruptFile, InputError, unknown
+from ..registry import Registry
 from . import record as _record
 from .atomic import check_place, write_bytes
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format besides safetensors that `save` writes and `load` reads."""
+
+    write: Callable[[nn.Module, Path], object]
+    """Writes a network with its record."""
+    read: Callable[[Path], tuple[dict[str, Tensor], dict[str, Any]]]
+    """As `read_tensors`."""
+
+
+FORMATS: Registry[FileFormat] = Registry("file format")
+"""By suffix."""
+NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
+"""What makes the plain network that a file names: it is given the options noted beside the name."""
 
 _KEY = "pintsize"
 _MARKS = ('"sha256"', '"aliases"', '"steps"')  # what our record holds, under whatever name
@@ -45,10 +63,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     _check_suffix(path)
-    if path.suffix == ".pint":
-        from ..deploy import export
-
-        export(model, path)
+    if path.suffix != ".safetensors":
+        FORMATS[path.suffix].write(model, path)
         return
     from safetensors.torch import save as to_bytes
 
@@ -67,7 +83,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def _check_suffix(path: Path) -> None:
-    if path.suffix not in {".safetensors", ".pint"}:
+    if path.suffix != ".safetensors" and path.suffix not in FORMATS:
         raise InputError(
             str(path),
             f"the suffix {path.suffix!r} is not one that save writes",
@@ -118,12 +134,10 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise InputError(str(path), "there is no such file", "check the path")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix == ".pint":
-        from ..deploy.pint import format as pint
-
-        return pint.read_tensors(path)
     if path.suffix in {".pt", ".pth", ".th", ".bin"}:
         return _read_state_dict(path), None
+    if path.suffix in FORMATS:
+        return FORMATS[path.suffix].read(path)
     raise InputError(
         str(path),
         f"the suffix {path.suffix!r} is not one that load reads",
@@ -216,14 +230,13 @@ def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[s
     made = document.get("model") if document else None
     if not made:
         raise InputError(str(path), "it does not say which network it holds", "pass model= the plain network")
-    from .. import models
-
     if not isinstance(made, dict) or not isinstance(made.get("options"), dict):
         raise CorruptFile(
             str(path), "its model entry is not a name with options", "write the file again with ps.save"
         )
-    if made.get("name") not in models.list():
-        raise unknown("model", made.get("name"), models.list())
+    if made.get("name") not in NETWORKS:
+        raise unknown("model", made.get("name"), NETWORKS)
+    create = NETWORKS[made["name"]]
     longest = max((size for t in tensors.values() if t.numel() for size in t.shape), default=0)
     for option, value in made["options"].items():
         if isinstance(value, int) and value > longest:
@@ -232,10 +245,10 @@ def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[s
             )
     try:
         with torch.device("meta"):  # nothing is allocated yet
-            numbers = sum(one.numel() for one in models.create(made["name"], **made["options"]).parameters())
+            numbers = sum(one.numel() for one in create(**made["options"]).parameters())
         if numbers > _FREE + _PER_NUMBER * sum(tensor.numel() for tensor in tensors.values()):
             raise CorruptFile(str(path), f"it asks for {numbers} parameters", "restore it from a copy")
-        return models.create(made["name"], **made["options"])
+        return create(**made["options"])
     except TypeError as error:
         raise CorruptFile(
             str(path), f"its model options do not fit ({error})", "restore it from a copy"

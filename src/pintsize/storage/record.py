@@ -14,7 +14,8 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from ..errors import CorruptFile, IllegalOrder, InputError, unknown
+from ..errors import CorruptFile, IllegalOrder, InputError
+from ..registry import Registry
 
 _RECORD = "_pintsize_record"
 _ORIGIN = "_pintsize_origin"
@@ -53,12 +54,12 @@ class Step(ABC):
 
 
 _S = TypeVar("_S", bound=type[Step])
-_KINDS: dict[str, type[Step]] = {}
+_KINDS: Registry[type[Step]] = Registry("record step")
 
 
 def register(cls: _S) -> _S:
     """Class decorator: make a kind of step known to `replay`."""
-    _KINDS[cls.kind] = cls
+    _KINDS.add(cls.kind, cls)
     return cls
 
 
@@ -123,11 +124,9 @@ def steps_from_json(document: Any, *, source: str) -> list[Step]:
                 source, f"step {number} of its record has no kind", "write the file again with ps.save"
             )
         kind = fields["kind"]
-        _import_steps()
-        if kind not in _KINDS:
-            raise unknown("record step", kind, _KINDS)
+        step = _KINDS.find(kind)
         try:
-            steps.append(_KINDS[kind].from_json({k: v for k, v in fields.items() if k != "kind"}))
+            steps.append(step.from_json({k: v for k, v in fields.items() if k != "kind"}))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CorruptFile(
                 source,
@@ -153,8 +152,3 @@ def replay(model: nn.Module, steps: list[Step], *, source: str) -> None:
                 "pass model= the same plain network that was compressed",
             ) from error
         append(model, step)
-
-
-def _import_steps() -> None:
-    """Import the modules that register steps: `replay` must know them all, `import pintsize` need not."""
-    from .. import prune, quant  # noqa: F401

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ... import __version__
 from ...errors import InputError, OperationError
 from ...storage.atomic import write_bytes
 from ...storage.record import to_json
+from ...version import __version__
 from ..options import Deployed, ExportInfo, Options
 from ..pint import seal
 

@@ -322,3 +322,6 @@ def _read_planes(data: bytes, members: list[Entry], size: int, source: str) -> N
         piece = torch.empty(0, dtype=torch.uint8) if numbers is None else numbers[at : at + count].reshape(-1)
         entry.plain = piece.clone().view(entry.plain_dtype)
         at += count
+
+
+files.FORMATS.add(".pint", files.FileFormat(lambda model, path: write(model, path, Options()), read_tensors))

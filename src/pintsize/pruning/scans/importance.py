@@ -126,7 +126,8 @@ def _retrain(
     model: nn.Module, data: Any, example: Any, scan: Sensitivity, place: RunFolder, epochs: int,
     progress: bool | None, seed: int, training: dict[str, Any],
 ) -> dict[str, list[float]]:  # fmt: skip
-    from ...storage.folder import data_digest, model_digest
+    from ...data.digest import data_digest
+    from ...storage.digests import model_digest
 
     groups = {group.name: group for group in channel_groups(model, example)}
     judged = data.train.at_most(JUDGED_IMAGES, seed)

@@ -261,7 +261,7 @@ class _Scan:
 
     def identity(self, level: str, importance: str) -> dict[str, Any]:
         """What must be equal for a scan to go on."""
-        from ...storage.folder import digest, model_digest, tensor_digest
+        from ...storage.digests import digest, model_digest, tensor_digest
 
         labels = {str(number): labels for number, (_, labels) in enumerate(self.batches)}
         images = {"first": self.batches[0][0], "last": self.batches[-1][0]}

@@ -184,7 +184,8 @@ class Staged:
             return self._rounds(place, cuts)
 
     def _rounds(self, place: RunFolder, cuts: Sequence[tuple[str, Callable[[], object]]]) -> StagedPruning:
-        from ...storage.folder import data_digest, model_digest
+        from ...data.digest import data_digest
+        from ...storage.digests import model_digest
 
         dense = copy.deepcopy(self.model)
         origin = [model_digest(self.model), data_digest(self.data), self.seed, self.settings]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ...deploy.layer_latency import layer_latencies
 from ...errors import InputError
+from ...registry import Registry
 from ...tables import Table, Tabular
 from ..grid.quantizer import FakeQuantize, check_bits
 from ..network import convert
@@ -28,6 +28,8 @@ from ..ptq.calibrate import calibration_batches, example_of, quantize
 from ..ptq.progress import bar
 
 _SCALE_BYTES = 4
+TIMERS: Registry[Callable[..., Mapping[str, Any]]] = Registry("layer timer")
+"""Runtime → what times layers alone in it, in floating point and in integers."""
 Costs = Mapping[str, Mapping[int | None, float]]
 """Layer → width → cost in one unit: bytes, milliseconds."""
 
@@ -142,7 +144,7 @@ def choose_bits(
         found = {name: {width: _weight_bytes(*sizes[name], width) for width in widths} for name in errors}
         allowed = budget * math.fsum(_weight_bytes(*sizes[name], None) for name in errors)
     else:
-        timed = layer_latencies(model, example, list(errors), activations=activations, threads=threads)
+        timed = TIMERS["onnxruntime"](model, example, list(errors), activations=activations, threads=threads)
         found = {
             name: {width: timed[name].floating if width is None else timed[name].integer for width in widths}
             for name in errors

@@ -181,7 +181,11 @@ def _clustered_class(base: type[nn.Module]) -> type[nn.Module]:
             return plain
         return _Tie.apply(plain, _flat_codes(self), self)
 
-    members: dict[str, Any] = {"weight": property(weight), "_pintsize_cluster_base": base}
+    members: dict[str, Any] = {
+        "weight": property(weight),
+        "coded_width": width,
+        "_pintsize_cluster_base": base,
+    }
     _MADE[base] = type(f"Clustered{base.__name__}", (_Clustering, base), members)
     return _MADE[base]
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ...data import Data, Split
+from ...data.digest import data_digest
 from ...deploy import export
 from ...deploy.openvino import runtime as openvino
 from ...errors import OperationError, UnsupportedOp
@@ -20,7 +21,8 @@ from ...pruning import PruningPlan, prune, prune_by_attention
 from ...quant import QuantizationAware, fold_batchnorm, quantize, reestimate_norms
 from ...recipe.quantization import QuantizeSection
 from ...recipe.recipe import PruneSection, Recipe, RecoverSection, TrainSection
-from ...storage.folder import RunFolder, data_digest, in_order, model_digest
+from ...storage.digests import in_order, model_digest
+from ...storage.folder import RunFolder
 from ...storage.network_file import save
 from ...storage.replay import replay
 from ...training import Callback, evaluate, train
