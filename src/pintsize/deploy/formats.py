@@ -13,7 +13,12 @@ from torch import nn
 from ..errors import InputError, InputTypeError, unknown
 from .options import ExportInfo, Options
 
-_WRITERS = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch", ".pint": "pint"}
+_WRITERS = {
+    ".onnx": "onnx.writer",
+    ".xml": "openvino.runtime",
+    ".pte": "executorch.writer",
+    ".pint": "pint.format",
+}
 """Suffix → module with `write(model, path, options) -> ExportInfo`."""
 
 

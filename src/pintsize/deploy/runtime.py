@@ -21,9 +21,9 @@ Shape = tuple[int | None, ...]
 """None is a dimension of any size."""
 
 _BACKENDS = {
-    "onnxruntime": ("onnxruntime", "OnnxRuntime", (".onnx",)),
-    "openvino": ("openvino", "OpenVino", (".xml", ".onnx")),
-    "executorch": ("executorch", "ExecuTorch", (".pte",)),
+    "onnxruntime": ("onnx.runtime", "OnnxRuntime", (".onnx",)),
+    "openvino": ("openvino.runtime", "OpenVino", (".xml", ".onnx")),
+    "executorch": ("executorch.writer", "ExecuTorch", (".pte",)),
     "torch": ("runtime", "TorchRuntime", (".safetensors", ".pint")),
 }
 """Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""
