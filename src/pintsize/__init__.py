@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import former as _former  # noqa: F401 (makes the former names of packages known)
 from .version import __version__ as __version__
 
 _PACKAGES = ("models", "data", "graph", "errors", "viz", "report")

@@ -83,7 +83,7 @@ def test_any_failure_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_what_a_killed_writer_left_half_done_is_removed_and_nothing_else(tmp_path):
-    script = "import os, sys; from pathlib import Path; from pintsize.storage.network_file import atomic\n" \
+    script = "import os, sys; from pathlib import Path; from pintsize.storage.atomic import atomic\n" \
              "with atomic(Path(sys.argv[1])) as path:\n    path.write_text('half'); os.kill(os.getpid(), 9)\n"  # fmt: skip
     deep = tmp_path / "a" / "b" / "net.onnx"
     for path in (tmp_path / "net.onnx", deep):

@@ -13,7 +13,7 @@ warnings.simplefilter("error")
 import torch
 from torch import nn
 import pintsize as ps
-from pintsize.train import Callback, train
+from pintsize.training import Callback, train
 
 class Freeze(Callback):
     """Stops training the first layer: the gradients to exchange become fewer."""

@@ -7,9 +7,9 @@ import hashlib, os, sys
 import torch
 from torch import nn
 import pintsize as ps
-from pintsize.prune import Sparsify, prune_by_attention
+from pintsize.pruning import Sparsify, prune_by_attention
 from pintsize.pruning.weights.schedules import Polynomial
-from pintsize.train import train
+from pintsize.training import train
 
 rank = int(os.environ.get("RANK", 0))
 data = ps.data.load("digits", limit=110)

@@ -21,7 +21,7 @@ import json, random, sys
 import torch
 from torch import nn
 import pintsize as ps
-from pintsize.train import Callback, train
+from pintsize.training import Callback, train
 
 class Noise(Callback):
     """Has a state of its own, draws from every generator, and moves the weights by it."""

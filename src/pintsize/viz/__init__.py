@@ -10,7 +10,7 @@ _MODULES = {
     "frontier": ("accuracy_compression", "bits_frontier", "pareto_front"),
     "groups": ("channel_group_graph",),
     "quantization": ("bits_per_layer", "quantization_error", "sqnr_db"),
-    "sensitivity": ("layer_importance", "sensitivity_curves"),
+    "scans": ("layer_importance", "sensitivity_curves"),
     "stages": ("filters_per_layer", "round_bars", "runtime_bars", "stage_bars"),
     "style": ("description", "save", "to_png", "to_svg"),
     "training": ("layer_epoch_heatmap", "left_over_epochs", "training_curves"),

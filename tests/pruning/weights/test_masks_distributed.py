@@ -7,7 +7,7 @@ import os, sys
 import torch
 from torch import nn
 import pintsize as ps
-from pintsize.prune import Staged, Sparsify, masks_of
+from pintsize.pruning import Staged, Sparsify, masks_of
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
