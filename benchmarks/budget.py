@@ -29,7 +29,7 @@ import pintsize as ps
 from deploy import peer_int8
 from pintsize.deploy import open_runtimes
 from pintsize.measure import side_by_side
-from pintsize.recipe.recipe import RecoverSection
+from pintsize.recipe.training import RecoverSection
 from pintsize.storage.atomic import write_text
 
 RIVALS = ("uniform", "Torch-Pruning")

@@ -17,6 +17,8 @@ class _Former(types.ModuleType):
         self.__path__: list[str] = []  # a package, so that asking for a module in it says what is missing
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what inspection looks for in every module
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._now), name)
 
 

@@ -126,8 +126,7 @@ def test_input_that_can_be_mended_is_code_2(refused, args, words):
     ids=lambda verb: verb[0],
 )
 def test_a_place_that_cannot_be_written_to_is_told_before_any_work(refused, monkeypatch, verb):
-    for module in ("quantizing", "sparse"):
-        monkeypatch.setattr(f"pintsize.cli.{module}.load_data", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr("pintsize.cli.loading.load_data", lambda *_, **__: pytest.fail("work was done"))
     command = [*verb, "--model", "net.safetensors", "--out"]
     if verb[0] != "scan":
         assert ".safetensors or .pint" in refused(*command, "net.onnx")

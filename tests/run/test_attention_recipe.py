@@ -19,7 +19,7 @@ from pintsize.pruning.attention import check as attention_check
 from pintsize.pruning.attention.check import check_attention
 from pintsize.quant.ptq.calibrate import planned
 from pintsize.recipe.recipe import Recipe
-from pintsize.run.stages import attention as attention_stages
+from pintsize.run.stages.attention import outcome
 from pintsize.storage.record import record
 from pintsize.training.precision import PRECISIONS
 
@@ -185,7 +185,7 @@ def told(target, left, *, reason="all attention epochs were done", last=None, **
         "history": [{"params": left if last is None else last}],
         "notes": [reason],
     }
-    return attention_stages.outcome(recipe, {"attention": result})
+    return outcome(recipe, {"attention": result})
 
 
 def test_a_target_is_met_or_missed():
@@ -198,7 +198,7 @@ def test_a_target_is_met_or_missed():
         assert (met["left"], met["met"], met["remedy"]) == (left, True, None)
     free = told(None, 0.412)
     assert (free["target"], free["left"], free["met"], free["remedy"]) == (None, 0.412, None, None)
-    assert attention_stages.outcome(Recipe.parse({}), {}) is None
+    assert outcome(Recipe.parse({}), {}) is None
 
 
 def test_a_target_that_the_drop_forbids_is_missed_for_that():

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import files, lists, network, quantizing, runs, show, sparse, sweep, viz
+from . import viz
+from .verbs import VERBS
 
 app = typer.Typer(
     name="pintsize",
@@ -33,27 +34,7 @@ def _pintsize(
     """Make a trained vision network small and fast: prune, quantize, export, verify."""
 
 
-for _command in (
-    runs.compress,
-    network.train,
-    network.profile,
-    sparse.scan,
-    network.prune,
-    sparse.sparsify,
-    sparse.rounds,
-    network.quantize,
-    quantizing.cluster,
-    quantizing.fixed_point,
-    files.export,
-    files.unpack,
-    files.verify,
-    files.bench,
-    sweep.sweep,
-    runs.report,
-    show.show,
-    lists.models,
-    lists.datasets,
-):
-    app.command(no_args_is_help=_command not in (lists.models, lists.datasets))(_command)
+for _name, _verb in sorted(VERBS.items(), key=lambda item: item[1].place):
+    app.command(_name.replace("_", "-"), no_args_is_help=not _verb.bare)(_verb.run)
 
 app.add_typer(viz.app, name="viz")

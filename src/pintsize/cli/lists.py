@@ -1,20 +1,21 @@
-"""Verbs that list what there is: models, datasets."""
+"""The verbs that list what there is: `models`, `datasets`."""
 
 from __future__ import annotations
 
-from . import options as o
-from .output import emit
+from .verbs import Told, told, verb
 
 
-def models(*, as_json: o.AsJson = False) -> None:
+@verb(place=95, bare=True)
+def models() -> Told:
     """List the networks that have a name."""
     from .. import models as named
 
     names = named.list()
-    emit({"models": names}, "\n".join(names), as_json=as_json)
+    return told({"models": names}, "\n".join(names))
 
 
-def datasets(*, as_json: o.AsJson = False) -> None:
+@verb(place=96, bare=True)
+def datasets() -> Told:
     """List the data sets, and where they are or how to get them."""
     from ..data import describe
 
@@ -25,4 +26,4 @@ def datasets(*, as_json: o.AsJson = False) -> None:
         f"{'at' if entry.found else 'not here:'} {entry.where}"
         for entry in entries
     ]
-    emit({"datasets": entries}, "\n".join(lines), as_json=as_json)
+    return told({"datasets": entries}, "\n".join(lines))

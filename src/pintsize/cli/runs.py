@@ -7,42 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
-from ..recipe.options import OPTIONS
-from . import options as o
-from .output import emit
+from .inputs import DataName, OptionalModel, Verbose
+from .verbs import Told, told, verb
 
 
-@o.with_recipe_options(*OPTIONS.values())
+@verb(place=10)
 def compress(
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="A name, package.module:factory, or a .safetensors file; else the recipe's."
-        ),
-    ] = None,
-    data: o.OptionalData = None,
+    model: OptionalModel = None,
+    data: DataName | None = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file; the options below overrule it.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/compress"),
     shared: Annotated[
         Path | None, typer.Option(help="Folder in which runs leave stages that they have in common.")
     ] = None,
-    verbose: o.Verbose = 0,
-    as_json: o.AsJson = False,
+    verbose: Verbose = 0,
     **options: Any,
-) -> None:
+) -> Told:
     """Train, prune, recover, quantize, export, verify and measure a network."""
-    from ..run.compression import compress as run
+    from ..run import compress as run
     from ..storage.logs import to_stderr
 
     to_stderr(verbose)
     result = run(model, data, recipe=recipe, out=out, shared=shared, **options)
-    emit(
+    return told(
         {"file": result.path, "report": result.report, **result.metrics},
         result,
         f"\nfile    {result.path}\nreport  {result.report}{_budget(result.metrics)}"
         f"{_attention(result.metrics)}",
-        as_json=as_json,
     )
 
 
@@ -78,6 +70,7 @@ def _attention(metrics: dict[str, Any]) -> str:
     return f"\nattention  {verdict}{attention_text(found)}"
 
 
+@verb(place=91)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folder of a run; of several, to compare them.")],
     *,
@@ -91,8 +84,8 @@ def report(
         bool, typer.Option("--watch", help="Serve the report on this machine while the run goes on.")
     ] = False,
     port: Annotated[int, typer.Option(help="Port of --watch; 0 takes any free one.")] = 0,
-    as_json: o.AsJson = False,
-) -> None:
+    as_json: bool = False,
+) -> Told | None:
     """Write the report of a run again, compare several runs, or follow one that goes on."""
     from ..errors import InputError
     from ..report import compare, serve, write
@@ -103,6 +96,6 @@ def report(
                 "report --watch", "it serves one run and writes no file", "pass one run folder, without --out"
             )
         serve(runs[0], port=port, ready=lambda url: typer.echo(f"{url}  (ends with Ctrl-C)"))
-        return
+        return None
     path = write(runs[0], out) if len(runs) == 1 else compare(runs, out or "comparison.html")
-    emit({"report": path}, path, as_json=as_json)
+    return told({"report": path}, path)

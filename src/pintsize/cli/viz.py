@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options as o
+from .inputs import DataName, ImageSize, Limit, Seed, ValFraction
 from .loading import example_for, load_data
 from .output import emit
 from .picture_sources import benchmarks as measured
 from .picture_sources import cost_of, curves, labels, layer_of, network_of, retrained_curves
+from .verbs import AsJson, shown_as
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,12 +62,10 @@ def picture(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [
         inspect.Parameter("out", keyword, default=None, annotation=_Out),
-        inspect.Parameter("as_json", keyword, default=False, annotation=o.AsJson),
+        inspect.Parameter("as_json", keyword, default=False, annotation=AsJson),
     ]
     parameters = [*own.parameters.values(), *added]
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    del run.__wrapped__  # inspect.signature would look through to the function
+    shown_as(run, parameters)
     app.command(name, no_args_is_help=True)(run)
     return draw
 
@@ -106,11 +105,11 @@ def display_scatter(
 def display_activations(
     network: Network,
     *,
-    data: o.Data,
+    data: DataName,
     image: Annotated[int, typer.Option(help="Which validation image, from 0.")] = 0,
     model: Plain = None,
     most: Annotated[int, typer.Option(help="Activations drawn, the first ones.")] = 40,
-    image_size: o.ImageSize = None,
+    image_size: ImageSize = None,
 ) -> Figure:
     """An image and what every activation function makes of it."""
     from ..errors import InputError
@@ -201,7 +200,7 @@ def bits_per_layer(network: Network, *, model: Plain = None) -> Figure:
 
 @picture
 def channel_group_graph(
-    network: Network, *, model: Plain = None, data: o.OptionalData = None, image_size: o.ImageSize = None
+    network: Network, *, model: Plain = None, data: DataName | None = None, image_size: ImageSize = None
 ) -> Figure:
     """Which layers share their channels."""
     from ..graph import channel_groups
@@ -231,12 +230,12 @@ def filters_per_layer(networks: Networks, *, model: Plain = None) -> Figure:
 def round_bars(
     networks: Networks,
     *,
-    data: o.Data,
+    data: DataName,
     model: Plain = None,
-    val_fraction: o.ValFraction = 0.1,
-    limit: o.Limit = None,
-    image_size: o.ImageSize = None,
-    seed: o.Seed = 0,
+    val_fraction: ValFraction = 0.1,
+    limit: Limit = None,
+    image_size: ImageSize = None,
+    seed: Seed = 0,
 ) -> Figure:
     """Parameters, MACs, bytes and validation accuracy, network by network."""
     from ..measure import profile

@@ -1,1 +1,1 @@
-"""The recipe: every option of every technique, declared once."""
+"""The recipe: every option of every technique, declared once; one module a technique."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, InputTypeError, unknown
+from .section import Chosen, section
 
 _CHOICES = {
     "per": ("group", "convolution"),
@@ -58,6 +59,12 @@ def _option(default: Any, about: str) -> Any:
     return field(default=default, metadata={"help": about})
 
 
+@section(
+    "attention", title="Attention, instead of an amount to prune", place=31, way=True,
+    about="Pruning by attention, instead of `prune`; with bits of its own also instead of `quantize`.",
+    own=("attention_weight", "attention_lr", "attention_epochs"),
+    renamed={"lr": "attention_weights_lr", "seed": None},
+)  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions:
     """Everything that decides an attention pruning, apart from model, data and teacher."""
@@ -136,6 +143,13 @@ class AttentionOptions:
                 "at='norm' with quantization",
                 "batch norms are folded into their convolutions there, so both places are one",
                 "leave out at=",
+            )
+
+    def check_with(self, recipe: Chosen) -> None:
+        """With bits it does what `recover` and `quantize` would."""
+        if self.weights is not None and (recipe.quantize is not None or recipe.recover is not None):
+            raise ValueError(
+                "attention with weights and activations trains a quantized network: write quantize: null, and no recover"
             )
 
     def recovery(self, attention_epoch: int) -> int:

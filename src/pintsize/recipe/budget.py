@@ -6,12 +6,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from .section import Section
+from .quantization import QuantizeSection
+from .section import Chosen, Section, section
 
 LIMITS = {"latency": "max_latency", "bytes": "max_bytes", "macs": "max_macs"}
 """What a network costs, and the option that limits it."""
 
 
+@section(
+    "budget", title="Budget, instead of an amount to prune", place=35, way=True,
+    about="What may be lost or spent, instead: channels and bits are searched for.",
+)  # fmt: skip
 class BudgetSection(Section):
     """A budget instead of ratios: exactly one of `max_drop`, `max_latency`, `max_bytes` and `max_macs`."""
 
@@ -59,3 +64,12 @@ class BudgetSection(Section):
         """What the network may cost, in the unit of `minimize`; None if a drop is the budget."""
         found: float | None = getattr(self, LIMITS[self.minimize])
         return found
+
+    def check_with(self, recipe: Chosen) -> None:
+        """The search chooses bits by itself."""
+        chosen = recipe.quantize
+        if chosen is None:
+            return
+        by_pattern = isinstance(chosen.weights, dict) or isinstance(chosen.activations, dict)
+        if by_pattern or chosen.edges != QuantizeSection().edges:
+            raise ValueError("budget chooses the bits of each layer: give quantize one number, and no edges")

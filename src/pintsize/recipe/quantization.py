@@ -5,9 +5,13 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from .bits import BitsOption, read_bits
-from .section import Section
+from .section import Section, section
 
 
+@section(
+    "quantize", title="Quantization", place=60, default=True, renamed={"ignore": "quantize_ignore"},
+    about="Quantization; `null` leaves the network in floating point.",
+)  # fmt: skip
 class QuantizeSection(Section):
     """Bits of weights and activations, and how their ranges are found."""
 

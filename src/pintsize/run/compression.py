@@ -8,15 +8,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from .. import models
 from ..errors import InputError, InputTypeError
 from ..measure import machine
-from ..recipe.options import CompressOptions, with_options
-from ..recipe.recipe import Recipe, merge, read_yaml
+from ..recipe.options import with_options
+from ..recipe.recipe import Recipe, merge
+from ..recipe.yaml import read_yaml
 from ..report import ReportFile, save_figures
 from ..report import write as write_report
 from ..storage import logs
@@ -26,7 +27,7 @@ from ..storage.record import origin, to_json
 from ..tables import Table, stage_table
 from ..version import __version__
 from . import networks
-from .stages import attention as attention_stages
+from .stages.attention import outcome
 from .stages.stages import Stages
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def compress(
     progress: bool | None = None,
     shared: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
-    **options: Unpack[CompressOptions],
+    **options: Any,
 ) -> CompressResult:
     """Train, prune, recover, quantize, export, verify and measure a network.
 
@@ -194,13 +195,9 @@ def _network(given: nn.Module | str | None, recipe: Recipe, images: Data) -> nn.
 
 def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -> dict[str, Any]:
     results = stages.results
-    histories = {
-        name: results[name]["history"]
-        for name in ("train", "attention", "sparsify", "recover", "qat")
-        if name in results
-    }
-    staged = results.get("rounds") or results.get("rules") or {}
-    histories |= staged.get("histories", {})
+    histories = {name: result["history"] for name, result in results.items() if "history" in result}
+    for result in results.values():
+        histories |= result.get("histories", {})
     return {
         "format": 1,
         "pintsize": __version__,
@@ -220,7 +217,7 @@ def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -
         "verification": results["verify"]["verification"],
         "histories": {name: history for name, history in histories.items() if history},
         "layers": results["measure"]["layers"],
-        "rounds": staged.get("rounds", []),
+        "rounds": next((result["rounds"] for result in results.values() if "rounds" in result), []),
         "budget": results.get("budget"),
-        "attention": attention_stages.outcome(recipe, results),
+        "attention": outcome(recipe, results),
     }

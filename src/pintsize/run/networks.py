@@ -9,7 +9,7 @@ from torch import nn
 from .. import models
 from ..data import Data
 from ..errors import InputError, InputTypeError, unknown
-from ..recipe.recipe import ModelSection
+from ..recipe.inputs import ModelSection
 from ..storage import network_file as files
 
 SMALL_IMAGE = 64

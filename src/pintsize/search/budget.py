@@ -12,7 +12,7 @@ from ..deploy.layer_latency import LayerTimes
 from ..graph import ChannelGroup, Graph, analyse
 from ..pruning.channels.depth import residual_blocks
 from ..pruning.channels.removal import kept_multiple
-from ..recipe.recipe import RecoverSection
+from ..recipe.training import RecoverSection
 from .allocation import Allocation, CostModel, Space, dearest_within
 from .candidate import DENSE, QUANTIZED, Workshop, describe
 from .clock import Clock

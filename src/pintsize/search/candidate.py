@@ -19,7 +19,7 @@ from ..measure import profile, side_by_side
 from ..pruning import drop_blocks, prune
 from ..quant import QuantizationAware, fold_batchnorm, quantize
 from ..quant.network import patterns
-from ..recipe.recipe import RecoverSection
+from ..recipe.training import RecoverSection
 from ..storage.markers import read_marker
 from ..storage.network_file import save
 from ..storage.replay import replay

@@ -1,43 +1,55 @@
-"""The budget search as stages of a run: its candidates in `budget/`, the chosen one where a run keeps its networks."""
+"""The budget search as a stage of a run: its candidates in `budget/`, the chosen one where a run keeps its networks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from ..recipe.channels import PruneSection
 from ..run.forms import chosen_forms
+from ..run.stages.channels import cut
+from ..run.stages.quantization import calibrated
+from ..run.stages.stages import PRUNED, QUANTIZED, Stage, Stages, stage
 from ..storage.atomic import write_bytes
 from .budget import BudgetSearch
 
-if TYPE_CHECKING:
-    from ..run.stages.stages import Stages
 
+@stage
+class Budget(Stage):
+    """`pruned.safetensors` and `quantized.safetensors`, as far as the chosen network has both."""
 
-def search(stages: Stages) -> None:
-    """Search, and put the chosen network into `pruned.safetensors` and `quantized.safetensors`.
+    name, place, section = "budget", 35, "budget"
+    instead_of = frozenset({"recover", "quantize"})
 
-    Its forms and results become those of the run.
-    """
-    finder = BudgetSearch(stages)
-    found = finder.run()
-    row = finder.chosen
-    stages.forms = chosen_forms(prunes=row["prunes"], bits=set(row["bits"].values()))
-    name = row["name"]
-    sources = {
-        "pruned.safetensors": f"budget/{name}-float.safetensors",
-        "quantized.safetensors": f"budget/{name}.safetensors",
-    }
-    copies = {form.weights: sources[form.weights] for form in stages.forms if form.weights in sources}
+    def rehearse(self, run: Stages, model: nn.Module) -> None:
+        """Cut some channels and quantize on two images."""
+        cut(run, model, PruneSection(ratio=0.3))
+        if (section := run.recipe.quantize) is not None:
+            few = {"calibration_images": len(run.example), "iterations": 1}
+            calibrated(run, model, section.model_copy(update=few))
 
-    def copy(_: str) -> dict[str, Any]:
-        for target, source in copies.items():
-            write_bytes(stages.folder.path / target, (stages.folder.path / source).read_bytes())
-        return {}
+    def carry_out(self, run: Stages) -> None:
+        """Search; the forms and results of the chosen network become those of the run."""
+        finder = BudgetSearch(run)
+        found = finder.run()
+        row = finder.chosen
+        run.forms = chosen_forms(prunes=row["prunes"], bits=set(row["bits"].values()))
+        name = row["name"]
+        sources = {PRUNED: f"budget/{name}-float.safetensors", QUANTIZED: f"budget/{name}.safetensors"}
+        copies = {form.weights: sources[form.weights] for form in run.forms if form.weights in sources}
 
-    stages.folder.stage("budget", inputs=[name, copies], outputs=list(copies), run=copy)
-    stages.results["budget"] = found
-    history = row.get("history", [])
-    stages.results["recover"] = {
-        "history": history,
-        "val_accuracy": history[-1]["val_accuracy"] if history else None,
-    }
-    stages.results["quantize"] = {"val_accuracy": row["val_accuracy"]}
+        def copy(_: str) -> dict[str, Any]:
+            for target, source in copies.items():
+                write_bytes(run.folder.path / target, (run.folder.path / source).read_bytes())
+            return {}
+
+        run.folder.stage("budget", inputs=[name, copies], outputs=list(copies), run=copy)
+        history = row.get("history", [])
+        last = history[-1]["val_accuracy"] if history else None
+        run.results |= {
+            "budget": found,
+            "recover": {"history": history, "val_accuracy": last},
+            "quantize": {"val_accuracy": row["val_accuracy"]},
+        }
+        run.made_by |= {PRUNED: "recover", QUANTIZED: "quantize"}

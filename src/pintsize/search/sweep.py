@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from ..errors import InputError, MissingExtra, unknown
-from ..recipe.options import CompressOptions
 from ..storage import logs
 from ..storage.atomic import remove_partial, write_text
 from ..storage.digests import digest
@@ -81,7 +80,7 @@ def sweep(
     engine: str = "auto",
     address: str | None = None,
     progress: bool | None = None,
-    **options: Unpack[CompressOptions],
+    **options: Any,
 ) -> SweepResult:
     """Run every trial of a sweep file, each in a run folder of its own, and compare them.
 

@@ -28,8 +28,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import InputError
+from ..recipe.channels import PruneSection
 from ..recipe.options import with_options
-from ..recipe.recipe import PruneSection, Recipe, merge
+from ..recipe.recipe import Recipe, merge
 from ..recipe.yaml import read_yaml
 from ..storage.digests import digest, in_order
 

@@ -1,24 +1,69 @@
-"""Pruning by attention in a run: what can be told before it, and what came of its target."""
+"""The stage that prunes by attention, and what came of its target."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from ...pruning import prune_by_attention
 from ...pruning.attention.check import check_attention
 from ...recipe.recipe import Recipe
+from ...recipe.section import values_of
+from ..forms import bits_label
+from .stages import CUT, QUANTIZED, Stage, Stages, delete, stage
 
-if TYPE_CHECKING:
-    from .stages import Stages
 
+@stage
+class Attention(Stage):
+    """The cut network, not yet recovered; with bits, the quantized one."""
 
-def rehearse(stages: Stages, model: nn.Module) -> None:
-    """Raise for what does not fit the network, which stays as it is."""
-    options = stages.recipe.attention
-    if options is not None:
-        check_attention(model, stages.example, options)
+    name, place, section = "attention", 31, "attention"
+    kind = "pruned"
+
+    def file(self, recipe: Recipe) -> str:
+        """The smaller network."""
+        return CUT if recipe.attention.weights is None else QUANTIZED
+
+    def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
+        """With bits, it is measured as it is."""
+        bits = recipe.attention
+        if bits.weights is None:
+            return []
+        return [(f"{kind} {bits_label(bits.weights, bits.activations, both=True)}", "quantized")]
+
+    def packs(self, recipe: Recipe) -> bool:
+        """With bits."""
+        return recipe.attention.weights is not None
+
+    def inputs(self, run: Stages) -> Any:
+        """Its section."""
+        return values_of(run.recipe.attention)
+
+    def rehearse(self, run: Stages, model: nn.Module) -> None:
+        """Find out what does not fit the network."""
+        check_attention(model, run.example, run.recipe.attention)
+
+    def make(self, run: Stages, key: str) -> dict[str, Any]:
+        """Learn which channels matter, and cut the others out."""
+        options = dataclasses.replace(run.recipe.attention, seed=run.recipe.seed)
+        model, mine = run.before(self), run.checkpoint(self.name, key)
+        found = prune_by_attention(
+            model,
+            run.data,
+            example=run.example,
+            checkpoint=mine,
+            csv=run.folder.path / "attention.csv",
+            log_dir=run.folder.path / "tensorboard" / "attention",
+            progress=run.progress,
+            **dataclasses.asdict(options),
+        )
+        delete(mine)
+        cost = {"before": dict(found.plan.before), "after": dict(found.plan.after), "notes": [found.reason]}
+        history, error = list(found.history), found.realisation.error
+        return run.keep(model, self.file(run.recipe), history=history, error=error, **cost)
 
 
 def outcome(recipe: Recipe, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -1,41 +1,143 @@
-"""The stages of a compression, each a short function from files of the run folder to files of it."""
+"""A run and its stages: each a class in a module of this package, found by its name in a registry.
+
+A stage goes from files of the run folder to files of it. It says which section of the recipe asks for it, what decides
+its result, which files it writes, how it makes them, and how all that is rehearsed before hours of training.
+"""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from ...data import Data, Split
 from ...data.digest import data_digest
-from ...deploy import export
-from ...deploy.openvino import runtime as openvino
 from ...errors import OperationError, UnsupportedOp
-from ...pruning import PruningPlan, prune, prune_by_attention
-from ...quant import QuantizationAware, fold_batchnorm, quantize, reestimate_norms
-from ...recipe.quantization import QuantizeSection
-from ...recipe.recipe import PruneSection, Recipe, RecoverSection, TrainSection
+from ...pruning import UNREGULARIZED, Unregularized
+from ...quant import reestimate_norms
+from ...recipe.recipe import Recipe
+from ...recipe.section import values_of
+from ...recipe.training import RecoverSection, TrainSection
+from ...registry import Registry
 from ...storage.digests import in_order, model_digest
 from ...storage.folder import RunFolder
 from ...storage.network_file import save
 from ...storage.replay import replay
 from ...training import Callback, evaluate, train
 from ..epochs import Epochs
-from ..forms import before_quantize, forms_of, packed
-from . import attention as attention_stages
-from . import closing as closing_stages
-from . import sparse as sparse_stages
+from ..forms import Form, named_forms
 
 _JUDGED_IMAGES = 1024
 """Training images that pruning criteria may look at."""
-_OWN = {"export", "verify", "measure"}
-"""Stages that runs do not take from each other: quick, or measured on this machine."""
+DENSE, CUT, PRUNED = "dense.safetensors", "checkpoints/cut.safetensors", "pruned.safetensors"
+QUANTIZED = "quantized.safetensors"
+
+
+class Stage:
+    """One stage of a run. What it does depends on the recipe and on the files of earlier stages alone."""
+
+    name: ClassVar[str]
+    place: ClassVar[float]
+    """Stages follow each other by it; see `pintsize.recipe.section.Entry`."""
+    section: ClassVar[str | None] = None
+    """Of the recipe, that asks for it."""
+    instead_of: ClassVar[frozenset[str]] = frozenset()
+    """Stages that do not take place beside this one."""
+    kind: ClassVar[str | None] = None
+    """What the network is after it, if that changes: pruned or sparse."""
+    shared: ClassVar[bool] = True
+    """Whether runs take its result from each other; not what is quick, or measured on this machine."""
+
+    def wanted(self, recipe: Recipe) -> bool:
+        """Whether the recipe asks for it."""
+        return self.section is not None and getattr(recipe, self.section) is not None
+
+    def file(self, recipe: Recipe) -> str | None:
+        """The file of the network that it leaves, if it leaves one."""
+        return None
+
+    def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
+        """Label and stem of each form of the network that is to be exported and measured because of it.
+
+        Args:
+            recipe: of the run.
+            kind: dense, pruned or sparse: what the network is by then.
+        """
+        return []
+
+    def packs(self, recipe: Recipe) -> bool:
+        """Whether it leaves weights that a `.pint` file holds in fewer bytes than ONNX."""
+        return False
+
+    def needs(self, run: Stages) -> None:
+        """Raise for what is missing on this machine: called before anything else is done."""
+
+    def rehearse(self, run: Stages, model: nn.Module) -> None:
+        """Go its way with an untrained network, which may be changed; raise for what cannot be done.
+
+        Raises:
+            InputError: a setting that does not fit the network.
+            UnsupportedOp: an operation that is not understood.
+        """
+
+    def inputs(self, run: Stages) -> Any:
+        """What decides its result, JSON-able, besides the stages before it: by default its section."""
+        assert self.section is not None
+        return settings_of(getattr(run.recipe, self.section))
+
+    def outputs(self, run: Stages) -> list[str]:
+        """The files that it writes: by default the network's."""
+        file = self.file(run.recipe)
+        return [] if file is None else [file]
+
+    def make(self, run: Stages, key: str) -> dict[str, Any]:
+        """Write the files; the result, JSON-able."""
+        raise AssertionError(f"stage {self.name} makes nothing")
+
+    def carry_out(self, run: Stages) -> None:
+        """Do it, unless it is done."""
+        run.results[self.name] = run.folder.stage(
+            self.name, inputs=self.inputs(run), outputs=self.outputs(run), run=lambda key: self.make(run, key),
+            shared=self.shared,
+        )  # fmt: skip
+        if (file := self.file(run.recipe)) is not None:
+            run.made_by[file] = self.name
+
+
+STAGES: Registry[Stage] = Registry("stage")
+"""By name."""
+
+
+def stage(cls: type[Stage]) -> type[Stage]:
+    """Class decorator: make a stage known."""
+    STAGES.add(cls.name, cls())
+    return cls
+
+
+def stages_of(recipe: Recipe, *, without: Stage | None = None) -> list[Stage]:
+    """The stages that a recipe asks for, in order; `without` is the one that asks which others there are."""
+    every = sorted(STAGES.values(), key=lambda one: one.place)
+    wanted = [one for one in every if one is not without and one.wanted(recipe)]
+    replaced = {name for one in wanted for name in one.instead_of}
+    return [one for one in wanted if one.name not in replaced]
+
+
+def forms_of(recipe: Recipe) -> list[Form]:
+    """The forms of the network that a run exports and measures, in order; the last one is `net.onnx`."""
+    found, kind = [("dense fp32", "dense")], "dense"
+    for one in stages_of(recipe):
+        kind = one.kind or kind
+        found += one.forms(recipe, kind)
+    return named_forms(found)
+
+
+def packed(recipe: Recipe) -> bool:
+    """Whether `.pint` files are written, too: zeros save nothing in ONNX, and it has no kernels below 8 bits."""
+    return any(one.packs(recipe) for one in stages_of(recipe))
 
 
 class Stages:
@@ -65,60 +167,19 @@ class Stages:
         self._loaded: dict[str, nn.Module] = {}
         self.example = next(iter(data.val.batches(batch_size=2)))[0]
         self.results: dict[str, dict[str, Any]] = {}
+        self.stages = stages_of(recipe)
         self.forms = forms_of(recipe)
+        self.made_by: dict[str, str] = {}
+        """File of a network → the stage that left it."""
 
     def run(self) -> None:
         """All stages in order; those that are done already are not repeated."""
-        recipe = self.recipe
-        if recipe.export.backend == "openvino":
-            openvino.package()  # that it is missing is told before hours of training
-        if recipe.train.epochs:
+        for one in self.stages:
+            one.needs(self)
+        if self.recipe.train.epochs:
             self.rehearse()
-        origin = [model_digest(self._start), data_digest(self.data), recipe.seed]
-        self._stage("train", [origin, _settings(recipe.train)], ["dense.safetensors"], self._train)
-        if recipe.prune is not None:
-            cut, recover = "checkpoints/cut.safetensors", recipe.recover or RecoverSection()
-            self._stage("prune", _settings(recipe.prune), [cut], self._prune)
-            self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
-        if recipe.attention is not None:
-            settings = dataclasses.asdict(recipe.attention)
-            if recipe.attention.weights is not None:
-                self._stage("attention", settings, ["quantized.safetensors"], self._attention)
-            else:
-                cut, recover = "checkpoints/cut.safetensors", recipe.recover or RecoverSection()
-                self._stage("attention", settings, [cut], self._attention)
-                self._stage("recover", _settings(recover), ["pruned.safetensors"], self._recover)
-        self._run_sparse()
-        if recipe.budget is not None:
-            from ...search.stage import search
-
-            search(self)
-        elif recipe.quantize is not None:
-            inputs = [_settings(recipe.quantize), self._calibrated]
-            self._stage("quantize", inputs, [self._calibrated], self._quantize)
-            if recipe.qat is not None:
-                self._stage("qat", _settings(recipe.qat), ["quantized.safetensors"], self._qat)
-        exports = [form.exported for form in self.forms]
-        if packed(recipe):
-            exports += [form.compressed for form in self.forms]
-        told = [recipe.export.licence] if recipe.export.licence is not None else []
-        self._stage("export", [recipe.export.opset, exports, *told], exports, self._export)
-        runtime = [recipe.export.backend, recipe.export.threads]
-        self._stage("verify", runtime, [], partial(closing_stages.verify_file, self))
-        self._stage("measure", runtime, [], partial(closing_stages.measure_files, self))
-
-    def _run_sparse(self) -> None:
-        """Masks, rules or rounds."""
-        recipe, recover = self.recipe, self.recipe.recover or RecoverSection()
-        ways = {"sparsify": recipe.sparsify, "rules": recipe.rules, "rounds": recipe.rounds}
-        for name, options in ways.items():
-            if options is None:
-                continue
-            files = [form.weights for form in self.forms if form.weights.startswith(f"{name}/")]
-            inputs = [dataclasses.asdict(options), _settings(recover)]
-            self._stage(
-                name, inputs, [*files, "pruned.safetensors"], partial(getattr(sparse_stages, name), self)
-            )
+        for one in self.stages:
+            one.carry_out(self)
 
     def rehearse(self) -> None:
         """Go the way once with the untrained network: what cannot be done is told before hours of training.
@@ -129,19 +190,31 @@ class Stages:
         """
         model = copy.deepcopy(self._start)
         try:
-            if self.recipe.prune is not None or self.recipe.budget is not None:
-                self._pruned(model, self.recipe.prune or PruneSection(ratio=0.3))
-            attention_stages.rehearse(self, model)
-            sparse_stages.rehearse(self, model)
-            if self.recipe.quantize is not None:
-                section = self.recipe.quantize.model_copy(
-                    update={"calibration_images": len(self.example), "iterations": 1}
-                )
-                self._quantized(model, section)
+            for one in self.stages:
+                one.rehearse(self, model)
         except UnsupportedOp:
             raise
         except OperationError:
             return  # untrained weights may be unlike trained ones: the stage itself will tell
+
+    def origin(self) -> list[Any]:
+        """What the run starts from, in short."""
+        return [model_digest(self._start), data_digest(self.data), self.recipe.seed]
+
+    def before(self, stage: Stage) -> nn.Module:
+        """A copy of the network that the stages before `stage` left."""
+        files = [one.file(self.recipe) for one in self.stages[: self.stages.index(stage)]]
+        return copy.deepcopy(self.model([file for file in files if file is not None][-1]))
+
+    def teacher(self, section: RecoverSection) -> nn.Module | None:
+        """The dense network, if `section` learns from it."""
+        return copy.deepcopy(self.model(DENSE)) if section.distill else None
+
+    @property
+    def recovery(self) -> RecoverSection:
+        """How networks are trained after pruning."""
+        found: RecoverSection = self.recipe.recover or RecoverSection()
+        return found
 
     def model(self, file: str) -> nn.Module:
         """The network in a file of the folder: what every later stage uses is what the file holds."""
@@ -149,72 +222,6 @@ class Stages:
             model = replay(self.folder.path / file, copy.deepcopy(self._start).cpu())
             self._loaded[file] = model.eval()
         return self._loaded[file]
-
-    def _stage(self, name: str, inputs: Any, outputs: list[str], run: Any) -> None:
-        shared = name not in _OWN
-        self.results[name] = self.folder.stage(name, inputs=inputs, outputs=outputs, run=run, shared=shared)
-
-    def _train(self, key: str) -> dict[str, Any]:
-        model = copy.deepcopy(self._start)
-        history = self.fit(model, "train", key, self.recipe.train)
-        return self.keep(model, "dense.safetensors", history=history)
-
-    def _prune(self, _: str) -> dict[str, Any]:
-        assert self.recipe.prune is not None
-        model = copy.deepcopy(self.model("dense.safetensors"))
-        plan = self._pruned(model, self.recipe.prune)
-        cost = {"before": dict(plan.before), "after": dict(plan.after), "notes": list(plan.notes)}
-        return self.keep(model, "checkpoints/cut.safetensors", **cost)
-
-    def _attention(self, key: str) -> dict[str, Any]:
-        assert self.recipe.attention is not None
-        section = dataclasses.replace(self.recipe.attention, seed=self.recipe.seed)
-        model = copy.deepcopy(self.model("dense.safetensors"))
-        file = "checkpoints/cut.safetensors" if section.weights is None else "quantized.safetensors"
-        mine = self._checkpoint("attention", key)
-        found = prune_by_attention(
-            model,
-            self.data,
-            example=self.example,
-            checkpoint=mine,
-            csv=self.folder.path / "attention.csv",
-            log_dir=self.folder.path / "tensorboard" / "attention",
-            progress=self.progress,
-            **dataclasses.asdict(section),
-        )
-        _delete(mine)
-        cost = {"before": dict(found.plan.before), "after": dict(found.plan.after), "notes": [found.reason]}
-        return self.keep(model, file, history=list(found.history), error=found.realisation.error, **cost)
-
-    def _recover(self, key: str) -> dict[str, Any]:
-        section = self.recipe.recover or RecoverSection()
-        model = copy.deepcopy(self.model("checkpoints/cut.safetensors"))
-        teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
-        history = self.fit(model, "recover", key, section, teacher=teacher)
-        return self.keep(model, "pruned.safetensors", history=history)
-
-    def _quantize(self, _: str) -> dict[str, Any]:
-        assert self.recipe.quantize is not None
-        model = copy.deepcopy(self.model(before_quantize(self.recipe)))
-        self._quantized(model, self.recipe.quantize)
-        return self.keep(model, self._calibrated)
-
-    @property
-    def _calibrated(self) -> str:
-        """File of the quantized network before it is trained, if it is."""
-        return "quantized.safetensors" if self.recipe.qat is None else "checkpoints/calibrated.safetensors"
-
-    def _qat(self, key: str) -> dict[str, Any]:
-        section = self.recipe.qat
-        assert section is not None
-        model = copy.deepcopy(self.model(self._calibrated))
-        teacher = copy.deepcopy(self.model("dense.safetensors")) if section.distill else None
-        late = QuantizationAware(freeze_at=section.freeze_at, damping=section.damping)
-        history = self.fit(model, "qat", key, section, teacher=teacher, callbacks=[late])
-        if section.epochs:
-            model = self.norms_anew(model, augment=section.augment)
-        fold_batchnorm(model, self.example)
-        return self.keep(model, "quantized.safetensors", history=history)
 
     def norms_anew(self, model: nn.Module, *, augment: bool) -> nn.Module:
         """With the statistics of the weights as they ended up, on images as they were in training, if that serves."""
@@ -224,33 +231,9 @@ class Stages:
         val = self.data.val
         return measured if evaluate(measured, val) > evaluate(model, val) else model
 
-    def _pruned(self, model: nn.Module, section: PruneSection) -> PruningPlan:
-        given = {key: value for key, value in section.model_dump().items() if value is not None}
-        return prune(model, self.example, **given, data=self.some_training_images(), seed=self.recipe.seed)
-
-    def _quantized(self, model: nn.Module, section: QuantizeSection) -> None:
-        calibration = self.some_training_images(section.calibration_images)
-        quantize(model, **section.model_dump(), calibration=calibration, seed=self.recipe.seed)
-
     def some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
         """A sample for criteria and ranges, always the same."""
         return self.data.train.at_most(count, self.recipe.seed)
-
-    def _export(self, _: str) -> dict[str, Any]:
-        about: dict[str, Any] = {"example": self.example, "licence": self.recipe.export.licence}
-        for form in self.forms:
-            if packed(self.recipe):
-                export(self.model(form.weights), self.folder.path / form.compressed, **about)
-            export(
-                self.model(form.weights),
-                self.folder.path / form.exported,
-                opset=self.recipe.export.opset,
-                classes=self.data.classes,
-                mean=self.data.mean,
-                std=self.data.std,
-                **about,
-            )
-        return {}
 
     def fit(
         self,
@@ -264,12 +247,12 @@ class Stages:
     ) -> list[dict[str, Any]]:
         """Train, resumable; the history."""
         given = section.model_dump(include=set(TrainSection.model_fields))
-        options, more = sparse_stages.training_of(given, self.data)
+        options, more = training_of(given, self.data)
         if isinstance(section, RecoverSection) and teacher is not None:
             options |= {"distill_weight": section.distill_weight, "temperature": section.temperature}
         if section.epochs == 0:
             return []
-        mine = self._checkpoint(name, key)
+        mine = self.checkpoint(name, key)
         history = train(
             model,
             self.data,
@@ -281,16 +264,16 @@ class Stages:
             progress=self.progress,
             callbacks=[*callbacks, *more, Epochs(name, self._on_epoch)],
         )
-        _delete(mine)
+        delete(mine)
         return list(history)
 
-    def _checkpoint(self, name: str, key: str) -> Path:
+    def checkpoint(self, name: str, key: str) -> Path:
         """Where a training of this recipe is resumed from; those of others are deleted."""
         checkpoints = self.folder.path / "checkpoints"
         mine = checkpoints / f"{name}-{key[:16]}"
         for stale in checkpoints.glob(f"{name}-*"):  # of another recipe: nobody can go on from it
             if stale != mine:
-                _delete(stale)
+                delete(stale)
         return mine
 
     def start(self) -> nn.Module:
@@ -304,11 +287,21 @@ class Stages:
         return {"val_accuracy": evaluate(self.model(file), self.data.val), **result}
 
 
-def _settings(section: Any) -> dict[str, Any]:
-    return in_order(section.model_dump(mode="json"))
+def settings_of(section: Any) -> dict[str, Any]:
+    """A section of the recipe as what decides a stage."""
+    return in_order(values_of(section))
 
 
-def _delete(path: Path) -> None:
+def training_of(section: Mapping[str, Any], data: Any) -> tuple[dict[str, Any], list[Callback]]:
+    """A recipe's section of training as options of `pintsize.train` and callbacks: what `regularize` means."""
+    settings = {key: value for key, value in section.items() if key != "regularize"}
+    if section["regularize"]:
+        return settings, []
+    return settings | UNREGULARIZED, [Unregularized(data)]
+
+
+def delete(path: Path) -> None:
+    """A checkpoint, which is a file or a folder."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

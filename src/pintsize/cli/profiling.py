@@ -1,4 +1,4 @@
-"""The verb that prints a network layer by layer: show."""
+"""The verbs that look at a network: `profile`, `show`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ from typing import Annotated
 
 import typer
 
-from . import options as o
-from .output import emit
+from .inputs import Inputs
+from .verbs import Told, told, verb
 
 
+@verb(place=21, data="optional")
+def profile(*, inputs: Inputs) -> Told:
+    """Count parameters, MACs, bytes and activation memory of a network, layer by layer."""
+    from ..measure import profile as profile_network
+
+    found = profile_network(inputs.network, inputs.example)
+    return told(
+        {"params": found.params, "macs": found.macs, "bytes": found.bytes, "layers": found.layers}, found
+    )
+
+
+@verb(place=92)
 def show(
     file: Annotated[Path, typer.Argument(help="A .safetensors, .onnx or .pint file.")],
     *,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
-            "-m",
-            help="package.module:factory of the plain network, for a file that does not name it.",
+            "--model", "-m", help="package.module:factory of the plain network, for a file that does not name it."
         ),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels, to count MACs at another size.")
     ] = None,
-    as_json: o.AsJson = False,
-) -> None:
+) -> Told:  # fmt: skip
     """Print a network layer by layer: shape, density, bits, bytes, MACs."""
     from ..report import show as show_network
     from .loading import load_model
@@ -40,4 +49,4 @@ def show(
         "steps": shown.steps,
         "layers": shown.layers,
     }
-    emit(result, shown, as_json=as_json)
+    return told(result, shown)

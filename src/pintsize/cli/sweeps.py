@@ -1,4 +1,4 @@
-"""The verb that runs many recipes."""
+"""The verb `sweep`: many recipes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..recipe.options import OPTIONS
-from . import options as o
-from .output import emit
+from .inputs import DataName, OptionalModel, Verbose
+from .verbs import Told, told, verb
 
 
-@o.with_recipe_options(*OPTIONS.values())
+@verb(place=11)
 def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep file: a recipe, and the fields that vary.")],
     *,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Overrules the recipe's name.")] = None,
-    data: o.OptionalData = None,
+    model: OptionalModel = None,
+    data: DataName | None = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the sweep; on a cluster, on shared storage.")
     ] = Path("runs/sweep"),
@@ -27,10 +26,9 @@ def sweep(
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster; by default this machine alone.")
     ] = None,
-    verbose: o.Verbose = 0,
-    as_json: o.AsJson = False,
+    verbose: Verbose = 0,
     **options: Any,
-) -> None:
+) -> Told:
     """Run all trials of a sweep, on one machine or many, and compare them; again, to go on where it was."""
     from ..errors import OperationError
     from ..search.sweep import COSTS
@@ -40,17 +38,14 @@ def sweep(
     to_stderr(verbose)
     found = run(file, out=out, model=model, data=data, engine=engine, address=address, **options)
     failed = [trial for trial in found.trials if trial.state == "failed"]
-    told = [
+    lines = [
         f"\nfront by bytes  {', '.join(found.front()) or 'none'}",
         f"report          {found.report or 'none'}",
     ]
-    told += [f"failed          {t.name}: {t.reason}{f'; {t.hint}' if t.hint else ''}" for t in failed]
+    lines += [f"failed          {t.name}: {t.reason}{f'; {t.hint}' if t.hint else ''}" for t in failed]
     values = {"folder": found.folder, "report": found.report, "trials": list(found.trials), "points": found.points,
               "front": {cost: found.front(cost) for cost in COSTS}}  # fmt: skip
-    emit(values, found, "\n".join(told), as_json=as_json)
-    if failed:
-        raise OperationError(
-            f"{len(failed)} of {len(found.trials)} trials",
-            "they failed",
-            f"see {found.folder / 'log.txt'}, and start again",
-        )
+    failure = OperationError(
+        f"{len(failed)} of {len(found.trials)} trials", "they failed", f"see {found.folder / 'log.txt'}, and start again"
+    )  # fmt: skip
+    return told(values, found, "\n".join(lines), failed=failure if failed else None)

@@ -1,4 +1,4 @@
-"""Verbs about deployed files: export, unpack, verify, bench."""
+"""Verbs about deployed files: `export`, `unpack`, `verify`, `bench`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options as o
-from .loading import example_for, load_data, load_model
-from .output import emit, jsonable
+from . import loading
+from .inputs import Backend, DataName, ImageSize, Inputs, Out, Threads
+from .output import jsonable
+from .verbs import Told, told, verb
 
 
+@verb(place=50, data="optional")
 def export(
     *,
-    model: o.Model,
-    out: o.Out,
-    data: o.OptionalData = None,
-    model_weights: o.ModelWeights = None,
-    num_classes: o.NumClasses = None,
-    in_channels: o.InChannels = None,
-    stem: o.Stem = "auto",
-    image_size: o.ImageSize = None,
+    inputs: Inputs,
+    out: Out,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 19 or later.")] = None,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the number of images open.")] = True,
     include_normalization: Annotated[
@@ -30,29 +26,19 @@ def export(
     ] = False,
     include_softmax: Annotated[bool, typer.Option(help="Give probabilities instead of logits.")] = False,
     licence: Annotated[str | None, typer.Option(help="Of the weights, kept in the file.")] = None,
-    as_json: o.AsJson = False,
-) -> None:
+) -> Told:
     """Write the file that is deployed; its suffix says which format."""
     from ..deploy import export as export_network
     from ..units import bytes_text
 
-    images = None if data is None else load_data(data, image_size=image_size)
-    network = load_model(
-        model,
-        images,
-        image_size=image_size,
-        weights=model_weights,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        stem=stem,
-    )
+    images, network = inputs.images_if_any, inputs.network
     about: dict[str, Any] = {}
     if images is not None:
         about = {"classes": images.classes, "mean": images.mean, "std": images.std}
     written = export_network(
         network,
         out,
-        example=example_for(network, images, image_size),
+        example=inputs.example,
         opset=opset,
         dynamic_batch=dynamic_batch,
         include_normalization=include_normalization,
@@ -67,56 +53,49 @@ def export(
         "bytes": written.bytes,
         "input_shape": written.input_shape,
     }
-    emit(result, f"{out}: {bytes_text(written.bytes)}, input {shape}", as_json=as_json)
+    return told(result, f"{out}: {bytes_text(written.bytes)}, input {shape}")
 
 
+@verb(place=51)
 def unpack(
     file: Annotated[Path, typer.Argument(help="The .pint file.")],
     *,
-    out: o.Out,
+    out: Out,
     model: Annotated[
         str | None,
         typer.Option(
             "--model", "-m", help="The plain network, package.module:factory, if it is not one of ours."
         ),
     ] = None,
-    data: o.OptionalData = None,
-    image_size: o.ImageSize = None,
+    data: DataName | None = None,
+    image_size: ImageSize = None,
     licence: Annotated[
         str | None,
         typer.Option(help="Of the weights, kept in the deployed file; by default the .pint file's."),
     ] = None,
-    as_json: o.AsJson = False,
-) -> None:
+) -> Told:
     """Turn a .pint file into a .safetensors file, or into one that is deployed."""
     from ..deploy.pint import format as pint
     from ..storage.network_file import load
     from ..units import bytes_text
 
-    images = None if data is None else load_data(data, image_size=image_size)
-    plain = None if model is None else load_model(model, images, image_size=image_size)
+    images = None if data is None else loading.load_data(data, image_size=image_size)
+    plain = None if model is None else loading.load_model(model, images, image_size=image_size)
     options: dict[str, Any] = {} if licence is None else {"licence": licence}
     if out.suffix != ".safetensors":
-        options["example"] = example_for(load(file, model=copy.deepcopy(plain)), images, image_size)
+        options["example"] = loading.example_for(load(file, model=copy.deepcopy(plain)), images, image_size)
     pint.unpack(file, out, model=plain, **options)
     before, after = file.stat().st_size, out.stat().st_size
     result = {"file": out, "bytes": after, "from": file, "from_bytes": before}
-    emit(result, f"{out}: {bytes_text(after)}, from {bytes_text(before)}", as_json=as_json)
+    return told(result, f"{out}: {bytes_text(after)}, from {bytes_text(before)}")
 
 
+@verb(place=52, data="needed")
 def verify(
     file: Annotated[Path, typer.Argument(help="The exported file.")],
     *,
-    model: o.Model,
-    data: o.Data,
-    model_weights: o.ModelWeights = None,
-    num_classes: o.NumClasses = None,
-    in_channels: o.InChannels = None,
-    stem: o.Stem = "auto",
+    inputs: Inputs,
     split: Annotated[str, typer.Option(help="Images to compare on: train, val or test.")] = "val",
-    val_fraction: o.ValFraction = 0.1,
-    limit: o.Limit = None,
-    image_size: o.ImageSize = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -126,21 +105,16 @@ def verify(
     agreement_at_least: Annotated[
         float, typer.Option(help="Percent of images with the same top class below which the command fails.")
     ] = 99.0,
-    threads: o.Threads = 2,
-    backend: o.Backend = None,
-    seed: o.Seed = 0,
-    as_json: o.AsJson = False,
-) -> None:
+    threads: Threads = 2,
+    backend: Backend = None,
+) -> Told:
     """Hold an exported file against the model it came from, in the real runtime."""
     from ..deploy import verify as verify_file
     from ..errors import unknown
 
     if split not in {"train", "val", "test"}:
         raise unknown("split", split, ("train", "val", "test"))
-    images = load_data(data, val_fraction=val_fraction, seed=seed, limit=limit, image_size=image_size)
-    network = load_model(
-        model, images, weights=model_weights, num_classes=num_classes, in_channels=in_channels, stem=stem
-    )
+    images, network = inputs.images, inputs.network
     found = verify_file(
         file,
         network,
@@ -150,9 +124,10 @@ def verify(
         backend=backend,
         agreement_at_least=agreement_at_least,
     )
-    emit(jsonable(found), str(found), as_json=as_json)
+    return told(jsonable(found), str(found))
 
 
+@verb(place=53)
 def bench(
     files: Annotated[
         list[str],
@@ -164,11 +139,10 @@ def bench(
     batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
     warmup: Annotated[int, typer.Option(help="Calls that are not timed.")] = 10,
     repeats: Annotated[int, typer.Option(help="Calls that are.")] = 50,
-    threads: o.Threads = 2,
-    backend: o.Backend = None,
+    threads: Threads = 2,
+    backend: Backend = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the times and sizes here: .png or .svg.")] = None,
-    as_json: o.AsJson = False,
-) -> None:
+) -> Told:
     """Time exported files side by side, with their bytes and peak memory."""
     import numpy as np
 
@@ -222,7 +196,7 @@ def bench(
 
         save(runtime_bars({row["name"]: row for row in rows}), figure)
     table = Table(("", "median", "p95", "file", "peak memory"), cells)
-    emit({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table, as_json=as_json)
+    return told({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table)
 
 
 def _contender(text: str, backend: str | None) -> tuple[Path, str | None]:

@@ -1,0 +1,115 @@
+"""The options that say which network and which images are meant: one declaration for all verbs."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import loading
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..data import Data
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A name (see `pintsize models`), package.module:factory, or a .safetensors file."
+    ),
+]  # fmt: skip
+OptionalModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A name, package.module:factory, or a file; else what is already named."),
+]  # fmt: skip
+DataName = Annotated[
+    str, typer.Option("--data", "-d", help="A data set (see `pintsize datasets`) or imagefolder:PATH.")
+]
+ModelWeights = Annotated[
+    str | None, typer.Option(help="Weights to load into the model: .safetensors, .pth or .th.")
+]
+NumClasses = Annotated[int | None, typer.Option(help="Number of logits of a named model.")]
+InChannels = Annotated[int | None, typer.Option(help="Colour channels of an image, for a named model.")]
+Stem = Annotated[str, typer.Option(help="First layers of a named model: auto, imagenet or small.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels.")]
+ValFraction = Annotated[float, typer.Option(help="Share of the training images set aside for validation.")]
+Limit = Annotated[int | None, typer.Option(help="Use at most so many images of each split.")]
+Seed = Annotated[int, typer.Option(help="Decides the validation split and everything random.")]
+Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
+Backend = Annotated[str | None, typer.Option(help="Runtime; by default the one that fits the file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="File to resume from, written after each epoch.")]
+LogDir = Annotated[Path | None, typer.Option(help="Folder for TensorBoard events.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Keeps what is done, file by file; a run that was stopped goes on from it."),
+]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Show the log; -vv more of it, in the file, too.")
+]
+
+
+@dataclass
+class Inputs:
+    """A network and images as a command line names them; both are loaded when they are asked for."""
+
+    model: Model
+    data: DataName | None
+    model_weights: ModelWeights = None
+    num_classes: NumClasses = None
+    in_channels: InChannels = None
+    stem: Stem = "auto"
+    val_fraction: ValFraction = 0.1
+    limit: Limit = None
+    image_size: ImageSize = None
+    seed: Seed = 0
+
+    @classmethod
+    def parameters(cls, data: str) -> list[inspect.Parameter]:
+        """What the command line shows; `data` is needed or optional."""
+        kinds = {"data": DataName if data == "needed" else DataName | None}
+        defaults = {} if data == "needed" else {"data": None}
+        return [
+            one.replace(
+                kind=inspect.Parameter.KEYWORD_ONLY,
+                annotation=kinds.get(name, one.annotation),
+                default=defaults.get(name, one.default),
+            )
+            for name, one in inspect.signature(cls, eval_str=True).parameters.items()
+        ]
+
+    @cached_property
+    def images(self) -> Data:
+        """The data set."""
+        assert self.data is not None
+        return loading.load_data(
+            self.data, val_fraction=self.val_fraction, seed=self.seed, limit=self.limit, image_size=self.image_size
+        )  # fmt: skip
+
+    @property
+    def images_if_any(self) -> Data | None:
+        """The data set, or None where none is named."""
+        return None if self.data is None else self.images
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network, made to fit the images where its options leave it open."""
+        import torch
+
+        images = self.images_if_any  # before the seed is set: loading may use it up
+        torch.manual_seed(self.seed)
+        options: dict[str, Any] = {
+            "weights": self.model_weights, "num_classes": self.num_classes, "in_channels": self.in_channels,
+            "stem": self.stem,
+        }  # fmt: skip
+        return loading.load_model(self.model, images, image_size=self.image_size, **options)
+
+    @property
+    def example(self) -> Tensor:
+        """Two images for the network."""
+        return loading.example_for(self.network, self.images_if_any, self.image_size)

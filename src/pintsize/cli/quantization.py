@@ -1,0 +1,32 @@
+"""The verb `quantize`."""
+
+from __future__ import annotations
+
+from .inputs import Inputs, Out
+from .output import compared
+from .verbs import Given, Told, told, verb
+
+
+@verb(
+    place=40,
+    data="needed",
+    section="quantize",
+    called={"ignore": ("--quantize-ignore", "--ignore")},
+)
+def quantize(*, inputs: Inputs, given: Given, out: Out) -> Told:
+    """Quantize a network, calibrated on training images, and save it."""
+    from ..quant import quantize as quantize_network
+    from ..storage.network_file import check_savable, save
+    from ..training import evaluate
+
+    settings = given.values("quantize")
+    images, network = inputs.images, inputs.network
+    check_savable(out)
+    before = evaluate(network, images.val)
+    count = min(settings["calibration_images"], len(images.train))
+    quantize_network(
+        network, **settings, calibration=images.train.subset(count, inputs.seed), seed=inputs.seed
+    )
+    save(network, out)
+    drop, text = compared(before, evaluate(network, images.val), images)
+    return told({"file": out, **drop}, f"{out}: {text}")

@@ -1,0 +1,39 @@
+"""Fixed point: the `fixed_point` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .section import Chosen, Section, section
+
+
+@section(
+    "fixed_point", title="Fixed point", place=61, own=(),
+    about="Fixed point, instead of `quantize`: one range per tensor; simulated, the file is in floating point.",
+)  # fmt: skip
+class FixedPointSection(Section):
+    """Parameters, activations and batch norms in few bits each."""
+
+    weights: int | None = Field(default=8, ge=2, le=32)
+    """Bits of weights and biases; null leaves them float."""
+    activations: int | None = Field(default=8, ge=2, le=32)
+    """Bits of activations; null leaves them float."""
+    norm: int | None = Field(default=10, ge=2, le=32)
+    """Bits of batch norms' factors and shifts; null leaves them float."""
+    mode: Literal["linear", "minmax", "log", "tanh"] = "linear"
+    """How levels are laid out."""
+    overflow_rate: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a tensor's values that may lie beyond its range."""
+    calibration_images: int = Field(default=512, ge=1)
+    """Training images that the ranges are taken from."""
+    ignore: tuple[str, ...] = ()
+    """Layers that stay in floating point: names or shell patterns."""
+
+    def check_with(self, recipe: Chosen) -> None:
+        """A network is quantized in one way."""
+        if recipe.quantize is not None or recipe.budget is not None:
+            raise ValueError("fixed_point stands instead of quantize: write quantize: null, and no budget")
+        if recipe.attention is not None and recipe.attention.weights is not None:
+            raise ValueError("attention with weights and activations gives a quantized network already")

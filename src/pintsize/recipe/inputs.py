@@ -1,0 +1,51 @@
+"""What a run starts from: the `model` and `data` sections."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .section import Section, section
+
+
+@section(
+    "model", title="Model", about="Which network; may be left out where one is passed to `compress`.", place=10,
+    renamed={"name": None, "weights": "model_weights"},
+)  # fmt: skip
+class ModelSection(Section):
+    """Which network."""
+
+    name: str
+    """A name of `pintsize.models.list()`, or `package.module:factory`."""
+    num_classes: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Number of logits; by default the number of classes of the data."""
+    in_channels: int | None = Field(default=None, ge=1, le=4096)
+    """Colour channels of an image; by default those of the data."""
+    stem: Literal["auto", "imagenet", "small"] = "auto"
+    """First layers: `small` for images up to 64×64, `imagenet` above; `auto` goes by the data."""
+    weights: str | None = None
+    """A file of weights to start from: `.safetensors`, `.pth` or `.th`."""
+
+
+@section(
+    "data", title="Data", about="Which images; may be left out where they are passed to `compress`.", place=11,
+    renamed={"name": None},
+)  # fmt: skip
+class DataSection(Section):
+    """Which images."""
+
+    name: str
+    """A name of `pintsize.data.list()`, or `imagefolder:PATH`."""
+    val_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training images that is set aside to steer the run."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most so many images of each split."""
+    image_size: int | None = Field(default=None, ge=1, le=8192)
+    """Side to which images are resized; by default they stay as they are."""
+    mean: tuple[float, ...] | None = None
+    """Of each colour channel, as trained weights expect it; by default that of the training images."""
+    std: tuple[float, ...] | None = None
+    """Likewise the standard deviation."""
+    cutout: int = Field(default=0, ge=0)
+    """Side in pixels of the square that augmentation erases in every training image; 0 for none."""

@@ -1,0 +1,178 @@
+"""The last stages of a run: the file is written, held against the network, and every form is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...deploy import export, open_runtimes, verify
+from ...deploy.openvino import runtime as openvino
+from ...measure import Profile, profile, side_by_side
+from ...recipe.recipe import Recipe
+from ...training import evaluate
+from ..forms import Form
+from .stages import DENSE, Stage, Stages, packed, stage
+
+
+class _Closing(Stage):
+    """A stage of every run, quick or measured on this machine."""
+
+    section, shared = "export", False
+
+    def wanted(self, recipe: Recipe) -> bool:
+        """Always."""
+        return True
+
+    def inputs(self, run: Stages) -> Any:
+        """The runtime."""
+        return [run.recipe.export.backend, run.recipe.export.threads]
+
+
+@stage
+class Export(_Closing):
+    """The files that are deployed, one for each form."""
+
+    name, place = "export", 80
+
+    def inputs(self, run: Stages) -> Any:
+        """What the files are."""
+        licence = run.recipe.export.licence
+        return [run.recipe.export.opset, self.outputs(run), *([] if licence is None else [licence])]
+
+    def outputs(self, run: Stages) -> list[str]:
+        """ONNX, and `.pint` where that is smaller."""
+        packs = [form.compressed for form in run.forms] if packed(run.recipe) else []
+        return [form.exported for form in run.forms] + packs
+
+    def make(self, run: Stages, key: str) -> dict[str, Any]:
+        """Write them."""
+        about: dict[str, Any] = {"example": run.example, "licence": run.recipe.export.licence}
+        images: dict[str, Any] = {"classes": run.data.classes, "mean": run.data.mean, "std": run.data.std}
+        for form in run.forms:
+            network = run.model(form.weights)
+            if packed(run.recipe):
+                export(network, run.folder.path / form.compressed, **about)
+            path = run.folder.path / form.exported
+            export(network, path, opset=run.recipe.export.opset, **images, **about)
+        return {}
+
+
+@stage
+class Verify(_Closing):
+    """The deployed file, on validation images: the test images are for the very end."""
+
+    name, place = "verify", 81
+
+    def needs(self, run: Stages) -> None:
+        """The runtime: that it is missing is told before hours of training."""
+        if run.recipe.export.backend == "openvino":
+            openvino.package()
+
+    def make(self, run: Stages, key: str) -> dict[str, Any]:
+        """Hold it against its network."""
+        last = run.forms[-1]
+        float_forms = [form for form in run.forms[:-1] if "/" not in form.weights]
+        against = float_forms[-1].exported if float_forms else None
+        found = verify(
+            run.folder.path / last.exported,
+            run.model(last.weights),
+            run.data.val,
+            against=None if against is None else run.folder.path / against,
+            backend=run.recipe.export.backend,
+            threads=run.recipe.export.threads,
+        )
+        # where the folder lies is nothing that a run tells
+        return {"verification": {**plain(found), "path": last.exported, "against": against}}
+
+
+@stage
+class Measure(_Closing):
+    """Every file once, in the runtime it is deployed on: the only place that reads the test images."""
+
+    name, place = "measure", 82
+
+    def make(self, run: Stages, key: str) -> dict[str, Any]:
+        """Measure them."""
+        backend, threads = run.recipe.export.backend, run.recipe.export.threads
+        files = {form.label: run.folder.path / form.exported for form in run.forms}
+        with open_runtimes(files, backend=backend, threads=threads) as runtimes:
+            accuracies = {label: evaluate(runtime, run.data.test) for label, runtime in runtimes.items()}
+            latencies = side_by_side(runtimes, run.example[:1].numpy(), threads=threads)
+        rows = []
+        for form in run.forms:
+            cost, timed = profile(run.model(form.weights), run.example), latencies[form.label]
+            latency = {
+                "median_ms": timed.median_ms,
+                "p95_ms": timed.p95_ms,
+                "backend": runtimes[form.label].backend,
+                "threads": threads,
+                "batch": timed.batch,
+            }
+            rows.append(
+                {
+                    "name": form.label,
+                    "accuracy": accuracies[form.label],
+                    "val_accuracy": _val_accuracy(run, form),
+                    "params": cost.params,
+                    "macs": cost.macs,
+                    "file": form.exported,
+                    "bytes": (run.folder.path / form.exported).stat().st_size,
+                    **_compressed(run, form),
+                    "latency": latency,
+                }
+            )
+        return {"stages": rows, "layers": _layers(run)}
+
+
+def _val_accuracy(run: Stages, form: Form) -> float | None:
+    """What its stage said of it; of a network on the way, its round."""
+    rounds = [row for result in run.results.values() for row in result.get("rounds", [])]
+    for row in rounds:
+        if form.weights.endswith(f"/{row['name'].replace(', ', '-').replace(' ', '-')}.safetensors"):
+            return float(row["val_accuracy"])
+    accuracy: float | None = run.results[run.made_by[form.weights]]["val_accuracy"]
+    return accuracy
+
+
+def _compressed(run: Stages, form: Form) -> dict[str, int]:
+    path = run.folder.path / form.compressed
+    return {"compressed_bytes": path.stat().st_size} if packed(run.recipe) else {}
+
+
+def _layers(run: Stages) -> list[dict[str, Any]]:
+    """The layers of the last form, each with what it kept of the dense network's output channels."""
+    dense = {layer.name: layer for layer in profile(run.model(DENSE), run.example).layers}
+    last: Profile = profile(run.model(run.forms[-1].weights), run.example)
+    rows = []
+    for layer in last.layers:
+        before = dense.get(layer.name)
+        channels = [one.weight_shape[0] if one and one.weight_shape else None for one in (layer, before)]
+        rows.append(
+            {
+                "name": layer.name,
+                "type": layer.type,
+                "shape": list(layer.weight_shape),
+                "params": layer.params,
+                "macs": layer.macs,
+                "bits": layer.bits,
+                "channels": channels[0],
+                "dense_channels": channels[1],
+                "kept": channels[0] / channels[1] if channels[0] and channels[1] else None,
+            }
+        )
+    return rows
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON-able parts; a path becomes its name, the single times of a latency are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.name if isinstance(value, Path) else value
