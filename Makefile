@@ -31,6 +31,7 @@ nightly: $(VENV)/full.stamp
 check: $(VENV)/full.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict --quiet
 	@.ci/audit

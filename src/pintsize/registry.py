@@ -26,6 +26,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 """What a registry holds → the modules that fill it; `.*` stands for every module of a package."""
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 
 class Registry(Mapping[str, T]):
@@ -45,9 +46,18 @@ class Registry(Mapping[str, T]):
         self._entries[name] = entry
         return entry
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: `add` what it stands on."""
-        return lambda entry: self.add(name, entry)
+    def remove(self, name: str) -> None:
+        """Forget an entry."""
+        del self._entries[name]
+
+    def register(self, name: str) -> Callable[[F], F]:
+        """Decorator: `add` what it stands on, which keeps its type."""
+
+        def add(entry: F) -> F:
+            self.add(name, entry)  # type: ignore[arg-type]
+            return entry
+
+        return add
 
     def find(self, name: str) -> T:
         """The entry of this name.

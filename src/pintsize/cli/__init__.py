@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import PintsizeError
-from .app import app
+from .app import app as app
+from .app import application
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
-        app(args=arguments, prog_name="pintsize")
+        application()(args=arguments, prog_name="pintsize")
     except PintsizeError as error:
         sys.stderr.write(f"pintsize: {' '.join(str(error).split())}\n")
         # those that the user can mend by other input are ValueErrors or TypeErrors, see errors.py

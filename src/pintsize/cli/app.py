@@ -10,14 +10,6 @@ from ..version import __version__
 from . import viz
 from .verbs import VERBS
 
-app = typer.Typer(
-    name="pintsize",
-    help="Make a trained vision network small and fast: prune, quantize, export, verify.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -25,7 +17,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _pintsize(
     _: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -34,7 +25,20 @@ def _pintsize(
     """Make a trained vision network small and fast: prune, quantize, export, verify."""
 
 
-for _name, _verb in sorted(VERBS.items(), key=lambda item: item[1].place):
-    app.command(_name.replace("_", "-"), no_args_is_help=not _verb.bare)(_verb.run)
+def application() -> typer.Typer:
+    """The application, of all verbs that are registered by now."""
+    made = typer.Typer(
+        name="pintsize",
+        help="Make a trained vision network small and fast: prune, quantize, export, verify.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    made.callback()(_pintsize)
+    for name, verb in sorted(VERBS.items(), key=lambda item: item[1].place):
+        made.command(name.replace("_", "-"), no_args_is_help=not verb.bare)(verb.run)
+    made.add_typer(viz.app, name="viz")
+    return made
 
-app.add_typer(viz.app, name="viz")
+
+app = application()

@@ -96,7 +96,7 @@ def high_water() -> int:
 def _measure(path: str, backend: str | None, threads: int, batch: int, repeats: int) -> PeakMemory:
     import numpy as np
 
-    from . import open_runtime
+    from .runtime import open_runtime
 
     if backend in {None, "onnxruntime"} and path.endswith(".onnx"):
         import onnxruntime  # noqa: F401 (belongs to the baseline)
