@@ -19,6 +19,7 @@ from pintsize.pruning.attention import check as attention_check
 from pintsize.pruning.attention.check import check_attention
 from pintsize.quant.ptq.calibrate import planned
 from pintsize.recipe.recipe import Recipe
+from pintsize.recipe.section import table_of
 from pintsize.run.stages.attention import outcome
 from pintsize.storage.record import record
 from pintsize.training.precision import PRECISIONS
@@ -296,7 +297,10 @@ def test_the_demo_keeps_less_than_half_of_the_channels(demo):
 @pytest.mark.parametrize("option", dataclasses.fields(AttentionOptions), ids=lambda option: option.name)
 def test_every_option_is_in_the_docs(option):
     page = (Path(__file__).parents[2] / "docs/methods/attention.md").read_text()
+    assert "<!-- options: attention -->" in page
     rows = [
-        line for line in page.splitlines() if line.startswith(f"| `{option.name}` | `") or "| none |" in line
+        line
+        for line in table_of("attention").splitlines()
+        if line.startswith(f"| `{option.name}` | `") or "| none |" in line
     ]
     assert any(option.metadata["help"].rstrip(".") in row for row in rows)

@@ -5,21 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError, InputTypeError, unknown
 from .section import Chosen, section
 
-_CHOICES = {
-    "per": ("group", "convolution"),
-    "at": ("convolution", "norm"),
-    "on": ("weights", "outputs"),
-    "normalize": ("max", "percentile", "none"),
-    "price": ("channels", "params", "macs"),
-    "weight_norm": ("l1", "l2"),
-    "ranges": ("max", "mse"),
-    "precision": ("auto", "fp32", "bf16"),  # those of pintsize.train, which takes torch to import
-}
 _COUNTS = {
     "batch_size": (1, math.inf),
     "attention_epochs": (1, math.inf),
@@ -71,19 +61,29 @@ class AttentionOptions:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (a recipe refuses keys it does not know)
 
-    per: str = _option("group", "One vector per channel group (all of it can be cut) or per convolution.")
-    at: str = _option("convolution", "What is scaled: the convolution, or the batch norm behind it.")
-    on: str = _option("weights", "Scale the weights, or the outputs of the layer.")
-    normalize: str = _option("max", "What a vector is divided by: its max, a percentile, or none.")
+    per: Literal["group", "convolution"] = _option(
+        "group", "One vector per channel group (all of it can be cut) or per convolution."
+    )
+    at: Literal["convolution", "norm"] = _option(
+        "convolution", "What is scaled: the convolution, or the batch norm behind it."
+    )
+    on: Literal["weights", "outputs"] = _option("weights", "Scale the weights, or the outputs of the layer.")
+    normalize: Literal["max", "percentile", "none"] = _option(
+        "max", "What a vector is divided by: its max, a percentile, or none."
+    )
     percentile: float = _option(75.0, "Percentile to normalise to, in percent.")
     start: tuple[float, float] = _option((0.4, 0.9), "Ends of the uniform distribution of first values.")
     threshold: float = _option(1e-4, "A channel is removed when its normalised attention is below this.")
-    price: str = _option("channels", "What a unit weighs in the penalty: 1, its parameters, or its MACs.")
+    price: Literal["channels", "params", "macs"] = _option(
+        "channels", "What a unit weighs in the penalty: 1, its parameters, or its MACs."
+    )
     attention_weight: float = _option(0.05, "Weight of the attention penalty in the loss.")
     alpha: float = _option(0.8, "Weight of the 1-norm of the attention.")
     beta: float = _option(0.2, "Weight of the 2-norm of the attention.")
     weight_penalty: float = _option(1e-3, "Weight of the penalty on the weights.")
-    weight_norm: str = _option("l1", "Penalty on the weights: sum of magnitudes, or of the layers' 2-norms.")
+    weight_norm: Literal["l1", "l2"] = _option(
+        "l1", "Penalty on the weights: sum of magnitudes, or of the layers' 2-norms."
+    )
     lr: float = _option(1e-4, "Learning rate of the weights (Adam).")
     attention_lr: float = _option(5e-4, "Learning rate of the attention (Adam).")
     batch_size: int = _option(256, "Images per step.")
@@ -105,18 +105,20 @@ class AttentionOptions:
     temperature: float = _option(4.0, "Softens both outputs before they are compared.")
     weights: int | None = _option(None, "Train with weights of 2 to 8 bits; null leaves them float.")
     activations: int | None = _option(None, "Train with activations of 2 to 8 bits; null leaves them float.")
-    ranges: str = _option(
+    ranges: Literal["max", "mse"] = _option(
         "max", "Quantizer ranges: the largest value (Alg. 3), or that of least squared error."
     )
     range_decay: float = _option(0.9964, "Decay of the moving average of the activations' ranges.")
     augment: bool = _option(True, "Crop and flip at random.")
-    precision: str = _option("auto", "Arithmetic of training: auto, fp32 or bf16.")
+    precision: Literal["auto", "fp32", "bf16"] = _option(
+        "auto", "Arithmetic of training: auto, fp32 or bf16."
+    )
     seed: int = _option(0, "Of the first attention, the order of the images and their augmentation.")
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown(name, getattr(self, name), choices)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise unknown(name, getattr(self, name), get_args(kind))
         for limits in (_COUNTS, _NUMBERS):
             for name, (low, high) in limits.items():
                 value = getattr(self, name)

@@ -8,9 +8,10 @@ with one class under `@section`.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -63,6 +64,7 @@ class Field:
     name: str
     annotation: Any
     default: Any
+    """`...` for one that has to be given."""
     description: str
 
 
@@ -149,7 +151,10 @@ def fields_of(options: type) -> dict[str, Field]:
     if issubclass(options, BaseModel):
         return {
             name: Field(
-                name, info.annotation, info.get_default(call_default_factory=True), info.description or ""
+                name,
+                info.annotation,
+                ... if info.is_required() else info.get_default(call_default_factory=True),
+                info.description or "",
             )
             for name, info in options.model_fields.items()
         }
@@ -166,3 +171,16 @@ def values_of(options: Any) -> dict[str, Any]:
     if isinstance(options, BaseModel):
         return options.model_dump(mode="json")
     return dataclasses.asdict(options)
+
+
+def table_of(name: str) -> str:
+    """The options of a section as a table in Markdown: option, default, meaning."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for field in SECTIONS.find(name).fields().values():
+        default = "needed" if field.default is ... else json.dumps(field.default, default=list).strip('"')
+        shown = "none" if field.default is None else default if field.default is ... else f"`{default}`"
+        meaning = " ".join(field.description.split()).rstrip(".")
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        listed = f" ({', '.join(f'`{choice}`' for choice in choices)})" if choices else ""
+        rows.append(f"| `{field.name}` | {shown} | {meaning}{listed} |")
+    return "\n".join(rows)
