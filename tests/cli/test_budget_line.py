@@ -2,7 +2,7 @@
 
 import pytest
 
-from pintsize.cli.runs import _budget
+from pintsize.report.outcome import budget_line
 
 FOUND = {
     "met": False,
@@ -25,8 +25,8 @@ FOUND = {
     ],
 )  # fmt: skip
 def test_a_budget_that_is_not_met_says_why(changes, said):
-    assert said in _budget({"budget": {**FOUND, **changes}})
+    assert said in budget_line({"budget": {**FOUND, **changes}})
 
 
 def test_a_run_without_a_budget_says_nothing():
-    assert _budget({}) == ""
+    assert budget_line({}) == ""

@@ -144,62 +144,16 @@ def bench(
     figure: Annotated[Path | None, typer.Option(help="Draw the times and sizes here: .png or .svg.")] = None,
 ) -> Told:
     """Time exported files side by side, with their bytes and peak memory."""
-    import numpy as np
+    from ..deploy.benchmark import benchmark
+    from ..errors import unknown
+    from ..measure import machine
 
-    from ..deploy import open_runtime, peak_memory
-    from ..deploy.runtime import size_of
-    from ..errors import InputError, unknown
-    from ..measure import machine, side_by_side
-    from ..tables import Table
-    from ..units import bytes_text, milliseconds_text
-
-    if batch < 1:
-        raise InputError(f"batch={batch}", "it is below 1", "pass --batch 1 or more")
     if figure is not None and figure.suffix not in {".png", ".svg"}:
         raise unknown("kind of picture", figure.suffix, (".png", ".svg"))
-    contenders = {str(Path(file)): _contender(file, backend) for file in files}
-    runtimes = {
-        name: open_runtime(path, backend=chosen, threads=threads)
-        for name, (path, chosen) in contenders.items()
-    }
-    shapes = {tuple(runtime.input_shape)[1:] for runtime in runtimes.values()}
-    if len(shapes) > 1:
-        raise InputError("bench", f"the files take different images: {sorted(shapes)}", "time them apart")
-    images = np.zeros((batch, *(size or 1 for size in shapes.pop())), dtype=np.float32)
-    times = side_by_side(runtimes, images, warmup=warmup, repeats=repeats, threads=threads)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "file": contenders[name][0],
-            "backend": runtimes[name].backend,
-            "median_ms": timed.median_ms,
-            "p95_ms": timed.p95_ms,
-            "bytes": size_of(contenders[name][0]),
-            "peak_memory_bytes": peak_memory(
-                contenders[name][0], backend=contenders[name][1], threads=threads, batch=batch
-            ),
-        }
-        for name, timed in times.items()
-    ]
-    cells = [
-        (
-            row["name"],
-            milliseconds_text(row["median_ms"]),
-            milliseconds_text(row["p95_ms"]),
-            bytes_text(row["bytes"]),
-            bytes_text(row["peak_memory_bytes"]),
-        )
-        for row in rows
-    ]
+    found = benchmark(files, backend=backend, batch=batch, warmup=warmup, repeats=repeats, threads=threads)
     if figure is not None:
         from ..viz import runtime_bars, save
 
-        save(runtime_bars({row["name"]: row for row in rows}), figure)
-    table = Table(("", "median", "p95", "file", "peak memory"), cells)
-    return told({"batch": batch, "threads": threads, "machine": machine(), "files": rows}, table)
-
-
-def _contender(text: str, backend: str | None) -> tuple[Path, str | None]:
-    """The file and the runtime that `FILE` or `FILE@BACKEND` names; a file that has such a name comes first."""
-    path, at, chosen = text.rpartition("@")
-    return (Path(text), backend) if not at or Path(text).exists() else (Path(path), chosen)
+        save(runtime_bars({row["name"]: row for row in found.rows}), figure)
+    values = {"batch": batch, "threads": threads, "machine": machine(), "files": found.rows}
+    return told(values, found)

@@ -25,6 +25,7 @@ def compress(
     **options: Any,
 ) -> Told:
     """Train, prune, recover, quantize, export, verify and measure a network."""
+    from ..report.outcome import outcome_lines
     from ..run import compress as run
     from ..storage.logs import to_stderr
 
@@ -33,41 +34,8 @@ def compress(
     return told(
         {"file": result.path, "report": result.report, **result.metrics},
         result,
-        f"\nfile    {result.path}\nreport  {result.report}{_budget(result.metrics)}"
-        f"{_attention(result.metrics)}",
+        f"\nfile    {result.path}\nreport  {result.report}{outcome_lines(result.metrics)}",
     )
-
-
-def _budget(metrics: dict[str, Any]) -> str:
-    """Whether a budget was met, and by which candidate; else why not, and what may help."""
-    from ..units import COST_TEXTS
-
-    found = metrics.get("budget")
-    if found is None:
-        return ""
-    if found["met"]:
-        return f"\nbudget  met: {found['chosen']}"
-    text, unit = COST_TEXTS[found["minimize"]], " MACs" if found["minimize"] == "macs" else ""
-    why = (
-        f"every smaller network that was tried lost more than {found['max_drop']:g} points; allow more, or more epochs "
-        "of recovery and minutes for the search"
-        if found["limit"] is None
-        else f"the cheapest network that was tried takes {text(found['least'])}{unit}; "
-        f"allow more than {text(found['limit'])}{unit}"
-    )
-    return f"\nbudget  not met: {found['chosen']} ({why})"
-
-
-def _attention(metrics: dict[str, Any]) -> str:
-    """What pruning by attention left, and whether that was asked for."""
-    from ..report.run import AttentionOutcome
-    from ..report.summary import attention_text
-
-    if metrics.get("attention") is None:
-        return ""
-    found = AttentionOutcome.model_validate(metrics["attention"])
-    verdict = {True: "target met: ", False: "target not met: ", None: ""}[found.met]
-    return f"\nattention  {verdict}{attention_text(found)}"
 
 
 @verb(place=91)

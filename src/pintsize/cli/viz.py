@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import viz as pictures  # each is imported when it is drawn
 from .inputs import DataName, ImageSize, Limit, Seed, ValFraction
 from .loading import example_for, load_data
 from .output import emit
-from .picture_sources import benchmarks as measured
-from .picture_sources import cost_of, curves, labels, layer_of, network_of, retrained_curves
+from .picture_sources import cost_of, labels, layer_of, network_of
 from .verbs import AsJson, shown_as
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ _WHAT = "a .safetensors or .pint file, a name (see `pintsize models`) or package
 Network = Annotated[str, typer.Argument(help=f"Network: {_WHAT}")]
 Networks = Annotated[list[str], typer.Argument(help=f"Networks, in order, each {_WHAT}")]
 Plain = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="The plain network, for a file that does not name its own."),
-]
+    str | None, typer.Option("--model", "-m", help="The plain network, for a file that does not name its own.")
+]  # fmt: skip
 Layer = Annotated[str | None, typer.Option(help="Path of the layer; by default one is chosen.")]
 Scan = Annotated[Path, typer.Argument(help="What a scan wrote, .json.")]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
@@ -38,10 +37,9 @@ Runs = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
 Cost = Annotated[str, typer.Option(help="What is across: bytes, latency_ms, macs or params.")]
 _Out = Annotated[
     Path | None,
-    typer.Option(
-        "--out", "-o", help="File to write: .png, .svg or .pdf; by default the picture's name, .png."
-    ),
-]
+    typer.Option("--out", "-o", help="File to write: .png, .svg or .pdf; by default the picture's name, .png."),
+]  # fmt: skip
+_Most = Annotated[int, typer.Option(help="The first so many are drawn.")]
 
 
 def picture(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -58,163 +56,123 @@ def picture(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         told = {"figure": path, "description": description(figure)}
         emit(told, f"{path}: {description(figure)}", as_json=as_json)
 
-    own = inspect.signature(draw, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [
         inspect.Parameter("out", keyword, default=None, annotation=_Out),
         inspect.Parameter("as_json", keyword, default=False, annotation=AsJson),
     ]
-    parameters = [*own.parameters.values(), *added]
-    shown_as(run, parameters)
+    shown_as(run, [*inspect.signature(draw, eval_str=True).parameters.values(), *added])
     app.command(name, no_args_is_help=True)(run)
     return draw
 
 
 @picture
 def display_kernels(
-    network: Network,
-    *,
-    model: Plain = None,
-    layer: Layer = None,
-    most: Annotated[int, typer.Option(help="Kernels drawn.")] = 64,
+    network: Network, *, model: Plain = None, layer: Layer = None, most: _Most = 64
 ) -> Figure:
     """Kernels of a convolution as heat maps."""
-    from ..viz import display_kernels as draw
-
-    return draw(network_of(network, model), layer, most=most)
+    return pictures.display_kernels(network_of(network, model), layer, most=most)
 
 
 @picture
 def display_scatter(
-    first: Network,
-    second: Network,
-    *,
-    model: Plain = None,
-    decimals: Annotated[
-        int, typer.Option(help="Weights are rounded to so many before they are counted.")
-    ] = 3,
-) -> Figure:
+    first: Network, second: Network, *, model: Plain = None,
+    decimals: Annotated[int, typer.Option(help="Weights are rounded to so many before they are counted.")] = 3,
+) -> Figure:  # fmt: skip
     """How often each weight value occurs in two networks."""
-    from ..viz import display_scatter as draw
-
-    one, other = labels([first, second])
-    return draw(network_of(first, model), network_of(second, model), labels=(one, other), decimals=decimals)
+    names = labels([first, second])
+    return pictures.display_scatter(
+        network_of(first, model), network_of(second, model), labels=(names[0], names[1]), decimals=decimals
+    )  # fmt: skip
 
 
 @picture
 def display_activations(
-    network: Network,
-    *,
-    data: DataName,
+    network: Network, *, data: DataName, model: Plain = None, most: _Most = 40, image_size: ImageSize = None,
     image: Annotated[int, typer.Option(help="Which validation image, from 0.")] = 0,
-    model: Plain = None,
-    most: Annotated[int, typer.Option(help="Activations drawn, the first ones.")] = 40,
-    image_size: ImageSize = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """An image and what every activation function makes of it."""
     from ..errors import InputError
-    from ..viz import display_activations as draw
 
     images = load_data(data, image_size=image_size)
     if not 0 <= image < len(images.val):
-        raise InputError(
-            f"image={image}",
-            f"there are {len(images.val)} validation images",
-            "pass a smaller number, from 0",
-        )
+        cause = f"there are {len(images.val)} validation images"
+        raise InputError(f"image={image}", cause, "pass a smaller number, from 0")
     batch = next(iter(images.val.subset(image + 1).batches(batch_size=image + 1)))[0]
-    return draw(network_of(network, model), batch[image], most=most)
+    return pictures.display_activations(network_of(network, model), batch[image], most=most)
 
 
 @picture
 def kept_weights(network: Network, *, model: Plain = None) -> Figure:
     """Share of the weights that is not zero, layer by layer."""
-    from ..viz import kept_weights as draw
-
-    return draw(network_of(network, model))
+    return pictures.kept_weights(network_of(network, model))
 
 
 @picture
 def filter_norms(
-    network: Network,
-    *,
-    model: Plain = None,
-    order: Annotated[int, typer.Option(help="Of the norm: 1 or 2.")] = 1,
-) -> Figure:
+    network: Network, *, model: Plain = None, order: Annotated[int, typer.Option(help="Of the norm: 1 or 2.")] = 1
+) -> Figure:  # fmt: skip
     """Norms of each layer's filters, sorted."""
-    from ..viz import filter_norms as draw
-
-    return draw(network_of(network, model), order=order)
+    return pictures.filter_norms(network_of(network, model), order=order)
 
 
 @picture
 def channel_box(network: Network, *, model: Plain = None, layer: Layer = None) -> Figure:
     """Spread of the weights of each output channel of a layer."""
-    from ..viz import channel_box as draw
-
     name, weight = layer_of(network_of(network, model), layer)
-    return draw(weight, layer=name)
+    return pictures.channel_box(weight, layer=name)
 
 
 @picture
 def weight_histogram(
-    network: Network,
-    *,
-    model: Plain = None,
-    layer: Layer = None,
+    network: Network, *, model: Plain = None, layer: Layer = None,
     before: Annotated[
         str | None, typer.Option(help="The network before; by default the float weights of a quantized one.")
     ] = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Weights of a layer before and after quantization, with the levels."""
     import torch
-
-    from ..viz import weight_histogram as draw
 
     after = network_of(network, model)
     name, weight = layer_of(after, layer)
     quantizer = getattr(after.get_submodule(name), "weight_quantizer", None)
     first = weight if before is None else layer_of(network_of(before, model), name)[1]
     if quantizer is None:
-        return draw(first, None if before is None else weight, layer=name)
+        return pictures.weight_histogram(first, None if before is None else weight, layer=name)
     with torch.no_grad():
         levels, scale = quantizer(weight), quantizer.scale.detach()
-    return draw(first, levels, scale=scale if len(scale) in {1, len(weight)} else None, layer=name)
+    one_each = scale if len(scale) in {1, len(weight)} else None
+    return pictures.weight_histogram(first, levels, scale=one_each, layer=name)
 
 
 @picture
 def quantization_error(network: Network, *, model: Plain = None) -> Figure:
     """Error that quantization leaves in each layer's weights (SQNR)."""
-    from ..viz import quantization_error as draw
-
-    return draw(network_of(network, model))
+    return pictures.quantization_error(network_of(network, model))
 
 
 @picture
 def bits_per_layer(network: Network, *, model: Plain = None) -> Figure:
     """Width of each layer's weights."""
-    from ..viz import bits_per_layer as draw
-
-    return draw(network_of(network, model))
+    return pictures.bits_per_layer(network_of(network, model))
 
 
 @picture
 def channel_group_graph(
     network: Network, *, model: Plain = None, data: DataName | None = None, image_size: ImageSize = None
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Which layers share their channels."""
     from ..graph import channel_groups
-    from ..viz import channel_group_graph as draw
 
     images = None if data is None else load_data(data, image_size=image_size)
     plain = network_of(network, model)
-    return draw(channel_groups(plain, example_for(plain, images, image_size)), model=plain)
+    groups = channel_groups(plain, example_for(plain, images, image_size))
+    return pictures.channel_group_graph(groups, model=plain)
 
 
 @picture
 def filters_per_layer(networks: Networks, *, model: Plain = None) -> Figure:
     """Filters of each layer, network by network."""
-    from ..viz import filters_per_layer as draw
     from ..viz.weights import layer_weights
 
     found = [layer_weights(network_of(name, model)) for name in networks]
@@ -223,139 +181,107 @@ def filters_per_layer(networks: Networks, *, model: Plain = None) -> Figure:
         for layer, weight in found[0].items()
         if weight.dim() > 2 and all(layer in weights for weights in found)
     }
-    return draw(counts, labels=labels(networks))
+    return pictures.filters_per_layer(counts, labels=labels(networks))
 
 
 @picture
 def round_bars(
-    networks: Networks,
-    *,
-    data: DataName,
-    model: Plain = None,
-    val_fraction: ValFraction = 0.1,
-    limit: Limit = None,
-    image_size: ImageSize = None,
-    seed: Seed = 0,
-) -> Figure:
+    networks: Networks, *, data: DataName, model: Plain = None, val_fraction: ValFraction = 0.1, limit: Limit = None,
+    image_size: ImageSize = None, seed: Seed = 0,
+) -> Figure:  # fmt: skip
     """Parameters, MACs, bytes and validation accuracy, network by network."""
     from ..measure import profile
     from ..training import evaluate
-    from ..viz import round_bars as draw
 
     images = load_data(data, val_fraction=val_fraction, limit=limit, image_size=image_size, seed=seed)
     rounds = []
     for name, label in zip(networks, labels(networks), strict=True):
         network = network_of(name, model)
         cost = profile(network, example_for(network, images, image_size))
-        accuracy = evaluate(network, images.val)
-        rounds.append(
-            {
-                "name": label,
-                "accuracy": accuracy,
-                "params": cost.params,
-                "macs": cost.macs,
-                "bytes": cost.bytes,
-            }
-        )
-    return draw(rounds)
+        costs = {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}
+        rounds.append({"name": label, "accuracy": evaluate(network, images.val), **costs})
+    return pictures.round_bars(rounds)
 
 
 @picture
 def sensitivity_curves(
-    scan: Scan,
-    *,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Percentage points tolerated, drawn as a line.")
-    ] = None,
-) -> Figure:
+    scan: Scan, *,
+    max_drop: Annotated[float | None, typer.Option(help="Percentage points tolerated, drawn as a line.")] = None,
+) -> Figure:  # fmt: skip
     """Accuracy over the fraction removed, one layer at a time."""
-    from ..pruning.scans.scan import Sensitivity
+    from ..pruning import Sensitivity
 
     return Sensitivity.load(scan).plot(max_drop=max_drop)
 
 
 @picture
 def layer_importance(
-    scan: Scan,
-    *,
+    scan: Scan, *,
     retrained: Annotated[
         Path | None, typer.Option(help="What `pintsize scan --epochs N --json` printed of the same network.")
     ] = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Accuracy as each layer's smallest filters go, without and with retraining."""
-    from ..viz import layer_importance as draw
+    from ..pruning import Sensitivity
+    from ..report.printed import retrained_curves
 
-    return draw(curves(scan), None if retrained is None else retrained_curves(retrained))
+    after = None if retrained is None else retrained_curves(retrained)
+    return pictures.layer_importance(Sensitivity.load(scan).by_layer(), after)
 
 
 @picture
 def training_curves(run: Run) -> Figure:
     """Loss and accuracy over the epochs of a run, with the ends of recoveries."""
     from ..report.figures import training_figure
-    from ..report.run import read
     from ..training import History
-    from ..viz import training_curves as draw
 
-    return draw(History.load(run)) if run.is_file() else training_figure(read(run, unfinished=True))
+    return pictures.training_curves(History.load(run)) if run.is_file() else training_figure(_read(run))
 
 
 @picture
 def layer_epoch_heatmap(run: Run) -> Figure:
     """Which layers an attention pruning cut when."""
     from ..errors import InputError
-    from ..report.run import read
-    from ..viz import layer_epoch_heatmap as draw
 
-    kept = [
-        epoch["kept"]
-        for history in read(run, unfinished=True).metrics.histories.values()
-        for epoch in history
-        if epoch.get("kept")
-    ]
+    histories = _read(run).metrics.histories.values()
+    kept = [epoch["kept"] for history in histories for epoch in history if epoch.get("kept")]
     if not kept:
         raise InputError(str(run), "it did not prune by attention", "pass a run whose recipe has attention:")
-    return draw(kept)
+    return pictures.layer_epoch_heatmap(kept)
 
 
 @picture
 def left_over_epochs(run: Run) -> Figure:
     """Channels, parameters and MACs that an attention pruning left, epoch by epoch."""
-    from ..report.run import read
-    from ..viz import left_over_epochs as draw
-
-    history = read(run, unfinished=True).metrics.histories.get("attention", [])
+    history = _read(run).metrics.histories.get("attention", [])
     ends = [number for number, epoch in enumerate(history, 1) if epoch.get("ends")]
-    return draw(history, recovery_ends=ends)
+    return pictures.left_over_epochs(history, recovery_ends=ends)
 
 
 @picture
 def stage_bars(run: Run) -> Figure:
     """Accuracy, parameters, MACs, bytes and latency of each stage of a run."""
-    from ..report.run import read
-    from ..viz import stage_bars as draw
-
-    return draw([stage.model_dump(exclude_none=True) for stage in read(run).metrics.stages])
+    stages = _read(run, unfinished=False).metrics.stages
+    return pictures.stage_bars([stage.model_dump(exclude_none=True) for stage in stages])
 
 
 @picture
 def accuracy_compression(runs: Runs, *, cost: Cost = "bytes") -> Figure:
     """Accuracy against a cost: the final networks of runs, or the stages of one; with the Pareto front."""
     from ..report.compare import points
-    from ..viz import accuracy_compression as draw
 
-    return draw(points(runs, all_stages=len(runs) == 1), cost=cost_of(cost))
+    return pictures.accuracy_compression(points(runs, all_stages=len(runs) == 1), cost=cost_of(cost))
 
 
 @picture
 def bits_frontier(runs: Runs, *, cost: Cost = "bytes") -> Figure:
     """Accuracy against a cost, a series for each width of weights and activations."""
     from ..report.compare import points
-    from ..viz import bits_frontier as draw
 
     series: dict[str, list[dict[str, Any]]] = {}
     for point in points(runs):
         series.setdefault(point["bits"], []).append(point)
-    return draw(series, cost=cost_of(cost))
+    return pictures.bits_frontier(series, cost=cost_of(cost))
 
 
 @picture
@@ -363,6 +289,12 @@ def runtime_bars(
     benchmarks: Annotated[list[Path], typer.Argument(help="What `pintsize bench … --json` printed.")],
 ) -> Figure:
     """Latency and size of files, across runtimes."""
-    from ..viz import runtime_bars as draw
+    from ..report.printed import benchmarks as measured
 
-    return draw(measured(benchmarks))
+    return pictures.runtime_bars(measured(benchmarks))
+
+
+def _read(run: Path, *, unfinished: bool = True) -> Any:
+    from ..report.run import read
+
+    return read(run, unfinished=unfinished)

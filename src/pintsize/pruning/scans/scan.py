@@ -96,6 +96,13 @@ class Sensitivity(Tabular):
             )
         return from_ratios(chosen, stages=stages, source=f"rules for max_drop={max_drop:g}")
 
+    def by_layer(self) -> dict[str, dict[float, float]]:
+        """Layer → {ratio: accuracy}, with the whole network at 0."""
+        return {
+            curve.name: {0.0: self.accuracy, **dict(zip(self.ratios, curve.accuracy, strict=True))}
+            for curve in self.curves
+        }
+
     def plot(self, *, max_drop: float | None = None) -> Figure:
         """The curves as a figure."""
         from ...viz.scans import sensitivity_curves

@@ -24,30 +24,24 @@ class Attention(Stage):
     kind = "pruned"
 
     def file(self, recipe: Recipe) -> str:
-        """The smaller network."""
         return CUT if recipe.attention.weights is None else QUANTIZED
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """With bits, it is measured as it is."""
         bits = recipe.attention
         if bits.weights is None:
             return []
         return [(f"{kind} {bits_label(bits.weights, bits.activations, both=True)}", "quantized")]
 
     def packs(self, recipe: Recipe) -> bool:
-        """With bits."""
         return recipe.attention.weights is not None
 
     def inputs(self, run: Stages) -> Any:
-        """Its section."""
         return values_of(run.recipe.attention)
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Find out what does not fit the network."""
         check_attention(model, run.example, run.recipe.attention)
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Learn which channels matter, and cut the others out."""
         options = dataclasses.replace(run.recipe.attention, seed=run.recipe.seed)
         model, mine = run.before(self), run.checkpoint(self.name, key)
         found = prune_by_attention(

@@ -20,15 +20,12 @@ class Prune(Stage):
     kind = "pruned"
 
     def file(self, recipe: Recipe) -> str:
-        """The cut network."""
         return CUT
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Cut."""
         cut(run, model, run.recipe.prune)
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Cut."""
         model = run.before(self)
         plan = cut(run, model, run.recipe.prune)
         cost = {"before": dict(plan.before), "after": dict(plan.after), "notes": list(plan.notes)}

@@ -20,23 +20,18 @@ class Cluster(Stage):
     name, place, section = "cluster", 50, "cluster"
 
     def file(self, recipe: Recipe) -> str:
-        """The network of few values."""
         return _FILE
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """It is measured."""
         return [(f"{kind} clustered", "clustered")]
 
     def packs(self, recipe: Recipe) -> bool:
-        """Codes and codebooks."""
         return True
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Share values."""
         cluster(model, **run.recipe.cluster.sharing())
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Share values, and train those on."""
         model, section = run.before(self), run.recipe.cluster
         found = cluster(model, **section.sharing())
         history = run.fit(model, self.name, key, section.training())

@@ -22,11 +22,9 @@ class _Closing(Stage):
     section, shared = "export", False
 
     def wanted(self, recipe: Recipe) -> bool:
-        """Always."""
         return True
 
     def inputs(self, run: Stages) -> Any:
-        """The runtime."""
         return [run.recipe.export.backend, run.recipe.export.threads]
 
 
@@ -37,17 +35,14 @@ class Export(_Closing):
     name, place = "export", 80
 
     def inputs(self, run: Stages) -> Any:
-        """What the files are."""
         licence = run.recipe.export.licence
         return [run.recipe.export.opset, self.outputs(run), *([] if licence is None else [licence])]
 
     def outputs(self, run: Stages) -> list[str]:
-        """ONNX, and `.pint` where that is smaller."""
         packs = [form.compressed for form in run.forms] if packed(run.recipe) else []
         return [form.exported for form in run.forms] + packs
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Write them."""
         about: dict[str, Any] = {"example": run.example, "licence": run.recipe.export.licence}
         images: dict[str, Any] = {"classes": run.data.classes, "mean": run.data.mean, "std": run.data.std}
         for form in run.forms:
@@ -71,7 +66,6 @@ class Verify(_Closing):
             openvino.package()
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Hold it against its network."""
         last = run.forms[-1]
         float_forms = [form for form in run.forms[:-1] if "/" not in form.weights]
         against = float_forms[-1].exported if float_forms else None
@@ -94,7 +88,6 @@ class Measure(_Closing):
     name, place = "measure", 82
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Measure them."""
         backend, threads = run.recipe.export.backend, run.recipe.export.threads
         files = {form.label: run.folder.path / form.exported for form in run.forms}
         with open_runtimes(files, backend=backend, threads=threads) as runtimes:

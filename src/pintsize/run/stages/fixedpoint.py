@@ -18,20 +18,16 @@ class FixedPoint(Stage):
     name, place, section = "fixed_point", 61, "fixed_point"
 
     def file(self, recipe: Recipe) -> str:
-        """The network in fixed point."""
         return QUANTIZED
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """It is measured."""
         bits = recipe.fixed_point
         return [(f"{kind} fixed point w{bits.weights or 32}a{bits.activations or 32}", "quantized")]
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Round on two images."""
         _round(run, model, len(run.example))
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Round."""
         model = run.before(self)
         _round(run, model, run.recipe.fixed_point.calibration_images)
         return run.keep(model, QUANTIZED)

@@ -16,11 +16,9 @@ class Qat(Stage):
     name, place, section = "qat", 70, "qat"
 
     def file(self, recipe: Recipe) -> str:
-        """The trained network."""
         return QUANTIZED
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Train, measure norms anew if that serves, and fold them."""
         section = run.recipe.qat
         model = run.before(self)
         late = QuantizationAware(freeze_at=section.freeze_at, damping=section.damping)

@@ -24,25 +24,20 @@ class Quantize(Stage):
         return QUANTIZED if recipe.qat is None else "checkpoints/calibrated.safetensors"
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """The quantized network is measured, trained on or not."""
         bits = recipe.quantize
         return [(f"{kind} {bits_label(bits.weights, bits.activations, both=False)}", "quantized")]
 
     def packs(self, recipe: Recipe) -> bool:
-        """Below 8 bits."""
         return narrow(recipe.quantize.weights)
 
     def inputs(self, run: Stages) -> Any:
-        """Also which file it writes."""
         return [super().inputs(run), self.file(run.recipe)]
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Quantize on two images."""
         few = {"calibration_images": len(run.example), "iterations": 1}
         calibrated(run, model, run.recipe.quantize.model_copy(update=few))
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Quantize."""
         model = run.before(self)
         calibrated(run, model, run.recipe.quantize)
         return run.keep(model, self.file(run.recipe))

@@ -25,7 +25,6 @@ class Rounds(PrunedInSteps):
         return super().on_the_way(recipe) + rounds
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Find the blocks and the criterion."""
         block_ratios(model, run.recipe.rounds.ratios)
         Importance(run.recipe.rounds.importance)
 

@@ -18,7 +18,6 @@ class ByRules(PrunedInSteps):
     name, place, section = "rules", 33, "rules"
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Match the rules, if they are there already."""
         if run.recipe.rules.text is not None:
             RuleStages(model, Rules.parse(run.recipe.rules.text, source="rules"), example=run.example)
 

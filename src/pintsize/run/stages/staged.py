@@ -24,7 +24,6 @@ class PrunedInSteps(Stage):
         """Do it to `model`, in place, with the options of training."""
 
     def file(self, recipe: Recipe) -> str:
-        """The last network."""
         return PRUNED
 
     def on_the_way(self, recipe: Recipe) -> list[tuple[str, str]]:
@@ -34,19 +33,15 @@ class PrunedInSteps(Stage):
         return [("dense fp32, trained on", f"{self.name}/dense-trained-on")]
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """The networks on the way and the last one are measured."""
         return [*self.on_the_way(recipe), (f"{kind} fp32", "pruned")]
 
     def inputs(self, run: Stages) -> Any:
-        """Also the training of `recover`."""
         return [super().inputs(run), settings_of(run.recovery)]
 
     def outputs(self, run: Stages) -> list[str]:
-        """All networks."""
         return [*(f"{stem}.safetensors" for _, stem in self.on_the_way(run.recipe)), PRUNED]
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Prune and retrain; the run measures for itself."""
         model = run.before(self)
         options = retraining(run.recovery) | {
             "baseline": getattr(run.recipe, self.name).baseline, "measure": False, "progress": run.progress,

@@ -15,15 +15,12 @@ class Train(Stage):
     name, place, section = "train", 20, "train"
 
     def file(self, recipe: Recipe) -> str:
-        """The dense network."""
         return DENSE
 
     def inputs(self, run: Stages) -> Any:
-        """Also the network and the data that the run starts from."""
         return [run.origin(), super().inputs(run)]
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Train."""
         model = run.start()
         history = run.fit(model, self.name, key, run.recipe.train)
         return run.keep(model, DENSE, history=history)
@@ -36,23 +33,18 @@ class Recover(Stage):
     name, place = "recover", 40
 
     def wanted(self, recipe: Recipe) -> bool:
-        """After a stage that cuts and does not train."""
         return any(one.file(recipe) == CUT for one in stages_of(recipe, without=self))
 
     def file(self, recipe: Recipe) -> str:
-        """The recovered network."""
         return PRUNED
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """The recovered network is measured."""
         return [(f"{kind} fp32", "pruned")]
 
     def inputs(self, run: Stages) -> Any:
-        """Its section, or that section's defaults."""
         return settings_of(run.recovery)
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Train on, with the dense network as teacher."""
         model = run.before(self)
         history = run.fit(model, self.name, key, run.recovery, teacher=run.teacher(run.recovery))
         return run.keep(model, PRUNED, history=history)

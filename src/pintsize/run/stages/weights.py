@@ -25,23 +25,18 @@ class Sparse(Stage):
     kind = "sparse"
 
     def file(self, recipe: Recipe) -> str:
-        """The masked network."""
         return PRUNED
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
-        """It is measured."""
         return [(f"{kind} fp32", "pruned")]
 
     def packs(self, recipe: Recipe) -> bool:
-        """Zeros take next to nothing there."""
         return True
 
     def inputs(self, run: Stages) -> Any:
-        """Also the training of `recover`."""
         return [super().inputs(run), settings_of(run.recovery)]
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        """Begin a training."""
         section = self._training(run)
         state = TrainState(
             model, torch.optim.SGD(model.parameters()), torch.device("cpu"), section.epochs, steps_per_epoch=1
@@ -49,7 +44,6 @@ class Sparse(Stage):
         callback_of(run.recipe.sparsify, section.epochs, run.data, run.recipe.seed).on_train_start(state)
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
-        """Train while the weights go."""
         scratch, section = run.recipe.sparsify.from_scratch, self._training(run)
         model = run.start() if scratch else run.before(self)
         teacher = copy.deepcopy(model) if not scratch and run.recovery.distill else None
