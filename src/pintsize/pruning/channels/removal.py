@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ...errors import InputError, OperationError, UnsupportedOp, unknown
 from ...graph import ChannelGroup, Graph, analyse
-from ...graph.check import Mismatch, attempt
+from ...graph.check import Mismatch
 from ...graph.groups import Removed, union
 from ...graph.probe import blame
 from ...graph.surgery import follow
+from ...graph.trial import attempt
 from ...storage import record as _record
 from . import constants, costs, selection
 from .costs import Cost
