@@ -24,6 +24,7 @@ from . import ranges as attention_ranges
 from . import sites as attention_sites
 from .layers import Attended
 from .loop import AttentionLoop, norm_images, to_csv
+from .pictures import figures
 from .realise import Realisation, realise
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ class AttentionResult:
 
     def figures(self, model: nn.Module | None = None) -> dict[str, Figure]:
         """The report's pictures; with the pruned `model` also the weights of its most pruned layer."""
-        from .pictures import figures
-
-        return figures(self, model)
+        return figures(self.history, self.recovery_ends, self.plan.before["params"], model)
 
     def _repr_html_(self) -> str:
         figures = self.figures()
