@@ -68,21 +68,7 @@ def load(
     """
     _check_options(val_fraction, seed, limit, image_size)
     chance.check_whole("cutout", cutout, least=0)
-    if not isinstance(name, str):
-        raise InputTypeError(
-            f"data set {name!r}", "a data set is loaded by its name", "pass a string such as 'digits'"
-        )
-    changes = {"mean": mean, "std": std, "flip": flip, "cutout": cutout}
-    if name.startswith(catalog.FOLDER_PREFIX):
-        parts = _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
-    elif name in catalog.KNOWN:
-        parts = _known_parts(name, image_size, changes)
-    elif Path(name).is_dir():
-        raise InputError(
-            f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
-        )
-    else:
-        raise unknown("data set", name, [*catalog.KNOWN, f"{catalog.FOLDER_PREFIX}PATH"])
+    parts = _parts(name, image_size, {"mean": mean, "std": std, "flip": flip, "cutout": cutout})
     if "test" not in parts:
         parts["train"], parts["test"] = _cut(parts["train"], _TEST_FRACTION, chance.TEST, _TEST_SEED)
     if "val" not in parts:
@@ -107,6 +93,23 @@ def load(
         train.transform.mean,
         train.transform.std,
     )
+
+
+def _parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
+    """The splits that the data set has apart, with the user's `changes` of the transform."""
+    if not isinstance(name, str):
+        raise InputTypeError(
+            f"data set {name!r}", "a data set is loaded by its name", "pass a string such as 'digits'"
+        )
+    if name.startswith(catalog.FOLDER_PREFIX):
+        return _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
+    if name in catalog.KNOWN:
+        return _known_parts(name, image_size, changes)
+    if Path(name).is_dir():
+        raise InputError(
+            f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
+        )
+    raise unknown("data set", name, [*catalog.KNOWN, f"{catalog.FOLDER_PREFIX}PATH"])
 
 
 def _known_parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
