@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,15 +173,17 @@ class Staged:
     progress: bool | None
     seed: int
 
-    def run(self, cuts: Sequence[tuple[str, Callable[[], object]]], folder: Path | None) -> StagedPruning:
+    def run(
+        self, cuts: Sequence[tuple[str, Callable[[], object]]], folder: str | os.PathLike[str] | None
+    ) -> StagedPruning:
         """Each cut by its name, then training; rounds that are done in `folder` are read back."""
         from ...storage.folder import RunFolder
 
         check_training(self.epochs, self.seed, self.training)
-        if folder is not None:
-            with RunFolder(folder).open() as place:
-                return self._rounds(place, cuts)
-        with tempfile.TemporaryDirectory(prefix="pintsize-") as name, RunFolder(name).open() as place:
+        with (
+            tempfile.TemporaryDirectory(prefix="pintsize-") as spare,
+            RunFolder(spare if folder is None else folder).open() as place,
+        ):
             return self._rounds(place, cuts)
 
     def _rounds(self, place: RunFolder, cuts: Sequence[tuple[str, Callable[[], object]]]) -> StagedPruning:
