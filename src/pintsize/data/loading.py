@@ -13,6 +13,7 @@ import torch
 
 from ..errors import InputError, InputTypeError, unknown
 from . import cache, catalog, chance, folder
+from .places import Decoded
 from .split import Data, MemoryStore, Split
 from .stream import FolderStore
 from .transform import Transform, statistics
@@ -82,17 +83,9 @@ def load(
         )
     if limit is not None:
         parts = {part: split.at_most(limit, seed) for part, split in parts.items()}
-    train = parts["train"]
-    return Data(
-        name,
-        train,
-        parts["val"],
-        parts["test"],
-        train.classes,
-        train.image_shape,
-        train.transform.mean,
-        train.transform.std,
-    )
+    train, val, test = (parts[part] for part in ("train", "val", "test"))
+    mean, std = train.transform.mean, train.transform.std
+    return Data(name, train, val, test, train.classes, train.image_shape, mean, std)
 
 
 def _parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
@@ -117,10 +110,7 @@ def _known_parts(name: str, image_size: int | None, changes: dict[str, Any]) -> 
     mean, std = known.statistics or statistics(decoded.parts["train"].images, peak=known.peak)
     size = None if image_size is None else (image_size, image_size)
     transform = _changed(Transform(mean, std, known.pad, known.flip, known.peak, size), changes)
-    return {
-        part: Split(MemoryStore(images), labels, decoded.classes, transform)
-        for part, (images, labels) in decoded.parts.items()
-    }
+    return _in_memory(decoded, transform)
 
 
 def _folder_parts(path: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
@@ -141,6 +131,10 @@ def _folder_parts(path: str, image_size: int | None, changes: dict[str, Any]) ->
         cache.keep("imagefolder", identity, found.fingerprint, decoded)
     shorter_side = min(decoded.parts["train"].images.shape[1:3])
     transform = dataclasses.replace(transform, pad=max(1, round(shorter_side * _PAD)))
+    return _in_memory(decoded, transform)
+
+
+def _in_memory(decoded: Decoded, transform: Transform) -> Parts:
     return {
         part: Split(MemoryStore(images), labels, decoded.classes, transform)
         for part, (images, labels) in decoded.parts.items()

@@ -105,18 +105,8 @@ class StagedPruning(Tabular):
             )
             for row in self.rounds
         ]
-        headings = (
-            "",
-            "parameters",
-            "kept",
-            "MACs",
-            "val best / mean",
-            "test",
-            "file",
-            "latency",
-            "peak memory",
-        )
-        return Table(headings, rows)
+        headings = "parameters", "kept", "MACs", "val best / mean", "test", "file", "latency", "peak memory"
+        return Table(("", *headings), rows)
 
     def figures(self) -> dict[str, Figure]:
         """Bars of each measure over the rounds, and the filters that each layer has left."""
