@@ -10,6 +10,7 @@ from torch import nn
 
 from pintsize.errors import InputError
 from pintsize.training import Options, optimizers, train
+from pintsize.training.options import OPTIMIZERS
 
 
 def options(**changes):
@@ -80,3 +81,9 @@ def test_the_fused_step_is_the_plain_one(changes, plain):
             optimizer.step()
     assert torch.allclose(ours.weight, theirs.weight, atol=1e-5)
     assert torch.allclose(ours.bias, theirs.bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_that_may_be_named_is_built(name):
+    built = optimizers.build(net(), options(optimizer=name))
+    assert type(built).__name__.lower() == name

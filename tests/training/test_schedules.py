@@ -10,6 +10,7 @@ import pytest
 
 from pintsize.errors import InputError, InputTypeError
 from pintsize.training import Options, train
+from pintsize.training.options import SCHEDULES
 from pintsize.training.schedules import lr_at
 
 _DEFAULTS = {
@@ -97,3 +98,10 @@ def test_impossible_options_are_refused_by_name(changes, message):
 def test_wrong_types_are_refused(changes):
     with pytest.raises(InputTypeError, match=next(iter(changes))):
         options(**changes)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_that_may_be_named_stays_within_the_learning_rate(schedule):
+    found = rates(5, epochs=2, lr=0.2, schedule=schedule)
+    assert max(found) == pytest.approx(0.2)
+    assert min(found) >= 0

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from PIL import Image
 
+from pintsize import viz
 from pintsize.errors import InputError, OperationError
 from pintsize.viz import stages, style
 
@@ -80,3 +81,8 @@ def test_pyplot_is_not_used():
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", viz.__all__)
+def test_every_public_figure_is_found_under_its_name(name):
+    assert callable(getattr(viz, name))

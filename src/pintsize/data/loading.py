@@ -13,6 +13,7 @@ import torch
 
 from ..errors import InputError, InputTypeError, unknown
 from . import cache, catalog, chance, folder
+from .places import Decoded
 from .split import Data, MemoryStore, Split
 from .stream import FolderStore
 from .transform import Transform, statistics
@@ -68,21 +69,7 @@ def load(
     """
     _check_options(val_fraction, seed, limit, image_size)
     chance.check_whole("cutout", cutout, least=0)
-    if not isinstance(name, str):
-        raise InputTypeError(
-            f"data set {name!r}", "a data set is loaded by its name", "pass a string such as 'digits'"
-        )
-    changes = {"mean": mean, "std": std, "flip": flip, "cutout": cutout}
-    if name.startswith(catalog.FOLDER_PREFIX):
-        parts = _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
-    elif name in catalog.KNOWN:
-        parts = _known_parts(name, image_size, changes)
-    elif Path(name).is_dir():
-        raise InputError(
-            f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
-        )
-    else:
-        raise unknown("data set", name, [*catalog.KNOWN, f"{catalog.FOLDER_PREFIX}PATH"])
+    parts = _parts(name, image_size, {"mean": mean, "std": std, "flip": flip, "cutout": cutout})
     if "test" not in parts:
         parts["train"], parts["test"] = _cut(parts["train"], _TEST_FRACTION, chance.TEST, _TEST_SEED)
     if "val" not in parts:
@@ -96,17 +83,26 @@ def load(
         )
     if limit is not None:
         parts = {part: split.at_most(limit, seed) for part, split in parts.items()}
-    train = parts["train"]
-    return Data(
-        name,
-        train,
-        parts["val"],
-        parts["test"],
-        train.classes,
-        train.image_shape,
-        train.transform.mean,
-        train.transform.std,
-    )
+    train, val, test = (parts[part] for part in ("train", "val", "test"))
+    mean, std = train.transform.mean, train.transform.std
+    return Data(name, train, val, test, train.classes, train.image_shape, mean, std)
+
+
+def _parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
+    """The splits that the data set has apart, with the user's `changes` of the transform."""
+    if not isinstance(name, str):
+        raise InputTypeError(
+            f"data set {name!r}", "a data set is loaded by its name", "pass a string such as 'digits'"
+        )
+    if name.startswith(catalog.FOLDER_PREFIX):
+        return _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
+    if name in catalog.KNOWN:
+        return _known_parts(name, image_size, changes)
+    if Path(name).is_dir():
+        raise InputError(
+            f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
+        )
+    raise unknown("data set", name, [*catalog.KNOWN, f"{catalog.FOLDER_PREFIX}PATH"])
 
 
 def _known_parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
@@ -114,10 +110,7 @@ def _known_parts(name: str, image_size: int | None, changes: dict[str, Any]) -> 
     mean, std = known.statistics or statistics(decoded.parts["train"].images, peak=known.peak)
     size = None if image_size is None else (image_size, image_size)
     transform = _changed(Transform(mean, std, known.pad, known.flip, known.peak, size), changes)
-    return {
-        part: Split(MemoryStore(images), labels, decoded.classes, transform)
-        for part, (images, labels) in decoded.parts.items()
-    }
+    return _in_memory(decoded, transform)
 
 
 def _folder_parts(path: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
@@ -138,6 +131,10 @@ def _folder_parts(path: str, image_size: int | None, changes: dict[str, Any]) ->
         cache.keep("imagefolder", identity, found.fingerprint, decoded)
     shorter_side = min(decoded.parts["train"].images.shape[1:3])
     transform = dataclasses.replace(transform, pad=max(1, round(shorter_side * _PAD)))
+    return _in_memory(decoded, transform)
+
+
+def _in_memory(decoded: Decoded, transform: Transform) -> Parts:
     return {
         part: Split(MemoryStore(images), labels, decoded.classes, transform)
         for part, (images, labels) in decoded.parts.items()

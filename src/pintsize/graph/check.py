@@ -1,4 +1,4 @@
-"""The test of a pruning: the smaller network computes what the original with zeroed channels computes.
+"""What a pruned network is compared with: the original with zeroed channels, whose outputs are the same.
 
 Zeroed means: the removed slices of every parameter are zero. A norm that averages over removed
 channels is taken over the kept ones, which is what the smaller network does.
@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from ..errors import OperationError
 from .groups import Graph, Removed
 from .labels import along
 from .ops import aten
-from .surgery import Undo, _tensor, cut, new_attributes
-from .trace import Alongside, Op, Trace, as_args, quiet, record_training
+from .surgery import _tensor
+from .trace import Alongside, Op, as_args, quiet
 
 TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""
@@ -65,70 +64,6 @@ def reference(model: nn.Module, example: Any, graph: Graph, removed: Removed, go
     with zeroed(model, {name: dims for name, dims in removed.items() if name not in graph.labels.directions}):
         across = graph.labels.across
         return run(model, example, KeptNorms(graph, gone) if across else None)
-
-
-def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> tuple[Undo, float]:
-    """Cut `removed` out of `model` and compare with the zeroed original.
-
-    Returns:
-        How to take the cut back, and the largest difference over the largest output.
-
-    Raises:
-        Mismatch: the cut network fails or computes something else; it has been taken back.
-    """
-    gone = graph.gone(removed)
-    attributes = new_attributes(model, graph, gone)
-    undo = Undo()
-    with awake(model):
-        expected = reference(model, example, graph, removed, gone)
-        try:
-            cut(model, removed, attributes, undo)
-            outputs = run(model, example)
-            error = distance(expected, outputs)
-            if not error <= tolerance(expected):
-                raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")
-        except Exception:
-            from .differences import first_difference
-
-            found = first_difference(model, example, graph, removed, undo)
-            undo()
-            raise found from None
-    try:
-        _trains(model, example, graph)
-    except Mismatch:
-        undo()
-        raise
-    return undo, error
-
-
-def _trains(model: nn.Module, example: Any, graph: Graph) -> None:
-    """What runs in training alone must go on running."""
-    if graph.trace.training is None:
-        return
-    trace = Trace()
-    try:
-        record_training(model, example, trace)
-    except OperationError as error:
-        ops = graph.trace.training.ops
-        raise Mismatch(ops[min(len(trace.ops), len(ops) - 1)], error.cause.splitlines()[0]) from error
-
-
-@contextlib.contextmanager
-def awake(model: nn.Module) -> Iterator[None]:
-    """Parameters that are all zero are random inside: a zero last layer would hide every difference."""
-    generator = torch.Generator().manual_seed(0)
-    asleep = {}
-    for name, parameter in model.named_parameters():
-        if parameter.numel() and not parameter.data.reshape(-1)[0] and not parameter.data.any():
-            asleep[name] = parameter
-            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    try:
-        yield
-    finally:
-        now = dict(model.named_parameters())
-        for name, parameter in asleep.items():
-            parameter.data.zero_()
-            now[name].data.zero_()
 
 
 def tolerance(outputs: list[Tensor]) -> float:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .check import Mismatch, attempt
+from .check import Mismatch
 from .groups import Graph, Removed, union
 from .labels import compact
 from .trace import Op, Value
+from .trial import attempt
 
 
 def settle(model: nn.Module, example: Any, graph: Graph) -> None:

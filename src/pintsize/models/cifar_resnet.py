@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .initial import kaiming
 from .network import Network
+from .resnet import TwoConvolutions
 from .stem import Stem, residual_stem
 
 
@@ -26,24 +27,17 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], self.padding)
 
 
-class Block(nn.Module):
+class Block(TwoConvolutions):
     """Two 3×3 convolutions and a shortcut without parameters."""
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        super().__init__(in_channels, width, stride)
         self.shortcut = nn.Identity() if stride == 1 else PadShortcut((width - in_channels) // 2)
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual sum, then ReLU."""
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        out: Tensor = self.relu2(y + self.shortcut(x))
+        out: Tensor = self.relu2(self.convolved(x) + self.shortcut(x))
         return out
 
 

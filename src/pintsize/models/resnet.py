@@ -9,10 +9,8 @@ from .network import Network
 from .stem import Stem, residual_stem
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut (fig. 5 left)."""
-
-    expansion = 1
+class TwoConvolutions(nn.Module):
+    """Two 3×3 convolutions, to whose output a block adds its shortcut."""
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -21,14 +19,27 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """What the shortcut is added to."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn2(self.conv2(y))
+        return out
+
+
+class BasicBlock(TwoConvolutions):
+    """Two 3×3 convolutions and a shortcut (fig. 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__(in_channels, width, stride)
         self.downsample = _projection(in_channels, width, stride)
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual sum, then ReLU."""
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        out: Tensor = self.relu2(y + self.downsample(x))
+        out: Tensor = self.relu2(self.convolved(x) + self.downsample(x))
         return out
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ..errors import InputError
 from ..storage.atomic import write_text
 from ..units import bytes_text, milliseconds_text
 from .display import ReportFile
-from .page import environment
+from .page import filled
 from .run import Run, Stage, read
 from .summary import summarise
 
@@ -57,15 +56,13 @@ def compare(
     ]
     write_text(
         path,
-        environment()
-        .get_template("compare.html.j2")
-        .render(
+        filled(
+            "compare.html.j2",
             entries=entries,
             differences=differences,
             plots=_plots(entries),
             sentence=_sentence(entries),
             warning=_machines(runs),
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             live="",
         ),
     )

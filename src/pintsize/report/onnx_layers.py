@@ -10,7 +10,7 @@ import numpy as np
 
 from ..deploy.onnx.paths import check_paths
 from ..errors import CorruptFile
-from .showing import ShownLayer
+from .shown import ShownLayer
 
 _PASSED = frozenset(
     {"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"}

@@ -19,7 +19,6 @@ from .run import Run, Stage, read
 from .summary import attention_text, going_on, summarise
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -52,54 +51,51 @@ def write(run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
 def render(run: Run, *, live: str = "") -> str:
     """The page as text; `live` names the state shown, and the page reloads itself when the server has another."""
     metrics = run.metrics
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            metrics=metrics,
-            summary=summarise(metrics),
-            going_on=going_on(run.progress) if run.progress and not metrics.stages else "",
-            live=live,
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            stage_rows=[_stage_row(stage, metrics.stages[0]) for stage in metrics.stages],
-            figures=[inline(figure, name) for name, figure in draw(run).items()],
-            images=_images(run),
-            layers=layer_table(metrics.layers),
-            steps=step_texts(run.record),
-            record_text=_record_text(run.record),
-            verification=_facts(
-                metrics.verification.model_dump(exclude_none=True) if metrics.verification else {}
-            ),
-            budget=_facts(_budget(metrics.budget or {})),
-            attention=attention_text(metrics.attention) if metrics.attention else "",
-            machine=_facts(metrics.machine),
-            setting=_facts(
-                {
-                    "model": metrics.model,
-                    "data": metrics.data,
-                    "seed": metrics.seed,
-                    "pintsize": metrics.pintsize,
-                }
-            ),
-            recipe=run.recipe or (json.dumps(metrics.recipe, indent=2) if metrics.recipe else ""),
-        )
+    return filled(
+        "report.html.j2",
+        run=run,
+        metrics=metrics,
+        summary=summarise(metrics),
+        going_on=going_on(run.progress) if run.progress and not metrics.stages else "",
+        live=live,
+        stage_rows=[_stage_row(stage, metrics.stages[0]) for stage in metrics.stages],
+        figures=[inline(figure, name) for name, figure in draw(run).items()],
+        images=_images(run),
+        layers=layer_table(metrics.layers),
+        steps=step_texts(run.record),
+        record_text=_record_text(run.record),
+        verification=_facts(
+            metrics.verification.model_dump(exclude_none=True) if metrics.verification else {}
+        ),
+        budget=_facts(_budget(metrics.budget or {})),
+        attention=attention_text(metrics.attention) if metrics.attention else "",
+        machine=_facts(metrics.machine),
+        setting=_facts(
+            {
+                "model": metrics.model,
+                "data": metrics.data,
+                "seed": metrics.seed,
+                "pintsize": metrics.pintsize,
+            }
+        ),
+        recipe=run.recipe or (json.dumps(metrics.recipe, indent=2) if metrics.recipe else ""),
     )
 
 
-def environment() -> Environment:
-    """Jinja with escaping on, and the filters that the templates use."""
+def filled(template: str, **values: Any) -> str:
+    """A template of this package with `values`, escaped, and the time at which it was `made`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(count=count_text, bytes=bytes_text, ms=milliseconds_text)
-    return made
+    environment.filters.update(count=count_text, bytes=bytes_text, ms=milliseconds_text)
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return environment.get_template(template).render(made=made, **values)
 
 
 def inline(figure: Figure, key: str) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..units import bytes_text, count_text, milliseconds_text
 from .live import Progress
@@ -46,8 +47,8 @@ def summarise(metrics: Metrics) -> Summary:
             fact
             for fact in (
                 _accuracy(first, last),
-                _size(first, last),
-                _latency(first, last),
+                _factor("file size", first.bytes, last.bytes, bytes_text, "smaller", "larger"),
+                _factor("latency", first.median_ms, last.median_ms, milliseconds_text, "faster", "slower"),
                 _less("MACs", first.macs, last.macs),
                 _less("parameters", first.params, last.params),
             )
@@ -104,26 +105,12 @@ def _accuracy(first: Stage, last: Stage) -> Fact | None:
     )
 
 
-def _size(first: Stage, last: Stage) -> Fact | None:
-    if not first.bytes or not last.bytes:
+def _factor(
+    label: str, first: float | None, last: float | None, text: Callable[[Any], str], better: str, worse: str
+) -> Fact | None:
+    if not first or not last:
         return None
-    return Fact(
-        "file size",
-        _times(first.bytes / last.bytes, "smaller", "larger"),
-        f"{bytes_text(first.bytes)} → {bytes_text(last.bytes)}",
-        last.bytes < first.bytes,
-    )
-
-
-def _latency(first: Stage, last: Stage) -> Fact | None:
-    if not first.median_ms or not last.median_ms:
-        return None
-    return Fact(
-        "latency",
-        _times(first.median_ms / last.median_ms, "faster", "slower"),
-        f"{milliseconds_text(first.median_ms)} → {milliseconds_text(last.median_ms)}",
-        last.median_ms < first.median_ms,
-    )
+    return Fact(label, _times(first / last, better, worse), f"{text(first)} → {text(last)}", last < first)
 
 
 def _less(label: str, first: int | None, last: int | None) -> Fact | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..storage import network_file as files
 from ..storage.record import origin, record
-from .showing import Shown, ShownLayer
+from .shown import Shown, ShownLayer
 
 if TYPE_CHECKING:
     Parts = dict[str, Tensor]

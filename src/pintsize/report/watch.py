@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, OperationError, PintsizeError
 from . import live
-from .page import environment, render
+from .page import filled, render
 from .run import read
 
 _WATCHED = ("metrics.json", "record.json", "recipe.yaml", "log.txt", "quantized.safetensors")
@@ -53,7 +53,7 @@ class ReportServer(ThreadingHTTPServer):
             with self._drawing:
                 return render(read(self.run_dir, unfinished=True), live=version)
         except PintsizeError as error:
-            return environment().get_template("waiting.html.j2").render(live=version, message=str(error))
+            return filled("waiting.html.j2", live=version, message=str(error))
 
 
 def watch(run_dir: str | os.PathLike[str], *, port: int = 0) -> ReportServer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +129,28 @@ def train(
     if not options.epochs:
         return History()
     path = None if checkpoint is None else Path(checkpoint)
+    with _placed(model, data, options, teacher, callbacks, path) as run:
+        configuration = _configuration(run, data, teacher)
+        _epochs(run, configuration, path=path, log_dir=log_dir, progress=progress)
+        run.finish()
+    return run.state.history
+
+
+@contextlib.contextmanager
+def _placed(
+    model: nn.Module,
+    data: Data,
+    options: Options,
+    teacher: nn.Module | None,
+    callbacks: Sequence[Callback],
+    path: Path | None,
+) -> Iterator[Run]:
+    """The training with its networks on the device and randomness seeded; both are put back afterwards."""
     with contextlib.ExitStack() as stack:
         accelerator = parallel.start()
         if path is not None and accelerator.is_main_process:
             checkpoints.prepare(path)
-        stack.enter_context(rng.seeded(seed + accelerator.process_index, accelerator.device))
+        stack.enter_context(rng.seeded(options.seed + accelerator.process_index, accelerator.device))
         layout = layout_for(model, accelerator.device)
         for network in (model, teacher) if teacher is not None else (model,):
             stack.enter_context(laid_out_on(network, accelerator.device, layout))
@@ -142,20 +159,16 @@ def train(
             teacher.eval()
         if accelerator.num_processes > 1:
             stack.enter_context(parallel.global_batch_norm(model))
-        run = Run(
+        yield Run(
             model,
             data,
             options,
             accelerator=accelerator,
-            autocast=autocast_dtype(precision, accelerator.device),
+            autocast=autocast_dtype(options.precision, accelerator.device),
             layout=layout,
             teacher=teacher,
             callbacks=callbacks,
         )
-        configuration = _configuration(run, data, teacher)
-        _epochs(run, configuration, path=path, log_dir=log_dir, progress=progress)
-        run.finish()
-    return run.state.history
 
 
 def _epochs(

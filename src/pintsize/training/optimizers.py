@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pintsize.errors import InputError
 
-if TYPE_CHECKING:
-    from .options import Options
+from .options import Options
 
 _Groups = list[dict[str, Any]]
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -29,7 +28,7 @@ def _adamw(groups: _Groups, options: Options, fused: bool | None) -> Optimizer:
     return AdamW(groups, lr=options.lr, betas=(options.momentum, 0.999), fused=fused)
 
 
-OPTIMIZERS: dict[str, Callable[[_Groups, Options, bool | None], Optimizer]] = {
+_BY_NAME: dict[str, Callable[[_Groups, Options, bool | None], Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
@@ -67,4 +66,4 @@ def build(model: nn.Module, options: Options, *, others: Iterable[nn.Parameter] 
         for params, decay in ((decayed, options.weight_decay), (plain, 0.0))
         if params
     ]
-    return OPTIMIZERS[options.optimizer](groups, options, fused or None)
+    return _BY_NAME[options.optimizer](groups, options, fused or None)

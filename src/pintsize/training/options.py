@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pintsize.errors import InputError, InputTypeError, unknown
 
-from .optimizers import OPTIMIZERS
 from .precision import PRECISIONS
-from .schedules import SCHEDULES
 
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step")
 KEEP = ("best", "last")
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .options import Options
+from .options import Options
 
 _ONE_CYCLE_RISE = 0.3
 _ONE_CYCLE_START = 1 / 25
@@ -51,7 +49,7 @@ def _between(start: float, end: float, share: float) -> float:
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * share))
 
 
-SCHEDULES: dict[str, Callable[[int, _Course], float]] = {
+_BY_NAME: dict[str, Callable[[int, _Course], float]] = {
     "constant": _constant,
     "cosine": _cosine,
     "one-cycle": _one_cycle,
@@ -65,4 +63,4 @@ def lr_at(step: int, steps_per_epoch: int, options: Options) -> float:
     if step < warmup and options.schedule != "one-cycle":
         return options.lr * (step + 1) / warmup
     course = _Course(steps_per_epoch, options.epochs * steps_per_epoch, warmup, options)
-    return options.lr * SCHEDULES[options.schedule](step, course)
+    return options.lr * _BY_NAME[options.schedule](step, course)

@@ -11,16 +11,19 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ..storage.atomic import atomic, write_text
 from ..tables import shortened
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK = "#1f2328"
 PAPER = "#ffffff"
@@ -40,14 +43,22 @@ _SHEET = (
     "@media (prefers-color-scheme: dark) { svg { color: #e6eaef; --figure-blue: #3d9fe0 } }</style>"
 )
 """Of a figure that is a file of its own; in a page, the page says it."""
+_NUMBERS = count()
+
+
+class ShownFigure(Figure):
+    """A figure that a notebook shows without pyplot: as SVG, in the colours of the page."""
+
+    def _repr_html_(self) -> str:
+        width = self.get_size_inches()[0] * 1.25
+        svg = to_svg(self, key=f"notebook-{next(_NUMBERS)}")  # ids of two figures of a page must not meet
+        return f"<div style='max-width:{width:.3g}in'>{svg}</div>"
 
 
 def figure(
     rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float = 3.2, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure and its axes, row by row; sizes in inches."""
-    from .notebook import ShownFigure
-
     made = ShownFigure(figsize=(width, height), facecolor=PAPER, layout="constrained")
     grid = made.subplots(rows, columns, squeeze=False, **options)
     return made, list(grid.flat)
@@ -159,8 +170,6 @@ def to_svg(figure: Figure, *, key: str) -> str:
         figure: any figure; its description becomes the accessible name.
         key: unique in the page, so that no two figures share ids.
     """
-    import matplotlib as mpl
-
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -172,7 +181,7 @@ def to_svg(figure: Figure, *, key: str) -> str:
         r"font: ([^;\"]*?)(\d[\d.]*)px [^;\"]*", r"font: \1\2px system-ui, 'DejaVu Sans', sans-serif", text
     )
     text = _unique_ids(text, key)
-    name = _escape(description(figure))
+    name = escape(description(figure), quote=True).replace("\\", "\\\\")
     return re.sub(
         r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
         rf'<svg \1 role="img" aria-label="{name}" xmlns:xlink="http://www.w3.org/1999/xlink">',
@@ -189,12 +198,6 @@ def _unique_ids(svg: str, key: str) -> str:
     return re.sub(r'(url\(|href=")#([^)"]+)', lambda m: f"{m[1]}#{prefix if m[2] in own else ''}{m[2]}", svg)
 
 
-def _escape(text: str) -> str:
-    from html import escape
-
-    return escape(text, quote=True).replace("\\", "\\\\")
-
-
 def names_axis(axes: Axes, names: Iterable[str]) -> None:
     """One row a name, the first on top."""
     labels = short_names(list(names))
@@ -204,8 +207,6 @@ def names_axis(axes: Axes, names: Iterable[str]) -> None:
 
 def whole_numbers(axes: Axes) -> None:
     """Ticks across at whole numbers only: there is no epoch 2.5."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -217,15 +218,11 @@ def shade(share: float) -> str:
 
 def depth_colors(layers: int) -> list[tuple[float, ...]]:
     """One colour a layer, from the input on; the map's palest end is left out, as it is lost on white."""
-    import matplotlib as mpl
-
     return [mpl.colormaps[HEAT](0.86 * number / max(layers - 1, 1)) for number in range(layers)]
 
 
 def depth_bar(axes: Axes, layers: int) -> None:
     """A colour bar for `depth_colors`, for more layers than a legend could name."""
-    import matplotlib as mpl
-
     colors = mpl.colors.ListedColormap(depth_colors(layers))
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0.5, layers + 0.5), colors)
     bar = axes.figure.colorbar(scale, ax=axes)

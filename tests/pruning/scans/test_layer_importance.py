@@ -39,7 +39,7 @@ def test_retraining_brings_accuracy_back_and_a_second_call_reads_it(trained, dig
     assert "after 2 epochs" in found.table()
     assert len(found.plot().axes) >= 2
     monkeypatch.setattr(
-        sys.modules["pintsize.pruning.layer_importance"], "train", None
+        sys.modules["pintsize.pruning.scans.importance"], "train", None
     )  # nothing is trained again
     assert layer_importance(trained, digits, epochs=2, folder=tmp_path, **OPTIONS) == found
 

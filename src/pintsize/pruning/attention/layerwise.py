@@ -89,14 +89,7 @@ def prune_by_layer_attention(
         InputError: a number out of range, or a layer that is not there.
         OperationError, TrainingDiverged: as `pintsize.train`.
     """
-    layers = [path for path in maskable(model) if path not in ignore]
-    unknown = set(ignore) - set(maskable(model))
-    if unknown or not layers:
-        raise InputError(
-            f"ignore={ignore}",
-            "it names what is no layer, or all of them",
-            "name convolutions and linear layers",
-        )
+    layers = _layers(model, ignore)
     if not (alpha > 0 and 0 < start <= 1 and attention_weight >= 0 and attention_lr > 0):
         raise InputError(
             f"alpha={alpha}, start={start}, attention_weight={attention_weight}, attention_lr={attention_lr}",
@@ -112,18 +105,24 @@ def prune_by_layer_attention(
     loop.norm_images = norm_images(data, augment=training.get("augment", True))
     callbacks = (loop, *training.pop("callbacks", ()))
     history = train(work, data, epochs=epochs, checkpoint=checkpoint, callbacks=callbacks, **training)
-    masks = masks_of(work)
-    values = loop.folded()
+    loop.deliver(model)
     step = MaskStep(layers=layers, importance="magnitude", scope="local", density=loop.density())
-    set_masks(model, {f"{path}.weight": masks[f"{path}.weight"] for path in layers})
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if name in values and not name.endswith("weight_mask"):
-                tensor.copy_(values[name])
     _record.append(model, step)
     model.eval()
     return LayerAttentionResult(history, loop.attention(), loop.ratios(), loop.density())
+
+
+def _layers(model: nn.Module, ignore: tuple[str, ...]) -> list[str]:
+    """Convolutions and linear layers that are pruned."""
+    every = list(maskable(model))
+    layers = [path for path in every if path not in ignore]
+    if not layers or set(ignore) - set(every):
+        raise InputError(
+            f"ignore={ignore}",
+            "it names what is no layer, or all of them",
+            "name convolutions and linear layers",
+        )
+    return layers
 
 
 class _Gate(nn.Module):
@@ -217,6 +216,15 @@ class _Loop(Callback):
                 if f"{self.places[path]}.{key}" in found:
                     found[f"{self.places[path]}.{key}"] *= gate.value
         return found
+
+    @torch.no_grad()
+    def deliver(self, model: nn.Module) -> None:
+        """Give `model` the masks and the folded values."""
+        masks, values = masks_of(self.model), self.folded()
+        set_masks(model, {f"{path}.weight": masks[f"{path}.weight"] for path in self.layers})
+        for name, tensor in model.state_dict().items():
+            if name in values and not name.endswith("weight_mask"):
+                tensor.copy_(values[name])
 
     def configuration(self) -> dict[str, Any]:
         return {

@@ -7,28 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ...training import History
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .run import AttentionResult
 
-
-def figures(result: AttentionResult, model: nn.Module | None = None) -> dict[str, Figure]:
+def figures(
+    history: History, ends: Sequence[int], params: float, model: nn.Module | None = None
+) -> dict[str, Figure]:
     """Accuracy and loss over epochs, compression over epochs, layer × epoch, accuracy against compression.
 
     Args:
-        result: of `prune_by_attention`.
+        history: of `AttentionResult`.
+        ends: its epochs at which a recovery ended.
+        params: of the dense network.
         model: the pruned network, for the box plot of the weights of its most pruned layer.
     """
     from ...viz import channel_box, layer_epoch_heatmap, left_over_epochs, training_curves
 
-    history = result.history
-    ends = result.recovery_ends
     found = {
         "training": training_curves(history, recovery_ends=ends, title="Attention pruning"),
         "compression": left_over_epochs(history, recovery_ends=ends),
         "layers": layer_epoch_heatmap([row["kept"] for row in history], title="Channels kept"),
-        "frontier": frontier(history, result.plan.before["params"]),
+        "frontier": frontier(history, params),
     }
     if model is not None:
         name = min(history[-1]["kept"], key=lambda layer: history[-1]["kept"][layer])

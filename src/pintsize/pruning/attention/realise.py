@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ...errors import OperationError
 from ...graph import trace
-from ...graph.check import attempt, distance, run
+from ...graph.check import distance, run
 from ...graph.groups import Removed
 from ...graph.surgery import _without
+from ...graph.trial import attempt
 from ...measure import side_by_side
 from ...quant import FoldStep
 from ...quant.grid.ties import settle

@@ -24,6 +24,7 @@ from . import ranges as attention_ranges
 from . import sites as attention_sites
 from .layers import Attended
 from .loop import AttentionLoop, norm_images, to_csv
+from .pictures import figures
 from .realise import Realisation, realise
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ class AttentionResult:
 
     def figures(self, model: nn.Module | None = None) -> dict[str, Figure]:
         """The report's pictures; with the pruned `model` also the weights of its most pruned layer."""
-        from .pictures import figures
-
-        return figures(self, model)
+        return figures(self.history, self.recovery_ends, self.plan.before["params"], model)
 
     def _repr_html_(self) -> str:
         figures = self.figures()
@@ -135,28 +134,17 @@ def prune_by_attention(
     example = next(iter(data.val.batches(2)))[0] if example is None else example
     example = example.to(next(model.parameters()).device) if isinstance(example, torch.Tensor) else example
     baseline = evaluate(model, data.val)
-    graph = analyse(model, example)
-    sites = attention_sites.find(model, graph, chosen)
-    work, quantization = copy.deepcopy(model), None
-    if chosen.weights is not None:
-        images = data.train.at_most(attention_ranges.CALIBRATION_IMAGES, chosen.seed)
-        quantization = attention_ranges.plan_quantization(model, example, chosen, images)
-        fold_batchnorm(work, example)
-    attended = Attended(work, graph, sites, chosen, example=None if quantization else example)
+    attended, quantization = _attended(model, data, example, chosen)
     in_front_of_norms = chosen.at == "convolution" and quantization is None
     measured = norm_images(data, augment=chosen.augment) if in_front_of_norms else None
     loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv, norm_images=measured)
-    followers: tuple[Callback, ...] = ()
     if quantization is not None:
-        quantization.step.apply(work)
-        attended.quantized()
-        attention_ranges.set_ranges(work, quantization.ranges)
-        followers = (attention_ranges.FollowRanges(attended, quantization, chosen),)
+        callbacks = (attention_ranges.FollowRanges(attended, quantization, chosen), *callbacks)
     if chosen.distill and teacher is None:
         teacher = copy.deepcopy(model)
     names = ("lr", "batch_size", "augment", "precision", "seed", "distill_weight", "temperature")
     history = train(
-        work,
+        attended.model,
         data,
         epochs=chosen.most_epochs,
         optimizer="adam",
@@ -166,16 +154,35 @@ def prune_by_attention(
         checkpoint=checkpoint,
         log_dir=log_dir,
         progress=progress,
-        callbacks=(loop, *followers, *callbacks),
+        callbacks=(loop, *callbacks),
         **{name: getattr(chosen, name) for name in names},
     )
     if loop.finish():
         found = realise(model, attended, example, quantization=quantization)
     else:
-        full = attended.costs([[]] * len(graph.groups))
+        full = attended.costs([[]] * len(attended.graph.groups))
         found = Realisation(PruningPlan({}, before=full, after=full))
     model.eval()
     return AttentionResult(history, baseline, evaluate(model, data.val), found, loop.reason, chosen)
+
+
+def _attended(
+    model: nn.Module, data: Data, example: Any, options: AttentionOptions
+) -> tuple[Attended, attention_ranges.Quantization | None]:
+    """A copy of `model` with attention on it, and how it is quantized, where the options say so."""
+    graph = analyse(model, example)
+    sites = attention_sites.find(model, graph, options)
+    work = copy.deepcopy(model)
+    if options.weights is None:
+        return Attended(work, graph, sites, options, example=example), None
+    images = data.train.at_most(attention_ranges.CALIBRATION_IMAGES, options.seed)
+    quantization = attention_ranges.plan_quantization(model, example, options, images)
+    fold_batchnorm(work, example)
+    attended = Attended(work, graph, sites, options)
+    quantization.step.apply(work)
+    attended.quantized()
+    attention_ranges.set_ranges(work, quantization.ranges)
+    return attended, quantization
 
 
 def _check(model: nn.Module, data: Data) -> None:

@@ -20,6 +20,7 @@ from ...quant.network.flow import build
 from ...quant.network.fold import foldable
 from ...recipe.attention import AttentionOptions
 from ..channels import costs
+from ..patterns import matches
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def find(model: nn.Module, graph: Graph, options: AttentionOptions) -> list[Site
     for group in graph.groups:
         members = owners(model, group)
         layers = [_layer(member) for member in members]
-        kept = [layer for layer in layers if _ignored(layer, options.ignore)]
+        kept = [layer for layer in layers if any(matches(layer, p) for p in options.ignore)]
         if options.keep_first and first in layers:
             kept += layers if options.per == "group" else layers[layers.index(first) :][:1]
         if options.per == "group":
@@ -120,10 +121,6 @@ def owners(model: nn.Module, group: ChannelGroup) -> list[Member]:
 
 def _layer(member: Member) -> str:
     return member.parameter.rpartition(".")[0]
-
-
-def _ignored(layer: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(layer, p) or fnmatch.fnmatchcase(layer, p + ".*") for p in patterns)
 
 
 def _whole(model: nn.Module, layer: str, member: Member) -> Member:

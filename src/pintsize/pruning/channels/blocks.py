@@ -10,6 +10,7 @@ from torch import nn
 
 from ...errors import InputError, unknown
 from ...graph import ChannelGroup
+from ..patterns import matches
 
 COMBINE = ("max", "compound")
 
@@ -79,7 +80,7 @@ def group_ratios(
         raise unknown("combine", combine, COMBINE)
     found = {}
     for group in groups:
-        own = [r for name, r in given.items() if any(_inside(layer, name) for layer in group.layers)]
+        own = [r for name, r in given.items() if any(matches(layer, name) for layer in group.layers)]
         if not own:
             continue
         ratio = max(own) if combine == "max" else 1 - math.prod(1 - r for r in own)
@@ -87,7 +88,3 @@ def group_ratios(
         if count:
             found[group.layers[0]] = count / group.size
     return found
-
-
-def _inside(layer: str, block: str) -> bool:
-    return fnmatch.fnmatchcase(layer, block) or fnmatch.fnmatchcase(layer, f"{block}.*")

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ...graph import Member
 from ..weights.criteria import element_scores
-from ..weights.masks import maskable
-from ..weights.sparsity import weight_name
+from ..weights.masks import maskable, weight_name
 from .importance import criterion, units_of
 from .statistics import Statistics
 

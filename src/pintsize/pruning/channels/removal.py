@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ...errors import InputError, OperationError, UnsupportedOp, unknown
 from ...graph import ChannelGroup, Graph, analyse
-from ...graph.check import Mismatch, attempt
+from ...graph.check import Mismatch
 from ...graph.groups import Removed, union
 from ...graph.probe import blame
 from ...graph.surgery import follow
+from ...graph.trial import attempt
 from ...storage import record as _record
+from ..patterns import matches
 from . import constants, costs, selection
 from .costs import Cost
 from .importance import Importance
@@ -279,8 +281,8 @@ def _prunable(model: nn.Module, graph: Graph, request: Request) -> list[ChannelG
                 "see pintsize.channel_groups(model, example) for names",
             )
     for op, reason, layers in graph.unsupported():
-        ignored = [layer for layer in layers if any(_matches(layer, p) for p in request.ignore)]
-        if len(ignored) == len(layers) or any(_matches(op.module, p) for p in request.ignore):
+        ignored = [layer for layer in layers if any(matches(layer, p) for p in request.ignore)]
+        if len(ignored) == len(layers) or any(matches(op.module, p) for p in request.ignore):
             continue
         raise UnsupportedOp(
             f"module '{op.module}'",
@@ -289,12 +291,8 @@ def _prunable(model: nn.Module, graph: Graph, request: Request) -> list[ChannelG
             f"or pass ignore=('{op.module}',) to keep the channels it touches",
         )
     return [
-        g for g in graph.groups if not any(_matches(layer, p) for layer in g.layers for p in request.ignore)
+        g for g in graph.groups if not any(matches(layer, p) for layer in g.layers for p in request.ignore)
     ]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, pattern + ".*")
 
 
 def _choose(
@@ -347,7 +345,7 @@ def _left(graph: Graph, group: ChannelGroup, gone: Mapping[tuple[str, int], int]
 
 def _ratio_for(group: ChannelGroup, ratios: Mapping[str, float]) -> float | None:
     return next(
-        (r for pattern, r in ratios.items() if any(_matches(layer, pattern) for layer in group.layers)), None
+        (r for pattern, r in ratios.items() if any(matches(layer, pattern) for layer in group.layers)), None
     )
 
 

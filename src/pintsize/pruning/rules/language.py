@@ -23,8 +23,7 @@ from torch import nn
 from ...errors import InputError, unknown
 from ...storage.atomic import write_text
 from ..channels import importance as criteria
-from ..weights.masks import maskable
-from ..weights.sparsity import weight_name
+from ..weights.masks import maskable, weight_name
 
 ELEMENTS = "abs"
 _LARGEST = 2**20

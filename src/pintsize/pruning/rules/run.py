@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -60,4 +59,4 @@ def prune_by_rules(
         progress, seed,
     )  # fmt: skip
     cuts = [(f"stage {k + 1}", lambda k=k: stages.run(k)) for k in range(chosen.stages)]
-    return run.run(cuts, None if folder is None else Path(folder))
+    return run.run(cuts, folder)

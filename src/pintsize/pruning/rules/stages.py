@@ -13,8 +13,8 @@ from ...storage import record as _record
 from ..channels.plan import PruneStep
 from ..channels.removal import prune
 from ..channels.statistics import Statistics
-from ..weights.masks import MaskStep, set_masks
-from ..weights.sparsity import batches_for, find_masks, weight_name
+from ..weights.masks import MaskStep, set_masks, weight_name
+from ..weights.sparsity import batches_for, find_masks
 from .language import ELEMENTS, Rule, Rules
 
 

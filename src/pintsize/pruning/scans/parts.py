@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,11 @@ from ...graph.check import zeroed
 from ...graph.ops import aten
 from ..channels.importance import Importance
 from ..channels.statistics import Statistics
+from ..patterns import matches
 from ..weights.criteria import element_scores
-from ..weights.masks import maskable
+from ..weights.masks import maskable, weight_name
 from ..weights.selection import keep_top
-from ..weights.sparsity import batches_for, weight_name
+from ..weights.sparsity import batches_for
 
 LEVELS = {"weight": "magnitude", "filter": "l1", "group": "l2"}
 """Level → the criterion that it takes by default."""
@@ -61,7 +61,7 @@ def find_parts(
         else:
             parts = _filters(model, graph, importance, statistics)
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
-        kept = [part for part in parts if not any(_matches(layer, pattern) for layer in _owners(part))]
+        kept = [part for part in parts if not any(matches(layer, pattern) for layer in _owners(part))]
         if len(kept) == len(parts):
             raise InputError(
                 f"ignore={pattern!r}", "it matches no part of the scan", "see model.named_modules()"
@@ -76,10 +76,6 @@ def find_parts(
 
 def _owners(part: Part) -> list[str]:
     return [name.rpartition(".")[0] for name in part.parameters]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, pattern + ".*")
 
 
 def _weights(model: nn.Module, importance: str, statistics: Statistics) -> list[Part]:

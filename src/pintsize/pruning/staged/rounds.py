@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -92,4 +91,4 @@ def prune_rounds(
         model, data, example, settings, epochs, distill, baseline, training, measure, threads, progress, seed
     )  # fmt: skip
     cuts = [(f"round {k}", lambda k=k: cut(k)) for k in range(1, rounds + 1)]
-    return run.run(cuts, None if folder is None else Path(folder))
+    return run.run(cuts, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,18 +105,8 @@ class StagedPruning(Tabular):
             )
             for row in self.rounds
         ]
-        headings = (
-            "",
-            "parameters",
-            "kept",
-            "MACs",
-            "val best / mean",
-            "test",
-            "file",
-            "latency",
-            "peak memory",
-        )
-        return Table(headings, rows)
+        headings = "parameters", "kept", "MACs", "val best / mean", "test", "file", "latency", "peak memory"
+        return Table(("", *headings), rows)
 
     def figures(self) -> dict[str, Figure]:
         """Bars of each measure over the rounds, and the filters that each layer has left."""
@@ -172,15 +163,17 @@ class Staged:
     progress: bool | None
     seed: int
 
-    def run(self, cuts: Sequence[tuple[str, Callable[[], object]]], folder: Path | None) -> StagedPruning:
+    def run(
+        self, cuts: Sequence[tuple[str, Callable[[], object]]], folder: str | os.PathLike[str] | None
+    ) -> StagedPruning:
         """Each cut by its name, then training; rounds that are done in `folder` are read back."""
         from ...storage.folder import RunFolder
 
         check_training(self.epochs, self.seed, self.training)
-        if folder is not None:
-            with RunFolder(folder).open() as place:
-                return self._rounds(place, cuts)
-        with tempfile.TemporaryDirectory(prefix="pintsize-") as name, RunFolder(name).open() as place:
+        with (
+            tempfile.TemporaryDirectory(prefix="pintsize-") as spare,
+            RunFolder(spare if folder is None else folder).open() as place,
+        ):
             return self._rounds(place, cuts)
 
     def _rounds(self, place: RunFolder, cuts: Sequence[tuple[str, Callable[[], object]]]) -> StagedPruning:

@@ -75,7 +75,7 @@ def masked_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameter name → its mask, bool, shaped like the weight; True where it is kept."""
-    return {_weight_name(path): _mask(layer).bool() for path, layer in masked_layers(model).items()}
+    return {weight_name(path): _mask(layer).bool() for path, layer in masked_layers(model).items()}
 
 
 def add_mask(layer: nn.Module) -> None:
@@ -97,7 +97,7 @@ def set_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: no such weight, or another shape; nothing was changed.
     """
-    layers = {_weight_name(path): layer for path, layer in maskable(model).items()}
+    layers = {weight_name(path): layer for path, layer in maskable(model).items()}
     for name, mask in masks.items():
         if name not in layers:
             raise InputError(
@@ -160,7 +160,8 @@ def hold(layer: nn.Module) -> None:
     layer.__dict__[_HELD] = now
 
 
-def _weight_name(path: str) -> str:
+def weight_name(path: str) -> str:
+    """Name of the weight of the layer at `path`."""
     return f"{path}.weight" if path else "weight"
 
 

@@ -19,9 +19,9 @@ from ...training.callbacks import Callback, TrainState
 from ..channels.statistics import Statistics
 from . import criteria as element_criteria
 from . import selection as element_selection
-from .masks import MaskStep, density, maskable, masks_of, set_masks
+from .masks import MaskStep, density, maskable, masks_of, set_masks, weight_name
 from .selection import Pattern
-from .sparsity import batches_for, chosen_weights, find_masks, weight_name
+from .sparsity import batches_for, chosen_weights, find_masks
 
 
 class Schedule(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from ...errors import InputError
 from ...storage import record as _record
 from ...tables import Table, Tabular
 from ..channels.statistics import Statistics
+from ..patterns import matches
 from . import criteria as element_criteria
 from . import selection as element_selection
-from .masks import MaskStep, maskable, masked_layers, masks_of, set_masks
+from .masks import MaskStep, maskable, masked_layers, masks_of, set_masks, weight_name
 from .selection import Masks, Pattern
 
 
@@ -192,19 +192,12 @@ def find_masks(
     return masks, tuple(name for name in names if name not in masks)
 
 
-def weight_name(path: str) -> str:
-    """Name of the weight of the layer at `path`."""
-    return f"{path}.weight" if path else "weight"
-
-
 def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
     """Weights that may be pruned, tied ones once."""
     layers = maskable(model)
     ignored: set[str] = set()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
-        matched = [
-            p for p in layers if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
-        ]
+        matched = [path for path in layers if matches(path, pattern)]
         if not matched:
             raise InputError(
                 f"ignore={pattern!r}",
