@@ -52,6 +52,7 @@ class Refinement:
 @dataclass
 class _Done:
     model: nn.Module
+    constants: list[str]
     equalized: list[tuple[str, str]] = field(default_factory=list)
     rounded: list[str] = field(default_factory=list)
 
@@ -104,7 +105,7 @@ def quantize(
 
     Raises:
         InputError: bits out of range, an unknown method, a pattern that matches nothing, no calibration
-            images, an activation that is constant or not finite (the layer is named).
+            images, an activation that is not finite (the layer is named), or nothing but constant images.
         IllegalOrder: the network is quantized already.
     """
     if not isinstance(model, nn.Module):
@@ -143,7 +144,7 @@ def quantize(
     step = replace(step, learnable=trained_scales, follow=follow)
     done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
     commit(model, done.model, [each for each in (folded, step) if each is not None])
-    return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
+    return describe(model, step, folded, constants=done.constants, equalized=done.equalized, rounded=done.rounded)
 
 
 def _quantized(
@@ -158,21 +159,23 @@ def _quantized(
 ) -> _Done:
     """A quantized copy of `reference`."""
 
-    def calibrated(source: nn.Module) -> nn.Module:
+    def calibrated(source: nn.Module) -> _Done:
         made = copy.deepcopy(source)
         step.apply(made)
         ranges.calibrate_weights(made, method)
-        ranges.calibrate_activations(made, step, images, method, progress=progress)
-        settle(made, step, plan)
-        return made
+        constants = ranges.calibrate_activations(made, step, images, method, progress=progress)
+        settle(made, step, plan, constants)
+        return _Done(made, constants)
 
-    done = _Done(calibrated(reference))
+    done = calibrated(reference)
     if refinement.equalize is not False:
         other = copy.deepcopy(reference)
         equalized = equalization.equalize(other, images)
         trial = calibrated(other)
-        if refinement.equalize or _error(trial, reference, images) < _error(done.model, reference, images):
-            reference, done = other, _Done(trial, equalized)
+        if refinement.equalize or _error(trial.model, reference, images) < _error(
+            done.model, reference, images
+        ):
+            reference, done = other, replace(trial, equalized=equalized)
     if refinement.learn_rounding:
         parts = rounding.blocks(done.model, images[0][:2])
         with bar("learn rounding", len(parts), progress) as advance:
