@@ -66,14 +66,15 @@ class _Learned(torch.autograd.Function):
     ) -> Tensor:
         y, inside = _rounded(x, scale, zero_point, qmin, qmax, axis)
         ctx.save_for_backward(x, inside, scale, zero_point)
-        ctx.ends, ctx.axis, ctx.factor, ctx.given = (qmin, qmax), axis, factor, straight_through.Given(y)
+        ctx.low, ctx.high, ctx.axis, ctx.factor = qmin, qmax, axis, factor
+        ctx.given = straight_through.Given(y)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, inside, scale, zero_point = ctx.saved_tensors
-        y = ctx.given.take(lambda: _rounded(x, scale, zero_point, *ctx.ends, ctx.axis)[0])
+        y = ctx.given.take(lambda: _rounded(x, scale, zero_point, ctx.low, ctx.high, ctx.axis)[0])
         passed = gradient * inside
         moved = gradient * y - passed * x
         if ctx.axis < 0:

@@ -108,11 +108,7 @@ def quantize(
             images, an activation that is not finite (the layer is named), or nothing but constant images.
         IllegalOrder: the network is quantized already.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(
-            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
-        )
-    check_order(model, QuantizeStep)
+    _check(model)
     best = method == "best"
     trained_scales, follow = method == "lsq", 0.9964 if method == "ema" else None
     method = "mse" if best or trained_scales else method
@@ -124,27 +120,45 @@ def quantize(
         iterations=iterations,
         seed=seed,
     )
+    _check_clusters(model, refinement)
+    needed = activations is not None or best or equalize or learn_rounding or correct_bias
+    images = calibration_batches(model, calibration, calibration_images) if needed else []
+    example = example_of(example, images)
+    work = copy.deepcopy(model).eval()
+    folded = _without_norms(work, example, trained=trained_scales)
+    bits = {"weights": weights, "activations": activations}
+    step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    step = replace(step, learnable=trained_scales, follow=follow)
+    done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
+    commit(model, done.model, [each for each in (folded, step) if each is not None])
+    return describe(
+        model, step, folded, constants=done.constants, equalized=done.equalized, rounded=done.rounded
+    )
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(
+            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
+        )
+    check_order(model, QuantizeStep)
+
+
+def _check_clusters(model: nn.Module, refinement: Refinement) -> None:
     if refinement.moves_weights and any(done.kind == "cluster" for done in record(model)):
         raise InputError(
             "learned rounding or equalisation of clustered weights",
             "it would part weights that share values",
             "choose another method, or quantize the model as it was before clustering",
         )
-    needed = activations is not None or best or equalize or learn_rounding or correct_bias
-    images = calibration_batches(model, calibration, calibration_images) if needed else []
-    example = example_of(example, images)
-    work = copy.deepcopy(model).eval()
-    if trained_scales:  # norms go on training beside their layers
-        folded = None
-        make_factors_positive(work, foldable(flow.build(trace.record(work, example), work), work))
-    else:
-        folded = fold_batchnorm(work, example)
-    bits = {"weights": weights, "activations": activations}
-    step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
-    step = replace(step, learnable=trained_scales, follow=follow)
-    done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
-    commit(model, done.model, [each for each in (folded, step) if each is not None])
-    return describe(model, step, folded, constants=done.constants, equalized=done.equalized, rounded=done.rounded)
+
+
+def _without_norms(model: nn.Module, example: Any, *, trained: bool) -> FoldStep | None:
+    """Fold the norms of `model`; where they go on being `trained` beside their layers, make them fit for it later."""
+    if not trained:
+        return fold_batchnorm(model, example)
+    make_factors_positive(model, foldable(flow.build(trace.record(model, example), model), model))
+    return None
 
 
 def _quantized(

@@ -85,7 +85,7 @@ def calibrate_activations(
         quantizer.set_range(*ends)
     for name in constants:
         if extents[name].low == 0:
-            quantizers[name].scale.copy_(_scale_of_zeros(model, quantizers[name], step))
+            quantizers[name].scale.fill_(_scale_of_zeros(model, quantizers[name], step))
         else:
             quantizers[name].set_constant(extents[name].low)
     return constants
@@ -152,7 +152,9 @@ def _check_extents(step: QuantizeStep, extents: Mapping[str, ExtentObserver]) ->
             seen=extent.count > 0,
             finite=bool(extent.low.isfinite() and extent.high.isfinite()),
         )
-    check_inputs({p.label: (float(extents[p.name].low), float(extents[p.name].high)) for p in inputs(step.placements)})
+    check_inputs(
+        {p.label: (float(extents[p.name].low), float(extents[p.name].high)) for p in inputs(step.placements)}
+    )
 
 
 def check_seen(label: str, *, seen: bool, finite: bool) -> None:
