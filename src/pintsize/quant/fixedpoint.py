@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from .network.placement import Place, Placement
 from .network.record import activation_json
 from .ptq.calibrate import calibration_batches, example_of
 from .ptq.progress import bar
+from .ptq.ranges import check_inputs, check_seen, inputs
 
 _SAMPLE = 1 << 14  # values kept of each batch of an activation
 
@@ -81,6 +82,8 @@ class FixedPointResult(Tabular):
 
     mode: str
     tensors: tuple[FixedPointTensor, ...]
+    constants: tuple[str, ...] = ()
+    """Activations that are constant on all calibration images."""
 
     def __rich__(self) -> Table:
         """Bits, ends and overflow of each tensor."""
@@ -125,23 +128,10 @@ def fixed_point(
 
     Raises:
         InputError: bits or rate out of range, an unknown mode, a pattern that matches nothing, no calibration
-            images, values that are constant or not finite (the tensor is named).
+            images, values that are not finite (the tensor is named), or nothing but constant images.
         IllegalOrder: the network is quantized already.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(
-            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
-        )
-    check_order(model, FixedPointStep)
-    check_mode(mode)
-    for option, bits in (("weights", weights), ("activations", activations), ("norm", norm)):
-        _check_bits(option, bits)
-    if not 0 <= overflow_rate < 1:
-        raise InputError(
-            f"overflow_rate={overflow_rate}",
-            "it is a share of the values",
-            "pass 0, or a little above, say 0.001",
-        )
+    _check(model, mode, overflow_rate, {"weights": weights, "activations": activations, "norm": norm})
     needed = activations is not None
     images = calibration_batches(model, calibration, calibration_images) if needed else []
     work = copy.deepcopy(model).eval()
@@ -149,19 +139,49 @@ def fixed_point(
     placed, kept = _placements(work, example_of(example, images), activations, ignore)
     norms = list(_norms(work)) if norm is not None else []
     step = FixedPointStep(mode, [activation_json(place) for place in placed], norms)
-    if weights is not None:
-        for path in kept:
-            for name in ("weight", "bias"):
-                rounding.parameter(work.get_submodule(path), path, name, weights)
-    for path in norms:
-        assert norm is not None
-        _round_norm(work.get_submodule(path), path, norm, rounding)
+    _round_parameters(work, kept, weights, norms, norm, rounding)
     step.apply(work)  # activations are those of the network with rounded parameters
     _calibrate(work, placed, images, rounding, progress)
     step.apply(model)
     append(model, step)
     model.load_state_dict(work.state_dict())
-    return FixedPointResult(mode, tuple(rounding.done))
+    return FixedPointResult(mode, tuple(rounding.done), tuple(rounding.constants))
+
+
+def _check(model: nn.Module, mode: str, overflow_rate: float, bits: Mapping[str, int | None]) -> None:
+    """Raise an error if `model` cannot be put into fixed point so."""
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(
+            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
+        )
+    check_order(model, FixedPointStep)
+    check_mode(mode)
+    for option, count in bits.items():
+        _check_bits(option, count)
+    if not 0 <= overflow_rate < 1:
+        raise InputError(
+            f"overflow_rate={overflow_rate}",
+            "it is a share of the values",
+            "pass 0, or a little above, say 0.001",
+        )
+
+
+def _round_parameters(
+    model: nn.Module,
+    layers: Iterable[str],
+    weights: int | None,
+    norms: Iterable[str],
+    norm: int | None,
+    rounding: _Rounding,
+) -> None:
+    """Round what `layers` and `norms` hold, in place; what has no bits stays."""
+    if weights is not None:
+        for path in layers:
+            for name in ("weight", "bias"):
+                rounding.parameter(model.get_submodule(path), path, name, weights)
+    if norm is not None:
+        for path in norms:
+            _round_norm(model.get_submodule(path), path, norm, rounding)
 
 
 class _Rounding:
@@ -170,6 +190,7 @@ class _Rounding:
     def __init__(self, mode: Mode, overflow_rate: float) -> None:
         self.mode, self.overflow_rate = mode, overflow_rate
         self.done: list[FixedPointTensor] = []
+        self.constants: list[str] = []
 
     def parameter(self, module: nn.Module, path: str, name: str, bits: int) -> None:
         """Round a parameter of `module` in place, if it has it."""
@@ -263,28 +284,14 @@ def _calibrate(
             model(batch)
             advance()
     labels = {place.name: place.label for place in placed}
+    check_inputs({labels[p.name]: (samples[p.name].low, samples[p.name].high) for p in inputs(placed)})
     for name, quantizer in children.items():
         assert isinstance(quantizer, FixedPoint)
         quantizer.enabled, quantizer.observer = True, None
-        sample, what = samples[name], f"activation of {labels[name]}"
-        if not sample.parts:
-            raise InputError(
-                what,
-                "the forward pass on the calibration images never came by it, unlike that on the example",
-                "pass an example that takes the same way through the network as the images",
-            )
-        if not sample.finite:
-            raise InputError(
-                what,
-                "it holds NaN or infinite values",
-                "check the weights and the normalisation of the images",
-            )
+        sample = samples[name]
+        check_seen(labels[name], seen=bool(sample.parts), finite=sample.finite)
         if sample.low == sample.high:
-            raise InputError(
-                what,
-                f"it is constant ({sample.low:g}) on all calibration images, so it has no range",
-                "calibrate on more, varied images, or leave the layer out with ignore=",
-            )
+            rounding.constants.append(labels[name])
         rounding.set(
             quantizer, torch.cat(sample.parts), (sample.low, sample.high), labels[name], "activation"
         )

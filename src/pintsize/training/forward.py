@@ -40,13 +40,21 @@ def logits_of(network: Callable[[Tensor], Any], images: Tensor, num_classes: int
     return output
 
 
-def forward_failure(error: Exception, images: Tensor) -> OperationError:
-    """The error for a forward or backward that raised `error` on `images`."""
+def forward_failure(error: Exception, images: Tensor, what: str = "forward") -> OperationError:
+    """The error for `what`, a forward or backward, that raised `error` on `images`."""
     message = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in reason or "allocate memory" in reason:
         remedy = "lower batch_size or the image size"
-    else:
+    elif "inplace operation" in reason or "in-place operation" in reason:
+        remedy = "write what autograd needs to another tensor: y = y + x in place of y += x, nn.ReLU() of inplace=True"
+    elif "more than 1 value per channel" in reason:
+        remedy = (
+            "train on batches of two images or more: raise batch_size, or leave the last, short batch out"
+        )
+    elif what == "forward":
         channels, *pixels = images.shape[1:]
         remedy = f"the network must take {channels} channels of {'×'.join(map(str, pixels))} pixels"
-    return OperationError(f"model on images {list(images.shape)}", f"its forward fails ({reason})", remedy)
+    else:
+        remedy = "mend the cause: model.train()(images).sum().backward() must work by itself"
+    return OperationError(f"model on images {list(images.shape)}", f"its {what} fails ({reason})", remedy)

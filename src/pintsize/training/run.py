@@ -170,7 +170,7 @@ class Run:
         try:
             self.accelerator.backward(loss)
         except RuntimeError as error:
-            raise forward_failure(error, images) from error
+            raise forward_failure(error, images, "backward") from error
         for callback in self.callbacks:
             callback.on_backward(state)
         state.optimizer.step()

@@ -12,6 +12,7 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.graph import analyse
+from pintsize.graph.check import Mismatch
 from pintsize.pruning import prune_by_attention
 from pintsize.pruning.attention import realise as attention_realise
 from pintsize.pruning.attention import sites as attention_sites
@@ -275,3 +276,30 @@ def test_trained_with_quantizers_realised_saved_and_exported(
         ps.export(model, tmp_path / "net.onnx", example=images[:1])
         found = ps.verify(tmp_path / "net.onnx", model, data.val)
         assert found.agreement >= 99
+
+
+def test_a_cut_that_fails_keeps_what_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = busy(ps.models.create("resnet20", stem="small"))
+    net = attended(model)
+    remove(net, 0.4)
+    masked = net.model(IMAGE).detach()
+
+    def fails(*_: Any) -> None:
+        raise Mismatch(None, "its outputs differ")
+
+    monkeypatch.setattr(attention_realise, "attempt", fails)
+    found = attention_realise.realise(model, net, IMAGE)
+    assert found.uncut == "its outputs differ"
+    torch.testing.assert_close(model(IMAGE), masked, rtol=1e-4, atol=1e-5 * float(masked.abs().max()))
+    assert "prune" not in [step.kind for step in record.record(model)]
+
+
+def test_a_difference_is_told_and_nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = busy(ps.models.create("resnet20", stem="small"))
+    net = attended(model)
+    remove(net, 0.4)
+    monkeypatch.setattr(attention_realise, "distance", lambda *_: 0.03)
+    found = attention_realise.realise(model, net, IMAGE)
+    assert found.error == 0.03
+    assert not found.rounding
+    assert record.record(model)[0].kind == "prune"

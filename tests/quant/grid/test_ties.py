@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import pintsize as ps
+from pintsize.quant.grid import ties
 from pintsize.quant.grid.quotients import odd_quotients
 from pintsize.quant.grid.ties import avoid_ties, settle
 from pintsize.quant.network import convert
@@ -258,3 +259,22 @@ def test_norms_that_are_not_finite_are_not_folded(name):
         ps.quant.fold_batchnorm(model, torch.randn(2, 1, 8, 8))
     assert isinstance(model[1], nn.BatchNorm2d)
     assert torch.equal(model[0].weight, before["0.weight"])
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_settling_again_changes_nothing(product, monkeypatch):
+    for far in (1e-4, 1.0):  # with 1.0 no scale is ever far enough, and the best of its stretch is taken
+        monkeypatch.setattr(ties, "_FAR", far)
+        for seed in range(3):
+            model, one, other, made = quantized(seed, product=product)
+            avoid(model, one, other, made, product=product)
+            before = copy.deepcopy(model.state_dict())
+            for _ in range(2):
+                avoid(model, one, other, made, product=product)
+                assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("ratio", [None, 0.37])
+def test_odd_quotients_of_odd_quotients(ratio):
+    once = odd_quotients(torch.logspace(-7, 1, 500), ratio)
+    assert torch.equal(odd_quotients(once, ratio), once)

@@ -299,8 +299,7 @@ def test_nan_weights_and_activations_name_the_layer(trained):
     model = copy.deepcopy(trained)
     with torch.no_grad():
         model.norm1.bias.fill_(-1e9)
-    with pytest.raises(InputError, match=r"relu.*constant"):
-        quant.quantize(model, calibration=pictures(8)[0])
+    assert [where for where in quant.quantize(model, calibration=pictures(8)[0]).constants if "relu" in where]
 
 
 def test_a_way_that_calibration_never_takes():

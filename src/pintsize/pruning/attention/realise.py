@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import OperationError
+from ...errors import PintsizeError
 from ...graph import trace
-from ...graph.check import distance, run
+from ...graph.check import Mismatch, distance, run
 from ...graph.groups import Removed
 from ...graph.surgery import _without
 from ...graph.trial import attempt
 from ...measure import side_by_side
 from ...quant import FoldStep
-from ...quant.grid.ties import settle
+from ...quant.grid.ties import ratios_of, settle_weights
 from ...quant.ptq.ranges import round_biases
 from ...storage import record as _record
 from ..channels import costs
@@ -51,6 +51,15 @@ class Realisation:
     """Convolution → channels it computes as zeros, because leaving them out was no faster."""
     error: float = 0.0
     """Largest difference between the outputs of the masked and the realised network, over the largest."""
+    quantized: bool = False
+    """Whether they are quantized: one result that is rounded otherwise is a whole level then."""
+    uncut: str = ""
+    """Why nothing was cut, if a cut failed: the network holds what was trained, with zeros where channels were removed."""
+
+    @property
+    def rounding(self) -> bool:
+        """Whether `error` is no more than rounding accounts for."""
+        return self.error <= (_QUANTIZED_TOLERANCE if self.quantized else _TOLERANCE)
 
     @property
     def left(self) -> dict[str, float]:
@@ -70,8 +79,8 @@ def realise(
         example: an input.
         quantization: how it was quantized while it was trained.
 
-    Raises:
-        OperationError: the smaller network computes something else than the masked one; `model` is as before.
+    Nothing that was trained is lost: where a cut fails the network stays as large as it was, and the result says so;
+    it tells the difference to the masked network, whatever it is.
     """
     work = copy.deepcopy(model)
     values = attended.values()
@@ -80,7 +89,12 @@ def realise(
     biases = {path: bias for path, bias in biases.items() if bias.any()}
     if quantization is None:
         work.load_state_dict(values)
-    plan = _cut(work, example, attended, removed)
+    uncut = ""
+    try:
+        plan = _cut(work, example, attended, removed)
+    except (PintsizeError, Mismatch) as failed:
+        removed, uncut = {}, str(failed)
+        plan = _cut(work, example, attended, removed)
     plan = _with_biases(work, plan, biases)
     scattered, masked = _scattered(work, example, attended, removed, constants=quantization is None)
     steps: list[_record.Step] = [plan.step()] if removed else []
@@ -90,25 +104,13 @@ def realise(
     plan = _with_costs(plan, work, example)
     if quantization is not None:
         steps += _quantize(work, attended, quantization, values, removed, scattered)
-    error = _compare(attended, work, example, _TOLERANCE if quantization is None else _QUANTIZED_TOLERANCE)
+    error = distance(run(attended.model, example), run(work, example))
     for step in steps:
         step.apply(model)
         _record.append(model, step)
     model.load_state_dict(work.state_dict())
     counts = {entry["layer"]: len(entry["kept"]) for entry in scattered.layers}
-    return Realisation(plan, counts, masked, error)
-
-
-def _compare(attended: Attended, work: nn.Module, example: Any, tolerance: float) -> float:
-    """The difference between the masked network and `work`, which is no larger than `tolerance`."""
-    error = distance(run(attended.model, example), run(work, example))
-    if not error <= tolerance:
-        raise OperationError(
-            "attention pruning",
-            f"the cut network differs from the masked one by {error:.2g}",
-            "report this as a bug",
-        )
-    return error
+    return Realisation(plan, counts, masked, error, quantization is not None, uncut)
 
 
 def _quantize(
@@ -131,8 +133,9 @@ def _quantize(
     ranges = attended.scales(ranges_of(attended.model))
     _load(work, {**values, **ranges}, removed, scattered)
     _load_activations(work, ranges)
-    # both were done to the masked network, too: here they make up for products in float32
-    settle(work, step, quantization.plan)
+    # activations have the scales that the masked network was given at the end of its last epoch, and keep them: moved
+    # again, they would round weights behind them anew. Weights and biases make up for products in float32
+    settle_weights(work, ratios_of(work, step, quantization.plan))
     round_biases(work, step)
     return steps
 

@@ -81,8 +81,13 @@ class AttentionResult:
             f"{last['epoch']} epochs, {last['attention_epoch'] + 1} of them with attention: {self.reason}",
             f"parameters {left['params']:.1%}, MACs {left['macs']:.1%} left; validation accuracy "
             f"{self.baseline:.2f} % → {self.accuracy:.2f} %",
-            f"masked and realised network differ by {error:.1g} of the largest output",
+            f"masked and realised network differ by {error:.1g} of the largest output"
+            + ("" if self.realisation.rounding else ", more than rounding alone: compare both accuracies"),
         ]
+        if self.realisation.uncut:
+            lines.append(
+                f"nothing was cut, removed channels are zeros in the network: {self.realisation.uncut}"
+            )
         if scattered:
             lines.append(f"{len(scattered)} convolutions compute their kept channels alone")
         if masked:

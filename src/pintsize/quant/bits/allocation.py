@@ -139,22 +139,33 @@ def choose_bits(
     )
     if costs is not None:
         found = _given(costs, errors)
-        allowed = budget * math.fsum(max(row.values()) for row in found.values())
+        whole = math.fsum(max(row.values()) for row in found.values())
     elif unit == "bytes":
         found = {name: {width: _weight_bytes(*sizes[name], width) for width in widths} for name in errors}
-        allowed = budget * math.fsum(_weight_bytes(*sizes[name], None) for name in errors)
+        whole = math.fsum(_weight_bytes(*sizes[name], None) for name in errors)
     else:
         timed = TIMERS["onnxruntime"](model, example, list(errors), activations=activations, threads=threads)
         found = {
             name: {width: timed[name].floating if width is None else timed[name].integer for width in widths}
             for name in errors
         }
-        allowed = budget * math.fsum(times.floating for times in timed.values())
-    chosen = solve(errors, found, allowed, unit=unit)
+        whole = math.fsum(times.floating for times in timed.values())
+    return _planned(errors, found, budget * whole, unit, activations)
+
+
+def _planned(
+    errors: dict[str, dict[int | None, float]],
+    costs: dict[str, dict[int | None, float]],
+    budget: float,
+    unit: str,
+    activations: int | None,
+) -> BitPlan:
+    """The plan of least error within `budget`."""
+    chosen = solve(errors, costs, budget, unit=unit)
     layers = tuple(
-        LayerBits(name, width, errors[name][width], found[name][width]) for name, width in chosen.items()
+        LayerBits(name, width, errors[name][width], costs[name][width]) for name, width in chosen.items()
     )
-    return BitPlan(layers, unit, allowed, errors, found, activations)
+    return BitPlan(layers, unit, budget, errors, costs, activations)
 
 
 def solve(errors: Costs, costs: Costs, budget: float, *, unit: str = "bytes") -> dict[str, int | None]:

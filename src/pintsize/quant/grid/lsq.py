@@ -36,6 +36,22 @@ def learned(x: Tensor, scale: Tensor, zero_point: Tensor, *, qmin: int, qmax: in
     return out
 
 
+def _rounded(
+    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int
+) -> tuple[Tensor, Tensor]:
+    """`x` on the levels, and where it was between the ends."""
+    if axis < 0:
+        enabled = torch.ones(1, dtype=torch.int64, device=x.device)
+        y, inside = torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            x, scale, zero_point, enabled, qmin, qmax
+        )
+    else:
+        y, inside = torch.ops.aten.fake_quantize_per_channel_affine_cachemask(
+            x, scale, zero_point, axis, qmin, qmax
+        )
+    return y, inside
+
+
 class _Learned(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -48,23 +64,17 @@ class _Learned(torch.autograd.Function):
         axis: int,
         factor: float,
     ) -> Tensor:
-        if axis < 0:
-            enabled = torch.ones(1, dtype=torch.int64, device=x.device)
-            y, inside = torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
-                x, scale, zero_point, enabled, qmin, qmax
-            )
-        else:
-            y, inside = torch.ops.aten.fake_quantize_per_channel_affine_cachemask(
-                x, scale, zero_point, axis, qmin, qmax
-            )
-        ctx.save_for_backward(x, y, inside, scale)
-        ctx.axis, ctx.factor = axis, factor
+        y, inside = _rounded(x, scale, zero_point, qmin, qmax, axis)
+        ctx.save_for_backward(x, inside, scale, zero_point)
+        ctx.low, ctx.high, ctx.axis, ctx.factor = qmin, qmax, axis, factor
+        ctx.given = straight_through.Given(y)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, inside, scale = ctx.saved_tensors
+        x, inside, scale, zero_point = ctx.saved_tensors
+        y = ctx.given.take(lambda: _rounded(x, scale, zero_point, ctx.low, ctx.high, ctx.axis)[0])
         passed = gradient * inside
         moved = gradient * y - passed * x
         if ctx.axis < 0:

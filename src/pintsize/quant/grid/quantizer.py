@@ -155,7 +155,7 @@ class FakeQuantize(nn.Module):
 
         Args:
             low: shaped as `scale`.
-            high: shaped as `scale`, not below `low`; somewhere above `low` or away from zero.
+            high: shaped as `scale`, not below `low`.
         """
         low, high = low.double().clamp(max=0), high.double().clamp(min=0)
         if self.signed:
@@ -166,6 +166,14 @@ class FakeQuantize(nn.Module):
             zero_point = torch.round(self.qmin - low / scale).clamp(self.qmin, self.qmax)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
+        self._ends = None
+
+    @torch.no_grad()
+    def set_constant(self, value: Tensor) -> None:
+        """Choose scale and zero point so that `value`, not 0, is a level exactly, with levels beyond it."""
+        count = 1 << (self.qmax.bit_length() - 1)
+        self.scale.copy_((value.abs() / count).clamp(min=LEAST))
+        self.zero_point.copy_(torch.where(value < 0, 0 if self.signed else count, 0))
         self._ends = None
 
     def limits(self) -> tuple[Tensor, Tensor]:

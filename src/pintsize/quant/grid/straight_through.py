@@ -6,7 +6,7 @@ a rounding, a clamp and another multiplication, all vectorised, take 0.4 ns toge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,6 +81,36 @@ def _masked(values: Tensor, by: Tensor, low: Any, high: Any) -> Tensor:
     return inside
 
 
+def _rounded(x: Tensor, step: Tensor, low: Any, high: Any) -> Tensor:
+    """`clamp(round(x / step), low, high) * step`; `x` is dense, `step` one number or shaped along an axis of it."""
+    y, inverse = torch.empty_like(x), 1.0 / step
+    for given, made in _pieces(x, y) if step.dim() == 0 else [(x, y)]:
+        wide = (
+            torch.mul(given, inverse, out=made) if x.dtype == torch.float32 else given.float().mul_(inverse)
+        )
+        wide.round_().clamp_(low, high).mul_(step)
+        if wide is not made:
+            made.copy_(wide)
+    return y
+
+
+class Given:
+    """What a quantizer gave, kept for the gradient of its scale.
+
+    It belongs to the network, which may go on to write into it (`out += identity`); then it is made anew. Autograd's own
+    saved tensors would refuse.
+    """
+
+    def __init__(self, y: Tensor) -> None:
+        self._y: Tensor | None = y.detach()  # an alias, with the same count of writes
+        self._writes = y._version
+
+    def take(self, again: Callable[[], Tensor]) -> Tensor:
+        """It, or what `again` makes; it is let go."""
+        y, self._y = self._y, None
+        return y if y is not None and y._version == self._writes else again()
+
+
 class _Quantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -102,29 +132,24 @@ class _Quantize(torch.autograd.Function):
         else:
             low, high = (end - _along(zero_point, x, axis) for end in (qmin, qmax))
         x = _dense(x)
-        y, inverse = torch.empty_like(x), 1.0 / step
-        for given, made in _pieces(x, y) if axis < 0 else [(x, y)]:
-            wide = (
-                torch.mul(given, inverse, out=made)
-                if x.dtype == torch.float32
-                else given.float().mul_(inverse)
-            )
-            wide.round_().clamp_(low, high).mul_(step)
-            if wide is not made:
-                made.copy_(wide)
-        ctx.save_for_backward(x, scale, *((y,) if factor is not None else ()))
+        y = _rounded(x, step, low, high)
+        ctx.save_for_backward(x, scale)
         ctx.low, ctx.high, ctx.axis, ctx.factor = low, high, axis, factor
+        ctx.given = Given(y) if factor is not None else None
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, *given = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         low, high = ctx.low - 0.5, ctx.high + 0.5
+        step = _along(scale.detach(), x, ctx.axis).float()
+        given = []
+        if ctx.given is not None:
+            given = [ctx.given.take(lambda: _rounded(x, step, ctx.low, ctx.high))]
         if ctx.axis < 0:
             passed, total = _for_tensor(gradient, x, float(scale), (low, high), given)
         else:
-            step = _along(scale.detach(), x, ctx.axis).float()
             passed, total = _for_channels(gradient, x, step, (low, high), given)
         slope = None if total is None else (total * -ctx.factor).reshape(scale.shape)
         return passed, slope, None, None, None, None, None

@@ -10,7 +10,8 @@ computes integers (average pools, the ends of a ReLU6, layers that run several t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,18 @@ _ROUNDS = 3
 
 
 @torch.no_grad()
-def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, float]:
-    """Raise scales of `model`'s activations by less than 0.2 % so that no sum or product of `plan` is near a tie.
+def avoid_ties(
+    model: nn.Module, step: QuantizeStep, plan: Plan, *, fixed: Collection[str] = ()
+) -> dict[str, float]:
+    """Change scales of `model`'s activations by less than 0.2 % so that no sum or product of `plan` is near a tie.
+
+    Done again it changes nothing, but where concatenations tie sums to sums before them.
 
     Args:
         model: calibrated.
         step: how it was quantized.
         plan: where.
+        fixed: names of quantizers whose scales stay.
 
     Returns:
         Layer → output scale over input scale, for `odd_quotients`; layers that read and give quantized values.
@@ -45,9 +51,19 @@ def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, fl
         quantizer.scale.clamp_(min=LEAST)  # as its next forward would: training may have pushed it below
     quantizers = convert.activation_quantizers(model)
     for _ in range(_ROUNDS):  # a concatenation may give a sum the scale of a sum before it
-        moved = [_moved(quantizers[name], operands, quantizers) for name, operands in plan.pairs.items()]
+        moved = [
+            _moved(quantizers[name], operands, quantizers)
+            for name, operands in plan.pairs.items()
+            if name not in fixed
+        ]
         if not any(moved):
             break
+    return ratios_of(model, step, plan)
+
+
+def ratios_of(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, float]:
+    """Layer → output scale over input scale, as it is; layers that read and give quantized values."""
+    quantizers = convert.activation_quantizers(model)
     ratios: dict[str, float] = {}
     for name, layer in convert.weight_layers(model):
         path, output = input_quantizer(name, layer, step), plan.outputs.get(name)
@@ -58,15 +74,21 @@ def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, fl
 
 
 @torch.no_grad()
-def settle(model: nn.Module, step: QuantizeStep, plan: Plan) -> None:
+def settle(model: nn.Module, step: QuantizeStep, plan: Plan, fixed: Collection[str] = ()) -> None:
     """Give all scales of `model` values without ties; its weights are rounded anew.
 
     Args:
         model: calibrated.
         step: how it was quantized.
         plan: where.
+        fixed: names of activations whose scales stay.
     """
-    ratios = avoid_ties(model, step, plan)
+    settle_weights(model, avoid_ties(model, step, plan, fixed=fixed))
+
+
+@torch.no_grad()
+def settle_weights(model: nn.Module, ratios: Mapping[str, float]) -> None:
+    """Give the scales of weights values without ties, by the `ratios` of `avoid_ties`; done again it changes nothing."""
     for name, layer in convert.weight_layers(model):
         quantizer = layer._modules[convert.WEIGHT]
         assert isinstance(quantizer, FakeQuantize)
@@ -77,9 +99,9 @@ def _moved(made: FakeQuantize, pairs: Sequence[Pair], quantizers: Mapping[str, F
     """Move the scale of `made` if it has to be; whether it was."""
     results = torch.cat([_results(pair, quantizers) for pair in pairs])
     low, high = made.qmin - int(made.zero_point) - 0.5, made.qmax - int(made.zero_point) + 0.5
-    best, found, before = -1.0, made.scale.clone(), made.scale.clone()
-    for attempt in range(_TRIES):
-        scale = before * (1 + attempt * _SHIFT)
+    best, before = -1.0, made.scale.clone()
+    found = before
+    for scale in _candidates(before):
         steps = results / scale.double()
         steps = steps[(steps > low - _FAR) & (steps < high + _FAR)]  # the others are cut off either way
         distance = float((steps - steps.floor() - 0.5).abs().min()) if len(steps) else _FAR
@@ -89,6 +111,16 @@ def _moved(made: FakeQuantize, pairs: Sequence[Pair], quantizers: Mapping[str, F
             break
     made.scale.copy_(found)
     return not torch.equal(found, before)
+
+
+def _candidates(scale: Tensor) -> Iterator[Tensor]:
+    """`scale`, then those of its stretch of the number line, from it upward; the same stretch for each of them."""
+    yield scale
+    width = math.log1p(_TRIES * _SHIFT)
+    start = math.floor(math.log(float(scale)) / width) * width
+    stretch = [math.exp(start) * (1 + (number + 0.5) * _SHIFT) for number in range(_TRIES)]
+    for value in sorted(stretch, key=lambda value: (value < scale, value)):
+        yield torch.full_like(scale, value)
 
 
 def _results(pair: Pair, quantizers: Mapping[str, FakeQuantize]) -> Tensor:

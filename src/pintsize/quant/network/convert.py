@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...graph.trace import CallKey
 from ..grid.quantizer import FakeQuantize
@@ -148,6 +149,9 @@ class _Pass(TorchFunctionMode):
         self.busy = False
         self.seen: Counter[tuple[str, str]] = Counter()
         self.inputs: list[tuple[int, nn.Module]] = []
+        weak = not torch.compiler.is_compiling()  # where the compiler frees them, and cannot follow the class
+        self.written: Any = WeakTensorKeyDictionary() if weak else {}
+        """What an in-place call wrote → the same, quantized: the network may drop what such a call returns."""
         self.wanted: dict[tuple[str, str], dict[int, list[tuple[int, nn.Module]]]] = {}
         exporting = torch.compiler.is_exporting()
         children = model._modules[ACTIVATIONS]
@@ -165,6 +169,15 @@ class _Pass(TorchFunctionMode):
         """The network's arguments, quantized as planned."""
         return _unseen(lambda: _apply(self.inputs, args)) if self.inputs else args
 
+    def latest(self, values: Any) -> Any:
+        """`values` with what was written in place and quantized then."""
+        return tree_map_only(Tensor, self._latest, values) if self.written else values
+
+    def _latest(self, tensor: Tensor) -> Tensor:
+        while (quantized := self.written.get(tensor)) is not None:
+            tensor = quantized
+        return tensor
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -179,12 +192,19 @@ class _Pass(TorchFunctionMode):
         occurrence = self.seen[key]
         self.busy = True
         try:
-            result = func(*args, **(kwargs or {}))
+            args, kwargs = self.latest((args, kwargs or {}))
+            result = func(*args, **kwargs)
             if calls is None:
                 return result
             self.seen[key] += 1
             quantizers = calls.get(occurrence)
-            return result if quantizers is None else _apply(quantizers, result)
+            if quantizers is None:
+                return result
+            quantized = _apply(quantizers, result)
+            in_place = isinstance(result, Tensor) and (result is args[0] or result is kwargs.get("out"))
+            if in_place and quantized is not result:
+                self.written[result] = quantized
+            return quantized
         finally:
             self.busy = False
 
@@ -276,7 +296,9 @@ def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         quantizer = self._modules.get(LAYER_INPUT)
         if quantizer is not None:
-            args = (_unseen(lambda: quantizer(args[0])), *args[1:])
+            current = getattr(_running, "current", None)
+            x = args[0] if current is None else current.latest(args[0])
+            args = (_unseen(lambda: quantizer(x)), *args[1:])
         self._computing = True  # type: ignore[assignment]
         try:
             return base.forward(self, *args, **kwargs)
@@ -299,7 +321,7 @@ def _network_class(base: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with _pass(self) as current:
             args, kwargs = current.take((args, kwargs))
-            return base.forward(self, *args, **kwargs)
+            return current.latest(base.forward(self, *args, **kwargs))
 
     def named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         # the user's forward may run over its children: the quantizers are none of those

@@ -135,9 +135,10 @@ class _Builder:
 
     def node(self, op: Op) -> Node:
         args = tree_map_only(Value, self.edge, op.args)
+        named = {key: value for key, value in op.kwargs.items() if key != "out"}  # written, not read
         inputs = [
             leaf
-            for leaf in tree_flatten((args, tree_map_only(Value, self.edge, op.kwargs)))[0]
+            for leaf in tree_flatten((args, tree_map_only(Value, self.edge, named)))[0]
             if isinstance(leaf, Edge)
         ]
         node = Node(op, Kind.OTHER, args, inputs)

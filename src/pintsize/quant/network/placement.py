@@ -277,7 +277,10 @@ class _Planner:
                 continue
             readers = [node for edge in group.edges for node in edge.readers if node in kernels]
             wanted = [self.bits[node.layer] or 8 if node.layer is not None else 8 for node in readers]
-            placement = Placement(_name(places[0]), max(wanted, default=8), places)
+            name = _name(places[0])
+            if name in names.values():  # of relu and relu_, say
+                name += "_in_place"
+            placement = Placement(name, max(wanted, default=8), places)
             made.activations.append(placement)
             names[group] = placement.name
             for node in readers:

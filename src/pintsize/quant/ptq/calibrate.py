@@ -52,6 +52,7 @@ class Refinement:
 @dataclass
 class _Done:
     model: nn.Module
+    constants: list[str]
     equalized: list[tuple[str, str]] = field(default_factory=list)
     rounded: list[str] = field(default_factory=list)
 
@@ -104,14 +105,10 @@ def quantize(
 
     Raises:
         InputError: bits out of range, an unknown method, a pattern that matches nothing, no calibration
-            images, an activation that is constant or not finite (the layer is named).
+            images, an activation that is not finite (the layer is named), or nothing but constant images.
         IllegalOrder: the network is quantized already.
     """
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(
-            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
-        )
-    check_order(model, QuantizeStep)
+    _check(model)
     best = method == "best"
     trained_scales, follow = method == "lsq", 0.9964 if method == "ema" else None
     method = "mse" if best or trained_scales else method
@@ -123,27 +120,45 @@ def quantize(
         iterations=iterations,
         seed=seed,
     )
+    _check_clusters(model, refinement)
+    needed = activations is not None or best or equalize or learn_rounding or correct_bias
+    images = calibration_batches(model, calibration, calibration_images) if needed else []
+    example = example_of(example, images)
+    work = copy.deepcopy(model).eval()
+    folded = _without_norms(work, example, trained=trained_scales)
+    bits = {"weights": weights, "activations": activations}
+    step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
+    step = replace(step, learnable=trained_scales, follow=follow)
+    done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
+    commit(model, done.model, [each for each in (folded, step) if each is not None])
+    return describe(
+        model, step, folded, constants=done.constants, equalized=done.equalized, rounded=done.rounded
+    )
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(
+            f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
+        )
+    check_order(model, QuantizeStep)
+
+
+def _check_clusters(model: nn.Module, refinement: Refinement) -> None:
     if refinement.moves_weights and any(done.kind == "cluster" for done in record(model)):
         raise InputError(
             "learned rounding or equalisation of clustered weights",
             "it would part weights that share values",
             "choose another method, or quantize the model as it was before clustering",
         )
-    needed = activations is not None or best or equalize or learn_rounding or correct_bias
-    images = calibration_batches(model, calibration, calibration_images) if needed else []
-    example = example_of(example, images)
-    work = copy.deepcopy(model).eval()
-    if trained_scales:  # norms go on training beside their layers
-        folded = None
-        make_factors_positive(work, foldable(flow.build(trace.record(work, example), work), work))
-    else:
-        folded = fold_batchnorm(work, example)
-    bits = {"weights": weights, "activations": activations}
-    step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
-    step = replace(step, learnable=trained_scales, follow=follow)
-    done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
-    commit(model, done.model, [each for each in (folded, step) if each is not None])
-    return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
+
+
+def _without_norms(model: nn.Module, example: Any, *, trained: bool) -> FoldStep | None:
+    """Fold the norms of `model`; where they go on being `trained` beside their layers, make them fit for it later."""
+    if not trained:
+        return fold_batchnorm(model, example)
+    make_factors_positive(model, foldable(flow.build(trace.record(model, example), model), model))
+    return None
 
 
 def _quantized(
@@ -158,21 +173,23 @@ def _quantized(
 ) -> _Done:
     """A quantized copy of `reference`."""
 
-    def calibrated(source: nn.Module) -> nn.Module:
+    def calibrated(source: nn.Module) -> _Done:
         made = copy.deepcopy(source)
         step.apply(made)
         ranges.calibrate_weights(made, method)
-        ranges.calibrate_activations(made, step, images, method, progress=progress)
-        settle(made, step, plan)
-        return made
+        constants = ranges.calibrate_activations(made, step, images, method, progress=progress)
+        settle(made, step, plan, constants)
+        return _Done(made, constants)
 
-    done = _Done(calibrated(reference))
+    done = calibrated(reference)
     if refinement.equalize is not False:
         other = copy.deepcopy(reference)
         equalized = equalization.equalize(other, images)
         trial = calibrated(other)
-        if refinement.equalize or _error(trial, reference, images) < _error(done.model, reference, images):
-            reference, done = other, _Done(trial, equalized)
+        if refinement.equalize or _error(trial.model, reference, images) < _error(
+            done.model, reference, images
+        ):
+            reference, done = other, replace(trial, equalized=equalized)
     if refinement.learn_rounding:
         parts = rounding.blocks(done.model, images[0][:2])
         with bar("learn rounding", len(parts), progress) as advance:

@@ -17,6 +17,7 @@ from ..grid.quantizer import FakeQuantize
 Method = Literal["minmax", "ema", "percentile", "mse", "entropy"]
 BINS = 2048
 _COARSE, _FINE = 32, 16
+_OF_ZEROS = 2.0**-12
 
 
 def check_method(method: str) -> None:
@@ -105,7 +106,8 @@ def set_weight_range(quantizer: FakeQuantize, weight: Tensor, method: str = "mse
     """Set the scales of a symmetric weight quantizer from the weights themselves.
 
     With 'minmax' the largest magnitude is the end of the range; every other method looks for the scale
-    of least squared error, per channel. A channel of zeros gets the largest scale of the others.
+    of least squared error, per channel. A channel of zeros gets the largest scale of the others, a layer of zeros one
+    that is fine enough for its bias.
 
     Args:
         quantizer: signed; per channel or per tensor.
@@ -121,7 +123,7 @@ def set_weight_range(quantizer: FakeQuantize, weight: Tensor, method: str = "mse
         scale = largest / quantizer.qmax
     else:
         scale = _least_error_scale(rows, largest / quantizer.qmax, quantizer.qmin, quantizer.qmax)
-    spare = scale.max() if scale.max() > 0 else torch.ones_like(scale[0])
+    spare = scale.max() if scale.max() > 0 else torch.full_like(scale[0], _OF_ZEROS)
     scale = torch.where(scale > 0, scale, spare)
     quantizer.scale.copy_(scale.reshape(quantizer.scale.shape))
     quantizer.zero_point.zero_()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..grid.quantizer import FakeQuantize, Observer
+from ..grid.quantizer import LEAST, FakeQuantize, Observer
 from ..network import convert
+from ..network.placement import INPUT, Placement
 from ..network.record import QuantizeStep
 from . import observers
 from .observers import ExtentObserver, HistogramObserver
@@ -38,6 +39,7 @@ def calibrate_weights(model: nn.Module, method: str) -> None:
         observers.set_weight_range(quantizer, weight, method)
 
 
+@torch.no_grad()
 def calibrate_activations(
     model: nn.Module,
     step: QuantizeStep,
@@ -45,31 +47,69 @@ def calibrate_activations(
     method: str,
     *,
     progress: bool | None = False,
-) -> None:
+) -> list[str]:
     """Set the ranges of all activations from what the float network computes on `images`.
 
+    One that is constant on all of them gets it as a level; one that is zero, a scale that is fine enough for the biases
+    of the layers that read it.
+
+    Args:
+        model: with calibrated weights.
+        step: how it is quantized.
+        images: batches.
+        method: how ranges are chosen.
+        progress: as for `quantize`.
+
+    Returns:
+        The names of quantizers whose activation is constant.
+
     Raises:
-        InputError: an activation is constant, not finite, or never computed; it is named.
+        InputError: an activation is not finite or never computed (it is named), or the network's inputs are constant.
     """
     quantizers = convert.activation_quantizers(model)
-    if not quantizers:
-        return
-    labels = {p.name: p.label for p in step.placements}
-    where = {name: labels.get(name, f"input of {name}") for name in quantizers}
     extents = {name: ExtentObserver(decay=0.9 if method == "ema" else None) for name in quantizers}
     passes = 1 if method in ("minmax", "ema") else 2
     with bar("calibrate", passes * len(images), progress) as advance:
         _watch(model, quantizers, extents, images, advance)
-        for name, extent in extents.items():
-            _check_extent(where[name], extent)
-        if passes == 1:
-            for name, quantizer in quantizers.items():
-                quantizer.set_range(extents[name].low, extents[name].high)
-            return
-        histograms = {name: HistogramObserver(extent.low, extent.high) for name, extent in extents.items()}
-        _watch(model, quantizers, histograms, images, advance)
-    for name, quantizer in quantizers.items():
-        quantizer.set_range(*observers.activation_range(method, histograms[name], quantizer.bits))
+        _check_extents(step, extents)
+        constants = [name for name, extent in extents.items() if extent.low == extent.high]
+        varied = {name: quantizer for name, quantizer in quantizers.items() if name not in constants}
+        histograms = {}
+        if passes == 2:
+            histograms = {name: HistogramObserver(extents[name].low, extents[name].high) for name in varied}
+            _watch(model, varied, histograms, images, advance)
+    for name, quantizer in varied.items():
+        ends = extents[name].low, extents[name].high
+        if passes == 2:
+            ends = observers.activation_range(method, histograms[name], quantizer.bits)
+        quantizer.set_range(*ends)
+    for name in constants:
+        if extents[name].low == 0:
+            quantizers[name].scale.fill_(_scale_of_zeros(model, quantizers[name], step))
+        else:
+            quantizers[name].set_constant(extents[name].low)
+    return constants
+
+
+_FINE = 2.0**-12
+
+
+def _scale_of_zeros(model: nn.Module, quantizer: FakeQuantize, step: QuantizeStep) -> float:
+    """A scale for an activation that is zero: its readers' biases are multiples of it times their weights' scales.
+
+    The largest bias of each is so many multiples (2^12) that rounding it changes nothing; should there be
+    other values than zero one day, those that matter beside that bias are covered.
+    """
+    found = [_FINE]  # where norms hold the biases
+    for name, layer in convert.weight_layers(model):
+        path, bias = input_quantizer(name, layer, step), layer.bias
+        if path is None or not isinstance(bias, Tensor) or model.get_submodule(path) is not quantizer:
+            continue
+        weights = layer._modules[convert.WEIGHT]
+        assert isinstance(weights, FakeQuantize)
+        if bias.any():
+            found.append(float(bias.detach().abs().amax() / weights.scale.detach().amax()) * _FINE)
+    return max(min(found[1:] or found), LEAST)
 
 
 def _watch(
@@ -104,24 +144,49 @@ def floating_point(model: nn.Module) -> Iterator[None]:
             quantizer.enabled = True
 
 
-def _check_extent(where: str, extent: ExtentObserver) -> None:
-    what = f"activation of {where}"
-    if extent.count == 0:
+def _check_extents(step: QuantizeStep, extents: Mapping[str, ExtentObserver]) -> None:
+    labels = {placement.name: placement.label for placement in step.placements}
+    for name, extent in extents.items():
+        check_seen(
+            labels.get(name, f"input of {name}"),
+            seen=extent.count > 0,
+            finite=bool(extent.low.isfinite() and extent.high.isfinite()),
+        )
+    check_inputs(
+        {p.label: (float(extents[p.name].low), float(extents[p.name].high)) for p in inputs(step.placements)}
+    )
+
+
+def check_seen(label: str, *, seen: bool, finite: bool) -> None:
+    """Raise `InputError` unless an activation was `seen` on the calibration images and its values were `finite`."""
+    if not seen:
         raise InputError(
-            what,
+            f"activation of {label}",
             "the forward pass on the calibration images never came by it, unlike that on the example",
             "pass an example that takes the same way through the network as the images",
         )
-    if not (extent.low.isfinite() and extent.high.isfinite()):
+    if not finite:
         raise InputError(
-            what, "it holds NaN or infinite values", "check the weights and the normalisation of the images"
+            f"activation of {label}",
+            "it holds NaN or infinite values",
+            "check the weights and the normalisation of the images",
         )
-    if extent.low == extent.high:
+
+
+def check_inputs(ends: Mapping[str, tuple[float, float]]) -> None:
+    """Raise `InputError` if none of the network's quantized inputs, label → extent, varies on the calibration images."""
+    if ends and all(low == high for low, high in ends.values()):
+        label, (value, _) = next(iter(ends.items()))
         raise InputError(
-            what,
-            f"it is constant ({float(extent.low):g}) on all calibration images, so it has no range",
-            "calibrate on more, varied images, or leave the layer out with ignore=",
+            f"activation of {label}",
+            f"it is constant ({value:g}) on all calibration images, which tell no range then",
+            "calibrate on images as the network will see them",
         )
+
+
+def inputs(placements: Iterable[Placement]) -> list[Placement]:
+    """Those of `placements` that are inputs of the network."""
+    return [placement for placement in placements if placement.places[0].function == INPUT]
 
 
 def input_quantizer(name: str, layer: nn.Module, step: QuantizeStep) -> str | None:

@@ -50,6 +50,8 @@ class QuantizationResult(Tabular):
     """Pairs of layers whose channels were scaled against each other."""
     rounded: tuple[str, ...] = ()
     """Layers whose rounding was learned."""
+    constants: tuple[str, ...] = ()
+    """Where an activation is constant on all calibration images (a dead ReLU, say): its value is a level exactly."""
 
     def __rich__(self) -> Table:
         """Bits of each layer's weights and of what it reads."""
@@ -57,7 +59,12 @@ class QuantizationResult(Tabular):
             (layer.name, str(layer.weight_bits or "fp32"), str(layer.activation_bits or "fp32"))
             for layer in self.layers
         ]
-        done = (("folded", self.folded), ("equalized", self.equalized), ("rounding learned", self.rounded))
+        done = (
+            ("folded", self.folded),
+            ("equalized", self.equalized),
+            ("rounding learned", self.rounded),
+            ("constant on all images", self.constants),
+        )
         told = [f"{len(what)} {name}" for name, what in done if what]
         return Table(("layer", "weights", "reads"), rows, caption=", ".join(told))
 
@@ -67,6 +74,7 @@ def describe(
     step: QuantizeStep,
     folded: FoldStep | None,
     *,
+    constants: list[str],
     equalized: list[tuple[str, str]],
     rounded: list[str],
 ) -> QuantizationResult:
@@ -95,4 +103,11 @@ def describe(
             )
         )
     norms = tuple(folded.norms.values()) if folded else ()
-    return QuantizationResult(tuple(layers), tuple(activations), norms, tuple(equalized), tuple(rounded))
+    return QuantizationResult(
+        tuple(layers),
+        tuple(activations),
+        norms,
+        equalized=tuple(equalized),
+        rounded=tuple(rounded),
+        constants=tuple(labels.get(name, f"input of {name}") for name in constants),
+    )

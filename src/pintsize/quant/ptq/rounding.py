@@ -190,7 +190,7 @@ def _train(
         layer._modules[convert.WEIGHT] = soft[-1]
     variables = [module.variables for module in soft]
     optimizer = torch.optim.Adam(variables, lr=1e-2)
-    power = y.square().mean()
+    power = y.square().mean().clamp_min(torch.finfo(y.dtype).tiny)  # a dead block gives zeros
     batch = min(_BATCH, len(x), max(_FEWEST, _NUMBERS // x[0].numel()))
     pull = None
     try:
