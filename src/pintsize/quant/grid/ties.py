@@ -31,7 +31,8 @@ _ROUNDS = 3
 
 @torch.no_grad()
 def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, float]:
-    """Raise scales of `model`'s activations by less than 0.2 % so that no sum or product of `plan` is near a tie.
+    """Raise scales of `model`'s activations by less than 0.2 % so that no sum or product of `plan` is near a tie,
+    and no value that is concatenated with others of another scale.
 
     Args:
         model: calibrated.
@@ -93,7 +94,10 @@ def _moved(made: FakeQuantize, pairs: Sequence[Pair], quantizers: Mapping[str, F
 
 def _results(pair: Pair, quantizers: Mapping[str, FakeQuantize]) -> Tensor:
     """Everything that the two can give, float64."""
-    one, other = (_levels(quantizers[name]) for name in (pair.one, pair.other))
+    one = _levels(quantizers[pair.one])
+    if pair.other is None:
+        return one
+    other = _levels(quantizers[pair.other])
     return (one[:, None] * other if pair.product else one[:, None] + other).flatten()
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,12 +27,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ...graph.trace import CallKey
 from ..grid.quantizer import FakeQuantize
 from .placement import INPUT, Place, Placement
+from .subclasses import once, reduced_by
 
 WEIGHT = "weight_quantizer"
 LAYER_INPUT = "input_quantizer"
 ACTIVATIONS = "activation_quantizers"
 _PLACES = "_pintsize_places"
-_Subclass = Callable[[type[nn.Module]], type[nn.Module]]
+_SKIPS = "_pintsize_skips"
 _running = threading.local()
 _names: dict[Callable[..., Any], str] = {}
 
@@ -99,10 +100,12 @@ def quantize_activations(
     *,
     learnable: bool = False,
     make: Callable[[Placement], nn.Module] | None = None,
+    skips: Mapping[CallKey, int] | None = None,
 ) -> None:
     """Give `model` the quantizers of `placements`, in place: scales are 1 until calibrated or loaded.
 
-    `make` gives a module of another kind than `FakeQuantize` for each.
+    `make` gives a module of another kind than `FakeQuantize` for each. In an exported graph the calls
+    of `skips` are not made: each gives back one of its tensors, the one of that number.
     """
     make = make or (lambda placement: FakeQuantize(placement.bits, learnable=learnable))
     placements = list(placements)
@@ -116,6 +119,7 @@ def quantize_activations(
     quantizers = {p.name: make(p).to(device) for p in placements}
     model.add_module(ACTIVATIONS, nn.ModuleDict(quantizers).train(model.training))
     model.__dict__[_PLACES] = {p.name: tuple(p.places) for p in placements}
+    model.__dict__[_SKIPS] = dict(skips or {})
     model.__class__ = _network_class(type(model))
 
 
@@ -160,6 +164,9 @@ class _Pass(TorchFunctionMode):
                 elif exporting or not place.echo:
                     calls = self.wanted.setdefault((place.module, place.function), {})
                     calls.setdefault(place.occurrence, []).append((place.index, quantizer))
+        self.skips: dict[CallKey, int] = model.__dict__.get(_SKIPS, {}) if exporting else {}
+        for call in self.skips:
+            self.wanted.setdefault((call.module, call.function), {})
 
     def take(self, args: Any) -> Any:
         """The network's arguments, quantized as planned."""
@@ -179,7 +186,11 @@ class _Pass(TorchFunctionMode):
         occurrence = self.seen[key]
         self.busy = True
         try:
-            result = func(*args, **(kwargs or {}))
+            nothing = self.skips.get(CallKey(*key, occurrence)) if calls is not None else None
+            if nothing is None:
+                result = func(*args, **(kwargs or {}))
+            else:
+                result = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)][nothing]
             if calls is None:
                 return result
             self.seen[key] += 1
@@ -243,24 +254,11 @@ def _leave(_module: nn.Module, _args: Any, _result: Any) -> None:
         current.modules.pop()
 
 
-def _once(make: _Subclass) -> _Subclass:
-    """Remembers the subclass made of each class: `functools.cache`, typed."""
-    made: dict[type[nn.Module], type[nn.Module]] = {}
-
-    @functools.wraps(make)
-    def remembering(base: type[nn.Module]) -> type[nn.Module]:
-        if base not in made:
-            made[base] = make(base)
-        return made[base]
-
-    return remembering
-
-
 def _weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if WEIGHT in module._modules)
 
 
-@_once
+@once
 def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
     """The subclass of `base` whose weight is rounded while it runs."""
     inherited: Any = getattr(base, "weight", None)
@@ -287,12 +285,12 @@ def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
     members = {
         "forward": forward,
         "weight": property(weight, setter),
-        "__reduce_ex__": _reduce(_layer_class, base),
+        "__reduce_ex__": reduced_by(_layer_class, base),
     }
     return type(f"Quantized{base.__name__}", (base,), members)
 
 
-@_once
+@once
 def _network_class(base: type[nn.Module]) -> type[nn.Module]:
     """The subclass of `base` that quantizes activations as it runs."""
 
@@ -316,23 +314,8 @@ def _network_class(base: type[nn.Module]) -> type[nn.Module]:
     members: dict[str, Any] = {
         "forward": forward,
         "named_children": named_children,
-        "__reduce_ex__": _reduce(_network_class, base),
+        "__reduce_ex__": reduced_by(_network_class, base),
     }
     if hasattr(base, "__iter__"):
         members |= {"__iter__": __iter__, "__len__": __len__}
     return type(f"Quantized{base.__name__}", (base,), members)
-
-
-def _reduce(make: _Subclass, base: type[nn.Module]) -> Callable[..., Any]:
-    """`__reduce_ex__` that makes the class anew: it has no importable name of its own."""
-
-    def reduce(self: nn.Module, protocol: Any) -> Any:
-        reduced: Any = base.__reduce_ex__(self, protocol)
-        return (_new, (make, base), *reduced[2:])
-
-    return reduce
-
-
-def _new(make: _Subclass, base: type[nn.Module]) -> nn.Module:
-    made = make(base)
-    return made.__new__(made)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ...graph.trace import CallKey
 from ...storage.record import Step, record, register
 from .convert import quantize_activations, quantize_layer, quantizers
 from .flow import Flow
@@ -32,6 +33,8 @@ class QuantizeStep(Step):
     """Layers that round what they read further, to so many bits."""
     learnable: bool = False
     """Whether scales are parameters."""
+    skips: list[list[Any]] = field(default_factory=list)
+    """Calls that do nothing, and which of their tensors they give back; files leave them out."""
     follow: float | None = None
     """In training ranges follow the values, those of activations with this weight of what was before."""
 
@@ -44,7 +47,8 @@ class QuantizeStep(Step):
                 input_bits=self.input_bits.get(layer),
                 learnable=self.learnable,
             )
-        quantize_activations(model, self.placements, learnable=self.learnable)
+        skips = {CallKey(*call): index for *call, index in self.skips}
+        quantize_activations(model, self.placements, learnable=self.learnable, skips=skips)
         if self.follow is not None:
             for quantizer in quantizers(model):
                 quantizer.follow = 0.0 if quantizer.axis >= 0 else self.follow
@@ -72,7 +76,7 @@ def replan(flow: Flow, step: QuantizeStep) -> Plan:
     made.outputs = {layer: name for layer, name in made.outputs.items() if name in widths}
     pairs: dict[str, list[Pair]] = {}
     for name, found in made.pairs.items():
-        known = [pair for pair in found if {name, pair.one, pair.other} <= widths.keys()]
+        known = [pair for pair in found if {name, pair.one, pair.other} - {None} <= widths.keys()]
         if known:
             pairs[name] = known
     made.pairs = pairs

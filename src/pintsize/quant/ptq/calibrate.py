@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -269,4 +269,5 @@ def planned(
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
     chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
     activations = [activation_json(p) for p in plan.activations]
-    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits), plan
+    skips = [[*astuple(call), index] for call, index in plan.skips.items()]
+    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits, skips=skips), plan
