@@ -70,6 +70,12 @@ class Node:
         return str(self.op.func.overloadpacket.__name__)
 
     @property
+    def weight(self) -> Edge | None:
+        """What a convolution or matrix product multiplies its input with."""
+        position = _WEIGHTED.get(self.name)
+        return None if position is None else self.args[position]
+
+    @property
     def data(self) -> list[Edge]:
         """The inputs that carry activations, not weights or norm parameters."""
         if self.kind in (Kind.LAYER, Kind.NORM):
@@ -208,15 +214,15 @@ class _Builder:
 
     def layer_of(self, node: Node) -> str | None:
         """The module whose own weight `node` multiplies with, if it can be quantized."""
-        position = _WEIGHTED.get(node.name)
-        if position is None or node.op.call is None:
+        weight = node.weight
+        if weight is None or node.op.call is None:
             return None
         path = node.op.module
         module = self.modules[path]
         if path in self.ignore or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             return None
         owned = {id(tensor) for tensor in module.parameters()}
-        waiting, found = [node.args[position]], False
+        waiting, found = [weight], False
         while waiting:  # a linear layer's weight comes transposed, a parametrized one computed
             edge = waiting.pop()
             maker = edge.producer

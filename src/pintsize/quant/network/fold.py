@@ -35,7 +35,7 @@ class FoldStep(Step):
     """Batch norms were folded into the layers in front of them."""
 
     kind: ClassVar[str] = "fold"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "quantize"})
+    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "bake", "quantize"})
     reason: ClassVar[str] = (
         "folding scales each channel, which would move the weights off their shared values"
     )

@@ -17,6 +17,7 @@ from ...graph import trace
 from ...storage.record import append, check_order, record
 from ..grid.ties import settle
 from ..network import flow, patterns, placement
+from ..network.bake import BakeStep, bake, copied
 from ..network.fold import FoldStep, fold_batchnorm, foldable, make_factors_positive
 from ..network.record import QuantizeStep, activation_json
 from . import equalize as equalization
@@ -132,7 +133,8 @@ def quantize(
     needed = activations is not None or best or equalize or learn_rounding or correct_bias
     images = calibration_batches(model, calibration, calibration_images) if needed else []
     example = example_of(example, images)
-    work = copy.deepcopy(model).eval()
+    work = copied(model).eval()
+    baked = bake(work, example)
     if trained_scales:  # norms go on training beside their layers
         folded = None
         make_factors_positive(work, foldable(flow.build(trace.record(work, example), work), work))
@@ -142,7 +144,7 @@ def quantize(
     step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
     step = replace(step, learnable=trained_scales, follow=follow)
     done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
-    commit(model, done.model, [each for each in (folded, step) if each is not None])
+    commit(model, done.model, [each for each in (baked, folded, step) if each is not None])
     return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
 
 
@@ -208,7 +210,7 @@ def example_of(example: Any, images: list[Tensor]) -> Any:
     return images[0][:2]
 
 
-def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | QuantizeStep]) -> None:
+def commit(model: nn.Module, work: nn.Module, steps: Sequence[BakeStep | FoldStep | QuantizeStep]) -> None:
     """Make `model` what `work` is: a copy of it to which `steps` were done and values given."""
     for step in steps:
         step.apply(model)
