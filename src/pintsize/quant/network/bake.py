@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
@@ -98,15 +98,15 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def _computed_around(module: nn.Module) -> bool:
-    """Whether a weight or bias of `module` is computed by torch's parametrizations or hooks, not by our own."""
-    return bool(_hooks(module)) or (_is_layer(module) and any(_parametrized(module, name) for name in _OWN))
+    """Whether a tensor of `module` is computed by torch's parametrizations or hooks, not by our own."""
+    return bool(_hooks(module)) or _parametrized(module)
 
 
-def _parametrized(module: nn.Module, name: str) -> bool:
-    if not parametrize.is_parametrized(module, name):
+def _parametrized(module: nn.Module) -> bool:
+    if not (_is_layer(module) and parametrize.is_parametrized(module)):
         return False
-    made = module.parametrizations[name]  # type: ignore[index]
-    return not any(type(each).__module__.startswith("pintsize.") for each in made)  # type: ignore[union-attr]
+    made = [each for found in module.parametrizations.values() for each in found]  # type: ignore[operator, union-attr]
+    return not any(type(each).__module__.startswith("pintsize.") for each in made)
 
 
 def _hooks(module: nn.Module) -> list[tuple[str, Callable[[nn.Module, str], Any]]]:
@@ -125,9 +125,17 @@ def _hooks(module: nn.Module) -> list[tuple[str, Callable[[nn.Module, str], Any]
 def _strip(module: nn.Module) -> None:
     for name, remove in _hooks(module):
         remove(module, name)
-    for name in _OWN:
-        if _is_layer(module) and _parametrized(module, name):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # remove_spectral_norm leaves it behind
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del module._load_state_dict_pre_hooks[key]
+    if not _parametrized(module):
+        return
+    values = {name: getattr(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
+    # torch's remove_parametrizations takes the properties from the class, which copies of the module share
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module._modules["parametrizations"]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value.detach().clone()))
 
 
 def _computed_inside(flow: Flow, model: nn.Module) -> list[str]:

@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...graph.trace import CallKey
 from ..grid.quantizer import FakeQuantize
+from .norms import passed_over
 from .placement import INPUT, Place, Placement
 from .subclasses import once, reduced_by
 
@@ -125,11 +127,18 @@ def quantize_activations(
 
 def move_quantizer(model: nn.Module, before: CallKey, after: CallKey) -> None:
     """Quantize the result of the call `after` in place of that of `before`, which is no longer made."""
+
+    def moved(place: Place) -> Place:
+        if place.call == before:
+            return Place.of(after, 0, echo=place.echo)
+        later = place.occurrence > before.occurrence
+        if later and (place.module, place.function) == (before.module, before.function):
+            return replace(place, occurrence=place.occurrence - 1)
+        return place
+
     places: dict[str, tuple[Place, ...]] = model.__dict__[_PLACES]
     for name, found in places.items():
-        places[name] = tuple(
-            Place.of(after, 0, echo=place.echo) if place.call == before else place for place in found
-        )
+        places[name] = tuple(moved(place) for place in found)
 
 
 @contextmanager
@@ -181,6 +190,9 @@ class _Pass(TorchFunctionMode):
     ) -> Any:
         if self.busy:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))
+        passed = passed_over(func, args, kwargs or {})
+        if passed is not None:
+            return passed
         key = (self.modules[-1], _function_name(func))
         calls = self.wanted.get(key)
         occurrence = self.seen[key]

@@ -20,7 +20,7 @@ from ...graph.trace import Op, Value
 
 _COPIES = frozenset({"alias", "clone", "detach", "lift_fresh"})
 _SHAPES = frozenset({  # these keep the order of what they hold: with the same shape and type they do nothing
-    "_to_copy", "_unsafe_view", "expand", "repeat", "reshape", "slice", "squeeze", "view",
+    "_to_copy", "_unsafe_view", "expand", "reshape", "slice", "squeeze", "view",
 })  # fmt: skip
 _FILLS = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
 _FILLED = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0}  # where the number stands
@@ -139,8 +139,6 @@ def _copy(name: str, op: Op) -> Same | None:
     if name in _COPIES:
         return Same(x, always=True)
     if name in _SHAPES:
-        return Same(x, always=False)
-    if name == "constant_pad_nd" and not any(op.args[1]):
         return Same(x, always=False)
     if name == "permute" and [dim % len(x.shape) for dim in op.args[1]] == [*range(len(x.shape))]:
         return Same(x, always=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 from ...graph.trace import CallKey
 from .flow import Edge, Flow, Kind, Node, call_result
@@ -321,7 +322,7 @@ class _Planner:
                 continue
             readers = [node for edge in group.edges for node in edge.readers if node in kernels]
             wanted = [self.bits[node.layer] or 8 if node.layer is not None else 8 for node in readers]
-            placement = Placement(_name(places[0]), max(wanted, default=8), places)
+            placement = Placement(_name(places[0], set(names.values())), max(wanted, default=8), places)
             made.activations.append(placement)
             names[group] = placement.name
             for node in readers:
@@ -373,12 +374,16 @@ def _bounds(node: Node) -> Clip:
     return given["min"], given["max"]
 
 
-def _name(place: Place) -> str:
+def _name(place: Place, taken: set[str]) -> str:
+    """A name for the quantizer of `place`: `torch.relu` and `F.relu` of one module are told apart."""
+    *around, function = place.function.split(".")
     if place.function == INPUT:
         return f"{INPUT}_{place.index}"
-    function = place.function.rpartition(".")[2].strip("_")
     path = place.module.replace(".", "__") or "network"
-    return f"{path}__{function}_{place.occurrence}" + (f"_{place.index}" if place.index else "")
+    end = f"{function.strip('_')}_{place.occurrence}" + (f"_{place.index}" if place.index else "")
+    names = (f"{path}__{end}", *(f"{path}__{'_'.join(around[-n:])}_{end}" for n in range(1, len(around) + 1)))
+    free = next((name for name in names if name not in taken), None)
+    return free or next(name for n in count(2) if (name := f"{names[-1]}__{n}") not in taken)
 
 
 def _distinct(places: list[Place]) -> list[Place]:

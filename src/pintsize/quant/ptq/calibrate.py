@@ -18,7 +18,8 @@ from ...storage.record import append, check_order, record
 from ..grid.ties import settle
 from ..network import flow, patterns, placement
 from ..network.bake import BakeStep, bake, copied
-from ..network.fold import FoldStep, fold_batchnorm, foldable, make_factors_positive
+from ..network.fold import FoldStep, fold_batchnorm, make_factors_positive
+from ..network.norms import norms_behind
 from ..network.record import QuantizeStep, activation_json
 from . import equalize as equalization
 from . import observers, ranges, rounding
@@ -137,7 +138,7 @@ def quantize(
     baked = bake(work, example)
     if trained_scales:  # norms go on training beside their layers
         folded = None
-        make_factors_positive(work, foldable(flow.build(trace.record(work, example), work), work))
+        make_factors_positive(work, norms_behind(flow.build(trace.record(work, example), work), work))
     else:
         folded = fold_batchnorm(work, example)
     bits = {"weights": weights, "activations": activations}

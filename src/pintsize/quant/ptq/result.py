@@ -94,5 +94,5 @@ def describe(
                 high,
             )
         )
-    norms = tuple(folded.norms.values()) if folded else ()
+    norms = tuple(folded.folded) if folded else ()
     return QuantizationResult(tuple(layers), tuple(activations), norms, tuple(equalized), tuple(rounded))
