@@ -137,19 +137,19 @@ class _Builder:
         self.neutral = Neutral()
         self.written: set[Value] = set()
         self.skipped: list[tuple[Op, Same]] = []
+        self.nodes: list[Node] = []
 
     def build(self, trace: Trace) -> Flow:
         inputs = [Edge(value, computed=True) for value in trace.inputs]
         self.now.update((edge.value, edge) for edge in inputs)
         live = trace.live()
-        nodes = []
         for op in trace.ops:
             same = self.neutral.same(op)
             if same is not None:
                 self.pass_on(op, same)
             elif op in live:
-                nodes.append(self.node(op))
-        flow = Flow(nodes, inputs, [self.edge(value) for value in trace.outputs])
+                self.node(op)
+        flow = Flow(self.nodes, inputs, [self.edge(value) for value in trace.outputs])
         flow.skips = self.skips(trace)
         return flow
 
@@ -176,7 +176,7 @@ class _Builder:
     def edge(self, value: Value) -> Edge:
         return self.now.setdefault(value, Edge(value))
 
-    def node(self, op: Op) -> Node:
+    def node(self, op: Op) -> None:
         args = tree_map_only(Value, self.edge, op.args)
         inputs = [
             leaf
@@ -184,6 +184,7 @@ class _Builder:
             if isinstance(leaf, Edge)
         ]
         node = Node(op, Kind.OTHER, args, inputs)
+        self.nodes.append(node)
         node.layer = self.layer_of(node)
         node.kind = Kind.LAYER if node.layer is not None else _kind(node)
         written = {arg for arg in op.inputs if arg in op.outputs}
@@ -197,7 +198,6 @@ class _Builder:
                 self.base[value] = self.root(op.inputs[0])
             self.now[value] = Edge(value, node, index, computed)
             node.outputs.append(self.now[value])
-        return node
 
     def root(self, value: Value) -> Value:
         return self.base.get(value, value)
@@ -208,9 +208,18 @@ class _Builder:
         self.written.add(root)
         for other in (value, root):
             self.neutral.forget(other)
-        for other in list(self.now):
-            if other is not value and self.root(other) is root:
-                self.now[other] = Edge(other, Node(node.op, Kind.OTHER, (), []), computed=computed)
+        others = [other for other in self.now if other is not value and self.root(other) is root]
+        if not others:
+            return
+        sources = list(dict.fromkeys((*(self.now[other] for other in others), *node.inputs)))
+        after = Node(node.op, Kind.OTHER, (), sources)
+        self.nodes.append(after)
+        for edge in sources:
+            edge.readers.append(after)
+        for other in others:
+            computed |= self.now[other].computed
+            self.now[other] = Edge(other, after, computed=computed)
+            after.outputs.append(self.now[other])
 
     def layer_of(self, node: Node) -> str | None:
         """The module whose own weight `node` multiplies with, if it can be quantized."""

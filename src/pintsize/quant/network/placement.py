@@ -110,6 +110,8 @@ class Plan:
     """Layer → what it gives, at each run."""
     skips: dict[CallKey, int] = field(default_factory=dict)
     """As `Flow.skips`."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Layers that were not quantized, or modules that compute as such → why."""
 
 
 def layers(flow: Flow) -> list[str]:

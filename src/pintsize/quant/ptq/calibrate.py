@@ -16,7 +16,7 @@ from ...errors import InputError, InputTypeError
 from ...graph import trace
 from ...storage.record import append, check_order, record
 from ..grid.ties import settle
-from ..network import flow, patterns, placement
+from ..network import flow, in_float, patterns, placement
 from ..network.bake import BakeStep, bake, copied
 from ..network.fold import FoldStep, fold_batchnorm, make_factors_positive
 from ..network.norms import norms_behind
@@ -146,7 +146,8 @@ def quantize(
     step = replace(step, learnable=trained_scales, follow=follow)
     done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
     commit(model, done.model, [each for each in (baked, folded, step) if each is not None])
-    return describe(model, step, folded, equalized=done.equalized, rounded=done.rounded)
+    floats = in_float.in_float(model, step.weights, plan)
+    return describe(model, step, folded, floats, equalized=done.equalized, rounded=done.rounded)
 
 
 def _quantized(
@@ -257,7 +258,8 @@ def planned(
 ) -> tuple[QuantizeStep, placement.Plan]:
     """Which layers and activations of `model`, folded, are quantized, and where; nothing is calibrated."""
     recorded = trace.record(model, example)
-    layers = placement.layers(flow.build(recorded, model))
+    whole = flow.build(recorded, model)
+    layers = placement.layers(whole)
     if not layers:
         raise InputError(
             f"model {type(model).__name__}",
@@ -270,6 +272,7 @@ def planned(
     plan = placement.Plan(layers=[layer for layer in layers if layer not in ignored])
     if bits["activations"] is not None:
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
+    plan.left_out = in_float.left_out(whole, ignored)
     chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
     activations = [activation_json(p) for p in plan.activations]
     skips = [[*astuple(call), index] for call, index in plan.skips.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -39,6 +40,14 @@ class QuantizedActivation:
 
 
 @dataclass(frozen=True)
+class FloatLayer:
+    """A layer that is computed in floating point."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class QuantizationResult(Tabular):
     """What `quantize` did."""
 
@@ -50,22 +59,27 @@ class QuantizationResult(Tabular):
     """Pairs of layers whose channels were scaled against each other."""
     rounded: tuple[str, ...] = ()
     """Layers whose rounding was learned."""
+    in_float: tuple[FloatLayer, ...] = ()
+    """Layers that a file computes in floating point in ONNX Runtime, with the reason."""
 
     def __rich__(self) -> Table:
         """Bits of each layer's weights and of what it reads."""
+        reasons = {layer.name: layer.reason for layer in self.in_float}
+        bits = {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.layers}
         rows = [
-            (layer.name, str(layer.weight_bits or "fp32"), str(layer.activation_bits or "fp32"))
-            for layer in self.layers
+            (name, *(str(count or "fp32") for count in bits.get(name, (None, None))), reasons.get(name, ""))
+            for name in dict.fromkeys((*bits, *reasons))
         ]
-        done = (("folded", self.folded), ("equalized", self.equalized), ("rounding learned", self.rounded))
+        done = (("in floating point", self.in_float), ("folded", self.folded), ("equalized", self.equalized), ("rounding learned", self.rounded))
         told = [f"{len(what)} {name}" for name, what in done if what]
-        return Table(("layer", "weights", "reads"), rows, caption=", ".join(told))
+        return Table(("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told))
 
 
 def describe(
     model: nn.Module,
     step: QuantizeStep,
     folded: FoldStep | None,
+    in_float: Mapping[str, str],
     *,
     equalized: list[tuple[str, str]],
     rounded: list[str],
@@ -95,4 +109,7 @@ def describe(
             )
         )
     norms = tuple(folded.folded) if folded else ()
-    return QuantizationResult(tuple(layers), tuple(activations), norms, tuple(equalized), tuple(rounded))
+    floats = tuple(FloatLayer(name, reason) for name, reason in in_float.items())
+    return QuantizationResult(
+        tuple(layers), tuple(activations), norms, tuple(equalized), tuple(rounded), floats
+    )
