@@ -201,10 +201,7 @@ class _IntegerMode(TorchDispatchMode):
         simulated = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.rstrip("_")
         same = given_back(func, args, kwargs or {}, simulated, self.shadows.__contains__)
-        if same is not None and same in self.shadows:
-            own = self.shadows[same]
-        else:
-            own = self.computed(name, func, own_args, own_kwargs)
+        own = self.computed(name, func, own_args, own_kwargs, None if same is None else self.shadow(same))
         for tensor, shadow in zip(tree_leaves(simulated), tree_leaves(own), strict=False):
             if isinstance(tensor, Tensor) and isinstance(shadow, Integers | Floats):
                 self.shadows[tensor] = shadow
@@ -220,8 +217,10 @@ class _IntegerMode(TorchDispatchMode):
         own = self.shadow(value)
         return own.to_float().to(value.dtype) if isinstance(own, Integers | Floats) else value
 
-    def computed(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The shadow of what `func` returns, or None."""
+    def computed(
+        self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], same: Any
+    ) -> Any:
+        """The shadow of what `func` returns, or None; `same` is that of what it gives back as it is, if it does."""
         rule = integer_rules.RULES.get(name)
         if rule is not None:
             try:
@@ -232,6 +231,8 @@ class _IntegerMode(TorchDispatchMode):
                 ) from error
             if found is not NotImplemented:
                 return found
+        if isinstance(same, Integers | Floats):
+            return same
         if not any(isinstance(leaf, Integers | Floats) for leaf in tree_leaves((args, kwargs))):
             return None
         self.found.float_ops.setdefault(name)

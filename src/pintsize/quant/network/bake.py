@@ -125,8 +125,10 @@ def _hooks(module: nn.Module) -> list[tuple[str, Callable[[nn.Module, str], Any]
 def _strip(module: nn.Module) -> None:
     for name, remove in _hooks(module):
         remove(module, name)
-    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # remove_spectral_norm leaves it behind
-        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # torch leaves behind what reads older files
+        inner = getattr(hook, "hook", hook)
+        name = getattr(inner, "__name__", "")
+        if isinstance(inner, SpectralNormLoadStateDictPreHook) or name == "_weight_norm_compat_hook":
             del module._load_state_dict_pre_hooks[key]
     if not _parametrized(module):
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -212,7 +212,9 @@ class _Builder:
         if not others:
             return
         sources = list(dict.fromkeys((*(self.now[other] for other in others), *node.inputs)))
-        after = Node(node.op, Kind.OTHER, (), sources)
+        call = node.op.call
+        whole = call is not None and call.function == "torch.nn.functional.pad"  # it returns what it writes parts of
+        after = Node(node.op if whole else replace(node.op, call=None), Kind.OTHER, (), sources)
         self.nodes.append(after)
         for edge in sources:
             edge.readers.append(after)

@@ -72,6 +72,7 @@ def _outside(end: End, quantizers: Mapping[str, FakeQuantize]) -> str | None:
 
 def _ends_with(quantizer: FakeQuantize, clip: Clip) -> bool:
     """Whether the range of `quantizer` clips at least as hard."""
-    low, high = (None if end is None else round(end / float(quantizer.scale)) for end in clip)
+    scale = float(quantizer.scale.detach())
+    low, high = (None if end is None else round(end / scale) for end in clip)
     zero = int(quantizer.zero_point)
     return (low is None or low + zero <= quantizer.qmin) and (high is None or high + zero >= quantizer.qmax)

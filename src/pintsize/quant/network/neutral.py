@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...graph.trace import Op, Value
 
-_COPIES = frozenset({"alias", "clone", "detach", "lift_fresh"})
+_COPIES = frozenset({"clone", "detach", "lift_fresh"})
 _SHAPES = frozenset({  # these keep the order of what they hold: with the same shape and type they do nothing
-    "_to_copy", "_unsafe_view", "expand", "reshape", "slice", "squeeze", "view",
+    "_to_copy", "_unsafe_view", "alias", "expand", "reshape", "slice", "squeeze", "view",
 })  # fmt: skip
 _FILLS = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
 _FILLED = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0}  # where the number stands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +31,14 @@ def reduced_by(make: Subclass, base: type[nn.Module]) -> Callable[..., Any]:
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         reduced: Any = base.__reduce_ex__(self, protocol)
-        return (_new, (make, base), *reduced[2:])
+        plain = base.__reduce_ex__ is object.__reduce_ex__
+        made, arguments = (copyreg.__newobj__, (base,)) if plain else reduced[:2]  # type: ignore[attr-defined]
+        return (_again, (make, made, arguments), *reduced[2:])
 
     return reduce
 
 
-def _new(make: Subclass, base: type[nn.Module]) -> nn.Module:
-    made = make(base)
-    return made.__new__(made)
+def _again(make: Subclass, made: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+    module = made(*arguments)
+    module.__class__ = make(type(module))
+    return module
