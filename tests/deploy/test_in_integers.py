@@ -53,7 +53,9 @@ class UNet(nn.Module):
 
 
 def norm_act():
-    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), NormAct(8), nn.Conv2d(8, 8, 3), NormAct(8), nn.Conv2d(8, 2, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), NormAct(8), nn.Conv2d(8, 8, 3), NormAct(8), nn.Conv2d(8, 2, 1)
+    )
 
 
 def standardised():
@@ -99,13 +101,17 @@ def test_the_file_computes_the_simulation(name, suffix, tmp_path):
         assert float((runtime(x) - expected).abs().max()) < 1e-5 * float(expected.abs().max())
         nodes = runtime.integer_nodes()
     if suffix == ".onnx":
-        integer = sum(count for kind, count in nodes["integer"].items() if any(part in kind for part in HEAVY))
+        integer = sum(
+            count for kind, count in nodes["integer"].items() if any(part in kind for part in HEAVY)
+        )
         assert (integer, sum(nodes["float"].values())) == (layers - len(floats), len(floats))
 
 
 @pytest.mark.parametrize("name", ["add 0", "multiply by 1", "divide by 1"])
 def test_the_integer_reference_passes_on_what_does_nothing(name):
-    function = {"add 0": lambda x: x + 0, "multiply by 1": lambda x: x * 1, "divide by 1": lambda x: x / 1}[name]
+    function = {"add 0": lambda x: x + 0, "multiply by 1": lambda x: x * 1, "divide by 1": lambda x: x / 1}[
+        name
+    ]
     torch.manual_seed(0)
     model, x = Between(function).eval(), torch.randn(8, 3, 12, 12)
     ps.quantize(model, calibration=[x], progress=False)
@@ -129,7 +135,12 @@ def test_layers_in_floating_point_are_listed_with_the_reason():
     result = ps.quantize(Net().eval(), calibration=[x], ignore=("left",), progress=False)
     reasons = {layer.name: layer.reason for layer in result.in_float}
     assert list(reasons) == ["left", "", "up", "last"]
-    for name, part in {"left": "ignore=", "": "network's input", "up": "transposed", "last": "result"}.items():
+    for name, part in {
+        "left": "ignore=",
+        "": "network's input",
+        "up": "transposed",
+        "last": "result",
+    }.items():
         assert part in reasons[name]
     weights = ps.quantize(nn.Sequential(nn.Conv2d(3, 4, 3)), weights=None, calibration=[x], progress=False)
     assert [layer.reason for layer in weights.in_float] == ["its weight is not quantized"]

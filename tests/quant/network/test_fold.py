@@ -108,7 +108,9 @@ def stored(model):
 def test_a_norm_that_runs_its_activation_is_folded(activation):
     model = nn.Sequential(nn.Conv2d(2, 3, 1), NormAct(3, activation))
     work = check(model, torch.randn(2, 2, 4, 4), ["1"])
-    assert all(not size for name, size in stored(work).items() if name.startswith("1.") and "tracked" not in name)
+    assert all(
+        not size for name, size in stored(work).items() if name.startswith("1.") and "tracked" not in name
+    )
 
 
 def test_an_activation_in_front_of_the_norm_keeps_it():
@@ -141,7 +143,9 @@ def test_norms_in_a_forward_of_the_user_s_own():
 def test_statistics_of_the_batch_are_no_constants():
     class OfTheBatch(nn.BatchNorm2d):
         def forward(self, x):
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0, self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0, self.eps
+            )
 
     check(nn.Sequential(nn.Conv2d(2, 3, 1), OfTheBatch(3)), torch.randn(2, 2, 4, 4), [])
 
@@ -160,7 +164,10 @@ def test_a_folded_network_is_copied_pickled_saved_and_loaded(tmp_path):
 
 def test_norms_with_an_activation_are_folded_after_training_with_quantizers():
     torch.manual_seed(0)
-    model, x = shaken(nn.Sequential(nn.Conv2d(2, 4, 3), NormAct(4), nn.Conv2d(4, 2, 1))), torch.randn(4, 2, 6, 6)
+    model, x = (
+        shaken(nn.Sequential(nn.Conv2d(2, 4, 3), NormAct(4), nn.Conv2d(4, 2, 1))),
+        torch.randn(4, 2, 6, 6),
+    )
     ps.quantize(model, calibration=x, method="lsq")
     with torch.no_grad():
         before = model(x)

@@ -103,7 +103,9 @@ class Three(nn.Module):
         self.last, self.activations = conv(2 * len(activations), 2), activations
 
     def forward(self, x):
-        return self.last(torch.cat([f(part(x)) for f, part in zip(self.activations, self.parts, strict=True)], 1))
+        return self.last(
+            torch.cat([f(part(x)) for f, part in zip(self.activations, self.parts, strict=True)], 1)
+        )
 
 
 def test_equal_activations_share_one_scale_in_a_concatenation():
@@ -122,7 +124,9 @@ def test_different_activations_keep_their_scales_and_the_concatenation_has_its_o
         "network (cat 0)",
     ]
     assert found.inputs["last"] == "network__cat_0"
-    rounded = [Pair(name, None, product=False) for name in ("network__relu_0", "network__relu6_0", "network__relu_1")]
+    rounded = [
+        Pair(name, None, product=False) for name in ("network__relu_0", "network__relu6_0", "network__relu_1")
+    ]
     assert found.pairs == {"network__cat_0": rounded}
 
 
@@ -215,7 +219,9 @@ def test_calls_that_do_nothing_are_made_in_files_only_if_a_write_tells_their_end
         y += 1  # of the copy alone
         return x.relu() + y
 
-    assert plan(Between(NOTHING["clone"]), torch.randn(2, 2, 3, 3)).skips == {CallKey("", "torch.Tensor.clone", 0): 0}
+    assert plan(Between(NOTHING["clone"]), torch.randn(2, 2, 3, 3)).skips == {
+        CallKey("", "torch.Tensor.clone", 0): 0
+    }
     assert plan(Between(written), torch.randn(2, 2, 3, 3)).skips == {}
     assert plan(Between(NOTHING["slice"]), torch.randn(2, 2, 3, 3)).skips == {}  # more images, another size
 

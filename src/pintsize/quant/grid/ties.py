@@ -31,8 +31,7 @@ _ROUNDS = 3
 
 @torch.no_grad()
 def avoid_ties(model: nn.Module, step: QuantizeStep, plan: Plan) -> dict[str, float]:
-    """Raise scales of `model`'s activations by less than 0.2 % so that no sum or product of `plan` is near a tie,
-    and no value that is concatenated with others of another scale.
+    """Raise scales of `model`'s activations by less than 0.2 % so that no sum, product or operand of `plan` is near a tie.
 
     Args:
         model: calibrated.

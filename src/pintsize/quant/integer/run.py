@@ -217,9 +217,7 @@ class _IntegerMode(TorchDispatchMode):
         own = self.shadow(value)
         return own.to_float().to(value.dtype) if isinstance(own, Integers | Floats) else value
 
-    def computed(
-        self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], same: Any
-    ) -> Any:
+    def computed(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], same: Any) -> Any:
         """The shadow of what `func` returns, or None; `same` is that of what it gives back as it is, if it does."""
         rule = integer_rules.RULES.get(name)
         if rule is not None:

@@ -125,7 +125,9 @@ def _hooks(module: nn.Module) -> list[tuple[str, Callable[[nn.Module, str], Any]
 def _strip(module: nn.Module) -> None:
     for name, remove in _hooks(module):
         remove(module, name)
-    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # torch leaves behind what reads older files
+    for key, hook in list(
+        module._load_state_dict_pre_hooks.items()
+    ):  # torch leaves behind what reads older files
         inner = getattr(hook, "hook", hook)
         name = getattr(inner, "__name__", "")
         if isinstance(inner, SpectralNormLoadStateDictPreHook) or name == "_weight_norm_compat_hook":
@@ -171,7 +173,9 @@ def _captured(model: nn.Module, paths: list[str], example: Any) -> dict[str, Ten
     return {
         path: calls[0][0]
         for path, calls in seen.items()
-        if len(calls) == 1 and calls[0][1] is layers[path].bias and calls[0][0].shape == layers[path].weight.shape
+        if len(calls) == 1
+        and calls[0][1] is layers[path].bias
+        and calls[0][0].shape == layers[path].weight.shape
     }
 
 

@@ -202,7 +202,9 @@ class _Pass(TorchFunctionMode):
             if nothing is None:
                 result = func(*args, **(kwargs or {}))
             else:
-                result = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)][nothing]
+                result = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)][
+                    nothing
+                ]
             if calls is None:
                 return result
             self.seen[key] += 1

@@ -213,7 +213,9 @@ class _Builder:
             return
         sources = list(dict.fromkeys((*(self.now[other] for other in others), *node.inputs)))
         call = node.op.call
-        whole = call is not None and call.function == "torch.nn.functional.pad"  # it returns what it writes parts of
+        whole = (
+            call is not None and call.function == "torch.nn.functional.pad"
+        )  # it returns what it writes parts of
         after = Node(node.op if whole else replace(node.op, call=None), Kind.OTHER, (), sources)
         self.nodes.append(after)
         for edge in sources:
@@ -271,7 +273,9 @@ def _kind(node: Node) -> Kind:
 
 def _on_batches(op: Op) -> bool:
     """Whether a norm takes the statistics of what it is given, its own or none."""
-    return op.func.overloadpacket.__name__ != "_native_batch_norm_legit_no_training" and op.args[5] is not False
+    return (
+        op.func.overloadpacket.__name__ != "_native_batch_norm_legit_no_training" and op.args[5] is not False
+    )
 
 
 def _is_view(op: Op) -> bool:

@@ -36,7 +36,9 @@ class FoldStep(Step):
     """Batch norms were folded into the layers in front of them."""
 
     kind: ClassVar[str] = "fold"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "bake", "quantize"})
+    may_follow: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "mask", "scatter", "bake", "quantize"}
+    )
     reason: ClassVar[str] = (
         "folding scales each channel, which would move the weights off their shared values"
     )
@@ -183,7 +185,9 @@ def _affine(model: nn.Module, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     given = torch.zeros_like(factor) if norm.bias is None else _tensor(model, norm.bias).double()
     if not (factor.isfinite().all() and given.isfinite().all()):
         raise InputError(
-            f"batch norm {norm.module}", "its weight or bias is not finite", "load sound weights or train again"
+            f"batch norm {norm.module}",
+            "its weight or bias is not finite",
+            "load sound weights or train again",
         )
     return factor, mean, given
 

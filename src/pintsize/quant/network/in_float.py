@@ -19,7 +19,9 @@ _IGNORED = "it is named in ignore="
 _WEIGHT = "its weight is not quantized"
 _INPUT = "what it reads is not quantized"
 _TRANSPOSED = "ONNX Runtime has no transposed convolution on integers (OpenVINO has)"
-_RESULT = "its result stays float: nothing in integers reads it (outputs=True quantizes the network's results)"
+_RESULT = (
+    "its result stays float: nothing in integers reads it (outputs=True quantizes the network's results)"
+)
 _ACTIVATION = "its activation ends inside of the range of its result, which others share"
 _COMPUTED = "its weight is computed from the network's input"
 _FOREIGN = "its weight is no parameter of an nn.Conv or nn.Linear module that runs it"

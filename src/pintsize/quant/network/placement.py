@@ -280,7 +280,9 @@ class _Planner:
             if node.kind is Kind.LAYER and self.bits.get(node.layer or "") is not None:
                 mark(node)
                 self.kernels.append(node)
-            elif (node.kind is Kind.GLUE or node in self.rounded) and (node in before or self.quantize_outputs):
+            elif (node.kind is Kind.GLUE or node in self.rounded) and (
+                node in before or self.quantize_outputs
+            ):
                 waiting.append(node)
         while True:
             ready = [

@@ -20,7 +20,9 @@ class QuantizeStep(Step):
     """Layers and activations were quantized; scales and zero points are tensors of the model."""
 
     kind: ClassVar[str] = "quantize"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "bake", "fold", "cluster"})
+    may_follow: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "mask", "scatter", "bake", "fold", "cluster"}
+    )
     reason: ClassVar[str] = "weights and activations are rounded already"
 
     weights: dict[str, int] = field(default_factory=dict)

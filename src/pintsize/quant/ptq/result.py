@@ -70,9 +70,16 @@ class QuantizationResult(Tabular):
             (name, *(str(count or "fp32") for count in bits.get(name, (None, None))), reasons.get(name, ""))
             for name in dict.fromkeys((*bits, *reasons))
         ]
-        done = (("in floating point", self.in_float), ("folded", self.folded), ("equalized", self.equalized), ("rounding learned", self.rounded))
+        done = (
+            ("in floating point", self.in_float),
+            ("folded", self.folded),
+            ("equalized", self.equalized),
+            ("rounding learned", self.rounded),
+        )
         told = [f"{len(what)} {name}" for name, what in done if what]
-        return Table(("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told))
+        return Table(
+            ("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told)
+        )
 
 
 def describe(
