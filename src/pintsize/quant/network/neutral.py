@@ -25,6 +25,12 @@ _SHAPES = frozenset({  # these keep the order of what they hold: with the same s
 _FILLS = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
 _FILLED = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0}  # where the number stands
 _POOLS = frozenset({"avg_pool1d", "avg_pool2d", "avg_pool3d"})
+_SIZES: tuple[tuple[int, Any], ...] = (
+    (1, 0),
+    (2, []),
+    (3, 0),
+)  # where kernel, stride, padding stand, or what is meant
+_DIVISOR = 6
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,13 @@ class Neutral:
 
     def _arithmetic(self, name: str, op: Op) -> Same | None:
         if name in {"add", "sub", "mul", "div", "pow"} and len(op.args) >= 2:
-            return self._binary(name, *op.args[:2], op.kwargs)
+            return self._binary(name, op.args[0], op.args[1], op.kwargs)
         if name in _POOLS:
-            kernel, stride, padding, *rest = [*op.args[1:], *([], 0)[len(op.args) - 2 :]]
+            kernel, stride, padding = (
+                op.args[at] if len(op.args) > at else default for at, default in _SIZES
+            )
             plain = _all(kernel, 1) and (not stride or _all(stride, 1)) and _all(padding, 0)
-            return Same(op.args[0], always=True) if plain and not any(rest[2:]) else None
+            return Same(op.args[0], always=True) if plain and len(op.args) < _DIVISOR + 1 else None
         return None
 
     def _binary(self, name: str, one: Any, other: Any, options: dict[str, Any]) -> Same | None:
@@ -126,7 +134,7 @@ def given_back(
 
 def reads_shape_only(op: Op) -> bool:
     """Whether `op` takes no more than the shape of its tensors: `torch.zeros_like`."""
-    name = op.func.overloadpacket.__name__
+    name = str(op.func.overloadpacket.__name__)
     return name.endswith("_like") or name.startswith("new_")
 
 
