@@ -105,7 +105,7 @@ def _computed_around(module: nn.Module) -> bool:
 def _parametrized(module: nn.Module) -> bool:
     if not (_is_layer(module) and parametrize.is_parametrized(module)):
         return False
-    made = [each for found in module.parametrizations.values() for each in found]  # type: ignore[operator, union-attr]
+    made = [each for found in module.parametrizations.values() for each in found]  # type: ignore[operator]
     return not any(type(each).__module__.startswith("pintsize.") for each in made)
 
 
@@ -114,7 +114,7 @@ def _hooks(module: nn.Module) -> list[tuple[str, Callable[[nn.Module, str], Any]
     found: list[tuple[str, Callable[[nn.Module, str], Any]]] = []
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
-            found.append((str(hook._tensor_name), prune.remove))  # type: ignore[attr-defined]
+            found.append((str(hook._tensor_name), prune.remove))
         elif isinstance(hook, WeightNorm):
             found.append((hook.name, remove_weight_norm))
         elif isinstance(hook, SpectralNorm):
