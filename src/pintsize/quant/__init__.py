@@ -6,15 +6,17 @@ from .fixedpoint import FixedPointResult, FixedPointStep, FixedPointTensor, fixe
 from .grid.levels import FixedPoint
 from .grid.quantizer import FakeQuantize
 from .integer.run import IntegerComparison, compare_with_integers, exact_simulation
+from .network.bake import BakeStep
 from .network.convert import activation_quantizers, is_quantized, weight_layers
 from .network.fold import FoldStep, fold_batchnorm
 from .network.record import QuantizeStep
 from .ptq.bias import reestimate_norms
 from .ptq.calibrate import quantize
-from .ptq.result import QuantizationResult, QuantizedActivation, QuantizedLayer
+from .ptq.result import FloatLayer, QuantizationResult, QuantizedActivation, QuantizedLayer
 from .qat import QuantizationAware
 
 __all__ = [
+    "BakeStep",
     "BitPlan",
     "ClusterResult",
     "ClusterStep",
@@ -24,6 +26,7 @@ __all__ = [
     "FixedPointResult",
     "FixedPointStep",
     "FixedPointTensor",
+    "FloatLayer",
     "FoldStep",
     "IntegerComparison",
     "LayerBits",

@@ -38,7 +38,9 @@ class FixedPointStep(Step):
     """Parameters were rounded; activations have quantizers, whose ranges are tensors of the model."""
 
     kind: ClassVar[str] = "fixed-point"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "fold", "cluster"})
+    may_follow: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "mask", "scatter", "bake", "fold", "cluster"}
+    )
     reason: ClassVar[str] = "weights and activations are rounded already"
 
     mode: Mode = "linear"

@@ -1,10 +1,12 @@
 """Where quantizers go, on small networks whose right answer is written out."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pintsize.graph import trace
+from pintsize.graph.trace import CallKey
 from pintsize.quant.network import flow, placement
 from pintsize.quant.network.placement import Pair
 
@@ -74,13 +76,154 @@ class Concat(nn.Module):
         return self.c(y)
 
 
-def test_concatenated_values_share_one_scale():
+def functions(placement, *, echo):
+    return [p.function.rpartition(".")[2] for p in placement.places if p.echo == echo]
+
+
+def test_what_ends_in_a_relu_keeps_its_own_scale_beside_what_does_not():
     found = plan(Concat(), torch.randn(2, 2, 5, 5))
+    assert where(found) == ["input 0", "network (relu 0)", "b (conv2d 0)"]
+    assert (functions(found.activations[1], echo=False), functions(found.activations[1], echo=True)) == (
+        ["relu"],
+        ["max_pool2d"],
+    )
+    # the concatenation rounds to the scale that the operand without a ReLU has, too
+    assert (functions(found.activations[2], echo=False), functions(found.activations[2], echo=True)) == (
+        ["conv2d", "cat"],
+        [],
+    )
+    assert found.inputs["c"] == "b__conv2d_0"
+    assert found.pairs == {"b__conv2d_0": [Pair("network__relu_0", None, product=False)]}
+
+
+class Three(nn.Module):
+    def __init__(self, *activations):
+        super().__init__()
+        self.parts = nn.ModuleList(conv(2, 2) for _ in activations)
+        self.last, self.activations = conv(2 * len(activations), 2), activations
+
+    def forward(self, x):
+        return self.last(
+            torch.cat([f(part(x)) for f, part in zip(self.activations, self.parts, strict=True)], 1)
+        )
+
+
+def test_equal_activations_share_one_scale_in_a_concatenation():
+    found = plan(Three(F.relu, F.relu, F.relu), torch.randn(2, 2, 5, 5))
     assert where(found) == ["input 0", "network (relu 0)"]
-    real = [p.function.rpartition(".")[2] for p in found.activations[1].places if not p.echo]
-    echoes = [p.function.rpartition(".")[2] for p in found.activations[1].places if p.echo]
-    assert real == ["relu", "conv2d"]
-    assert sorted(echoes) == ["cat", "max_pool2d"]
+    assert functions(found.activations[1], echo=False) == ["relu"] * 3
+
+
+def test_different_activations_keep_their_scales_and_the_concatenation_has_its_own():
+    found = plan(Three(F.relu, F.relu6, F.relu), torch.randn(2, 2, 5, 5))
+    assert where(found) == [
+        "input 0",
+        "network (relu 0)",
+        "network (relu6 0)",
+        "network (relu 1)",
+        "network (cat 0)",
+    ]
+    assert found.inputs["last"] == "network__cat_0"
+    rounded = [
+        Pair(name, None, product=False) for name in ("network__relu_0", "network__relu6_0", "network__relu_1")
+    ]
+    assert found.pairs == {"network__cat_0": rounded}
+
+
+def test_the_same_function_by_two_names_has_two_quantizers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(2, 2), conv(2, 2), conv(2, 2)
+
+        def forward(self, x):
+            return self.c(torch.relu(self.b(F.relu(self.a(x)).contiguous())).relu())
+
+    found = plan(Net(), torch.randn(2, 2, 3, 3))
+    assert len({p.name for p in found.activations}) == len(found.activations) == 3
+
+
+NOTHING = {
+    "add 0": lambda x: x + 0,
+    "0 +": lambda x: 0 + x,
+    "add_ 0": lambda x: x.add_(0),
+    "subtract 0": lambda x: x - 0.0,
+    "multiply by 1": lambda x: 1 * x,
+    "divide by 1": lambda x: x / 1,
+    "power 1": lambda x: x**1,
+    "add zeros": lambda x: x + torch.zeros(1, 4, 1, 1),
+    "add zeros like it": lambda x: x + torch.zeros_like(x),
+    "multiply by ones": lambda x: torch.ones(4, 1, 1) * x,
+    "multiply by full": lambda x: x.mul(torch.full((1,), 1.0)),
+    "clone": lambda x: x.clone(),
+    "contiguous": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "to": lambda x: x.to(torch.float32, copy=True),
+    "view": lambda x: x.view(x.shape),
+    "slice": lambda x: x[:, :4, :3],
+    "expand": lambda x: x.expand_as(x),
+    "permute": lambda x: x.permute(0, 1, 2, 3),
+    "cat": lambda x: torch.cat([x], 1),
+    "pool": lambda x: F.avg_pool2d(x, 1),
+    "dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "Identity": nn.Identity(),
+    "result nothing reads": lambda x: (x.sum(), x)[1],
+}
+SOMETHING = {
+    "add 1": lambda x: x + 1,
+    "multiply by 0": lambda x: x * 0,
+    "divide, rounded": lambda x: x.div(1, rounding_mode="floor"),
+    "zero minus": lambda x: 0 - x,
+    "one through": lambda x: 1 / x,
+    "add ones": lambda x: x + torch.ones(1, 4, 1, 1),
+    "add what is no longer zeros": lambda x: x + torch.zeros(4, 1, 1).add_(1),
+    "square": lambda x: x**2,
+}
+
+
+class Between(nn.Module):
+    """Something between a convolution and its ReLU."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.function = conv(2, 4), conv(4, 2), function
+
+    def forward(self, x):
+        return self.b(self.function(self.a(x)).relu())
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_what_does_nothing_is_no_boundary(name):
+    assert where(plan(Between(NOTHING[name]), torch.randn(2, 2, 3, 3))) == ["input 0", "network (relu 0)"]
+
+
+@pytest.mark.parametrize("name", SOMETHING)
+def test_what_does_something_is_a_boundary(name):
+    assert "a (conv2d 0)" in where(plan(Between(SOMETHING[name]), torch.randn(2, 2, 3, 3)))
+
+
+def test_a_parameter_of_ones_may_change_in_training():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, x):
+            return x * self.gamma
+
+    assert "a (conv2d 0)" in where(plan(Between(Scaled()), torch.randn(2, 2, 3, 3)))
+
+
+def test_calls_that_do_nothing_are_made_in_files_only_if_a_write_tells_their_ends_apart():
+    def written(x):
+        y = x.clone()
+        y += 1  # of the copy alone
+        return x.relu() + y
+
+    assert plan(Between(NOTHING["clone"]), torch.randn(2, 2, 3, 3)).skips == {
+        CallKey("", "torch.Tensor.clone", 0): 0
+    }
+    assert plan(Between(written), torch.randn(2, 2, 3, 3)).skips == {}
+    assert plan(Between(NOTHING["slice"]), torch.randn(2, 2, 3, 3)).skips == {}  # more images, another size
 
 
 class Shuffle(nn.Module):
@@ -245,7 +388,14 @@ class Views(nn.Module):
 
 def test_a_write_through_a_view_is_not_mistaken_for_the_convolution():
     found = plan(Views(), torch.randn(2, 2, 3, 3))
-    assert "a (conv2d 0)" not in where(found)
+    assert where(found) == ["input 0", "a (conv2d 0)"]  # on its own, as what is written behind it is float
+    assert "b" not in found.inputs
+
+
+def test_what_pads_in_a_circle_is_quantized_in_front_of_the_convolution():
+    model = nn.Sequential(conv(2, 2), nn.ReLU(), conv(2, 2, 3, padding=1, padding_mode="circular"))
+    found = plan(model, torch.randn(2, 2, 5, 5))
+    assert where(found) == ["input 0", "1 (relu 0)", "2 (pad 0)"]
 
 
 def test_a_weight_computed_in_forward_is_left_alone():

@@ -36,6 +36,7 @@ def lower_quantizers(module: fx.GraphModule, *, integer_weights: bool = True) ->
 
     from ...quant.network import qdq_op  # noqa: F401 (defines ours)
 
+    _round_operands(module.graph)
     constants = _constants(module)
     target = torch.ops.pintsize.quantize_dequantize.default
     nodes = [node for node in module.graph.nodes if node.target is target]
@@ -80,6 +81,23 @@ def split_to_slices(module: fx.GraphModule) -> None:
             module.graph.erase_node(user)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _round_operands(graph: fx.Graph) -> None:
+    """Round what is concatenated to the scale of the result: XNNPACK concatenates integers of one scale alone."""
+    for node in list(graph.nodes):
+        behind = list(node.users)
+        if not _is(node, ("cat",)) or len(behind) != 1 or not _is_quantizer(behind[0]):
+            continue
+        grid = behind[0].args[1:]
+        if not all(_is_quantizer(operand) for operand in node.args[0]):
+            continue
+        behind[0].prepend(node)  # behind the scale that its operands are rounded to
+        for operand in dict.fromkeys(node.args[0]):
+            if operand.args[1:] != grid:
+                with graph.inserting_before(node):
+                    again = graph.call_function(behind[0].target, (operand, *grid))
+                node.replace_input_with(operand, again)
 
 
 def _constants(module: fx.GraphModule) -> _Constants:

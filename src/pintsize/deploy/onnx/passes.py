@@ -230,9 +230,13 @@ def _quantizers_behind(value: ir.Value) -> list[ir.Node]:
 
 
 def _drop_clips(graph: ir.Graph) -> None:
-    """Remove ReLU and Clip where the quantizers behind clip at least as hard."""
+    """Remove ReLU and Clip where the quantizers behind clip at least as hard.
+
+    Not where a quantizer is before them, too: ONNX Runtime makes one rounding of two in a row.
+    """
+    grids = quantized_values(graph)
     for node in list(graph):
-        if node.op_type not in {"Relu", "Clip"}:
+        if node.op_type not in {"Relu", "Clip"} or node.inputs[0] in grids:
             continue
         behind = _quantizers_behind(node.outputs[0])
         if behind and all(_clips_already(node, range_of(quantizer)) for quantizer in behind):

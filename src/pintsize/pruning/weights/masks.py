@@ -37,7 +37,7 @@ class MaskStep(_record.Step):
     """Single weights were removed: the layers have masks, whose values are tensors of the model."""
 
     kind: ClassVar[str] = "mask"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "fold"})
+    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "bake", "fold"})
     reason: ClassVar[str] = "the weights are rounded or shared already, and their codes hold no such zeros"
 
     layers: list[str] = field(default_factory=list)

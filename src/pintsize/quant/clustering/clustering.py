@@ -27,7 +27,7 @@ class ClusterStep(Step):
     """Weights share values: codebooks and codes are tensors of the model."""
 
     kind: ClassVar[str] = "cluster"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "fold"})
+    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "bake", "fold"})
     reason: ClassVar[str] = "the weights share values already, of clusters or of a quantizer"
 
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)

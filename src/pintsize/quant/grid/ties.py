@@ -34,7 +34,7 @@ _ROUNDS = 3
 def avoid_ties(
     model: nn.Module, step: QuantizeStep, plan: Plan, *, fixed: Collection[str] = ()
 ) -> dict[str, float]:
-    """Change scales of `model`'s activations by less than 0.2 % so that no sum or product of `plan` is near a tie.
+    """Change scales of `model`'s activations by less than 0.2 % so that no sum, product or operand of `plan` is near a tie.
 
     Done again it changes nothing, but where concatenations tie sums to sums before them.
 
@@ -125,7 +125,10 @@ def _candidates(scale: Tensor) -> Iterator[Tensor]:
 
 def _results(pair: Pair, quantizers: Mapping[str, FakeQuantize]) -> Tensor:
     """Everything that the two can give, float64."""
-    one, other = (_levels(quantizers[name]) for name in (pair.one, pair.other))
+    one = _levels(quantizers[pair.one])
+    if pair.other is None:
+        return one
+    other = _levels(quantizers[pair.other])
     return (one[:, None] * other if pair.product else one[:, None] + other).flatten()
 
 

@@ -24,6 +24,7 @@ from ...errors import InputError, InputTypeError, OperationError
 from ...tables import Table, Tabular
 from ..grid.quantizer import FakeQuantize
 from ..network import convert
+from ..network.neutral import given_back
 from ..network.record import step_of
 from ..ptq.ranges import round_biases
 from . import rules as integer_rules
@@ -199,7 +200,8 @@ class _IntegerMode(TorchDispatchMode):
         own_args, own_kwargs = tree_map(self.shadow, (args, kwargs or {}))  # before it writes in place
         simulated = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.rstrip("_")
-        own = self.computed(name, func, own_args, own_kwargs)
+        same = given_back(func, args, kwargs or {}, simulated, self.shadows.__contains__)
+        own = self.computed(name, func, own_args, own_kwargs, None if same is None else self.shadow(same))
         for tensor, shadow in zip(tree_leaves(simulated), tree_leaves(own), strict=False):
             if isinstance(tensor, Tensor) and isinstance(shadow, Integers | Floats):
                 self.shadows[tensor] = shadow
@@ -215,8 +217,8 @@ class _IntegerMode(TorchDispatchMode):
         own = self.shadow(value)
         return own.to_float().to(value.dtype) if isinstance(own, Integers | Floats) else value
 
-    def computed(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The shadow of what `func` returns, or None."""
+    def computed(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], same: Any) -> Any:
+        """The shadow of what `func` returns, or None; `same` is that of what it gives back as it is, if it does."""
         rule = integer_rules.RULES.get(name)
         if rule is not None:
             try:
@@ -227,6 +229,8 @@ class _IntegerMode(TorchDispatchMode):
                 ) from error
             if found is not NotImplemented:
                 return found
+        if isinstance(same, Integers | Floats):
+            return same
         if not any(isinstance(leaf, Integers | Floats) for leaf in tree_leaves((args, kwargs))):
             return None
         self.found.float_ops.setdefault(name)

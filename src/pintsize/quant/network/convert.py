@@ -15,8 +15,9 @@ from __future__ import annotations
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,13 +28,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...graph.trace import CallKey
 from ..grid.quantizer import FakeQuantize
+from .norms import passed_over
 from .placement import INPUT, Place, Placement
+from .subclasses import once, reduced_by
 
 WEIGHT = "weight_quantizer"
 LAYER_INPUT = "input_quantizer"
 ACTIVATIONS = "activation_quantizers"
 _PLACES = "_pintsize_places"
-_Subclass = Callable[[type[nn.Module]], type[nn.Module]]
+_SKIPS = "_pintsize_skips"
 _running = threading.local()
 _names: dict[Callable[..., Any], str] = {}
 
@@ -100,10 +103,12 @@ def quantize_activations(
     *,
     learnable: bool = False,
     make: Callable[[Placement], nn.Module] | None = None,
+    skips: Mapping[CallKey, int] | None = None,
 ) -> None:
     """Give `model` the quantizers of `placements`, in place: scales are 1 until calibrated or loaded.
 
-    `make` gives a module of another kind than `FakeQuantize` for each.
+    `make` gives a module of another kind than `FakeQuantize` for each. In an exported graph the calls
+    of `skips` are not made: each gives back one of its tensors, the one of that number.
     """
     make = make or (lambda placement: FakeQuantize(placement.bits, learnable=learnable))
     placements = list(placements)
@@ -117,16 +122,24 @@ def quantize_activations(
     quantizers = {p.name: make(p).to(device) for p in placements}
     model.add_module(ACTIVATIONS, nn.ModuleDict(quantizers).train(model.training))
     model.__dict__[_PLACES] = {p.name: tuple(p.places) for p in placements}
+    model.__dict__[_SKIPS] = dict(skips or {})
     model.__class__ = _network_class(type(model))
 
 
 def move_quantizer(model: nn.Module, before: CallKey, after: CallKey) -> None:
     """Quantize the result of the call `after` in place of that of `before`, which is no longer made."""
+
+    def moved(place: Place) -> Place:
+        if place.call == before:
+            return Place.of(after, 0, echo=place.echo)
+        later = place.occurrence > before.occurrence
+        if later and (place.module, place.function) == (before.module, before.function):
+            return replace(place, occurrence=place.occurrence - 1)
+        return place
+
     places: dict[str, tuple[Place, ...]] = model.__dict__[_PLACES]
     for name, found in places.items():
-        places[name] = tuple(
-            Place.of(after, 0, echo=place.echo) if place.call == before else place for place in found
-        )
+        places[name] = tuple(moved(place) for place in found)
 
 
 @contextmanager
@@ -164,6 +177,9 @@ class _Pass(TorchFunctionMode):
                 elif exporting or not place.echo:
                     calls = self.wanted.setdefault((place.module, place.function), {})
                     calls.setdefault(place.occurrence, []).append((place.index, quantizer))
+        self.skips: dict[CallKey, int] = model.__dict__.get(_SKIPS, {}) if exporting else {}
+        for call in self.skips:
+            self.wanted.setdefault((call.module, call.function), {})
 
     def take(self, args: Any) -> Any:
         """The network's arguments, quantized as planned."""
@@ -187,13 +203,21 @@ class _Pass(TorchFunctionMode):
     ) -> Any:
         if self.busy:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))
+        passed = passed_over(func, args, kwargs or {})
+        if passed is not None:
+            return passed
         key = (self.modules[-1], _function_name(func))
         calls = self.wanted.get(key)
         occurrence = self.seen[key]
         self.busy = True
         try:
             args, kwargs = self.latest((args, kwargs or {}))
-            result = func(*args, **kwargs)
+            nothing = self.skips.get(CallKey(*key, occurrence)) if calls is not None else None
+            if nothing is None:
+                result = func(*args, **kwargs)
+            else:
+                tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+                result = tensors[nothing]
             if calls is None:
                 return result
             self.seen[key] += 1
@@ -263,24 +287,11 @@ def _leave(_module: nn.Module, _args: Any, _result: Any) -> None:
         current.modules.pop()
 
 
-def _once(make: _Subclass) -> _Subclass:
-    """Remembers the subclass made of each class: `functools.cache`, typed."""
-    made: dict[type[nn.Module], type[nn.Module]] = {}
-
-    @functools.wraps(make)
-    def remembering(base: type[nn.Module]) -> type[nn.Module]:
-        if base not in made:
-            made[base] = make(base)
-        return made[base]
-
-    return remembering
-
-
 def _weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if WEIGHT in module._modules)
 
 
-@_once
+@once
 def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
     """The subclass of `base` whose weight is rounded while it runs."""
     inherited: Any = getattr(base, "weight", None)
@@ -309,12 +320,12 @@ def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
     members = {
         "forward": forward,
         "weight": property(weight, setter),
-        "__reduce_ex__": _reduce(_layer_class, base),
+        "__reduce_ex__": reduced_by(_layer_class, base),
     }
     return type(f"Quantized{base.__name__}", (base,), members)
 
 
-@_once
+@once
 def _network_class(base: type[nn.Module]) -> type[nn.Module]:
     """The subclass of `base` that quantizes activations as it runs."""
 
@@ -338,23 +349,8 @@ def _network_class(base: type[nn.Module]) -> type[nn.Module]:
     members: dict[str, Any] = {
         "forward": forward,
         "named_children": named_children,
-        "__reduce_ex__": _reduce(_network_class, base),
+        "__reduce_ex__": reduced_by(_network_class, base),
     }
     if hasattr(base, "__iter__"):
         members |= {"__iter__": __iter__, "__len__": __len__}
     return type(f"Quantized{base.__name__}", (base,), members)
-
-
-def _reduce(make: _Subclass, base: type[nn.Module]) -> Callable[..., Any]:
-    """`__reduce_ex__` that makes the class anew: it has no importable name of its own."""
-
-    def reduce(self: nn.Module, protocol: Any) -> Any:
-        reduced: Any = base.__reduce_ex__(self, protocol)
-        return (_new, (make, base), *reduced[2:])
-
-    return reduce
-
-
-def _new(make: _Subclass, base: type[nn.Module]) -> nn.Module:
-    made = make(base)
-    return made.__new__(made)

@@ -1,13 +1,15 @@
 """The recorded forward as a graph of values in single-assignment form, sorted by what quantization cares for.
 
 In-place operations write a tensor anew: each write is a new `Edge`, so that `relu_(x)` has an input
-and an output like any other operation.
+and an output like any other operation. Operations that do nothing, and those whose results nothing reads,
+are not in it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ...graph.trace import CallKey, Op, Trace, Value
+from .neutral import Neutral, Same, reads_shape_only
 
 
 class Kind(Enum):
@@ -67,6 +70,12 @@ class Node:
         return str(self.op.func.overloadpacket.__name__)
 
     @property
+    def weight(self) -> Edge | None:
+        """What a convolution or matrix product multiplies its input with."""
+        position = _WEIGHTED.get(self.name)
+        return None if position is None else self.args[position]
+
+    @property
     def data(self) -> list[Edge]:
         """The inputs that carry activations, not weights or norm parameters."""
         if self.kind in (Kind.LAYER, Kind.NORM):
@@ -84,6 +93,8 @@ class Flow:
     nodes: list[Node]
     inputs: list[Edge]
     outputs: list[Edge]
+    skips: dict[CallKey, int] = field(default_factory=dict)
+    """Calls that do nothing → which of their tensors they give back as it is."""
 
 
 MOVES = frozenset({
@@ -123,17 +134,49 @@ class _Builder:
         self.ignore = ignore
         self.now: dict[Value, Edge] = {}
         self.base: dict[Value, Value] = {}  # a view → the value whose memory it shares
+        self.neutral = Neutral()
+        self.written: set[Value] = set()
+        self.skipped: list[tuple[Op, Same]] = []
+        self.nodes: list[Node] = []
 
     def build(self, trace: Trace) -> Flow:
         inputs = [Edge(value, computed=True) for value in trace.inputs]
         self.now.update((edge.value, edge) for edge in inputs)
-        nodes = [self.node(op) for op in trace.ops]
-        return Flow(nodes, inputs, [self.edge(value) for value in trace.outputs])
+        live = trace.live()
+        for op in trace.ops:
+            same = self.neutral.same(op)
+            if same is not None:
+                self.pass_on(op, same)
+            elif op in live:
+                self.node(op)
+        flow = Flow(self.nodes, inputs, [self.edge(value) for value in trace.outputs])
+        flow.skips = self.skips(trace)
+        return flow
+
+    def pass_on(self, op: Op, same: Same) -> None:
+        """What `op` gives is what it takes."""
+        out = op.outputs[0]
+        if _is_view(op):
+            self.base[out] = self.root(same.value)
+        self.now[out] = self.edge(same.value)
+        if same.always and self.now[out].computed:
+            self.skipped.append((op, same))
+
+    def skips(self, trace: Trace) -> dict[CallKey, int]:
+        """The calls that need not be made: all that they do is nothing, and no later write tells their two ends apart."""
+        ops = Counter(op.call for op in trace.ops)
+        return {
+            op.call: op.inputs.index(same.value)
+            for op, same in self.skipped
+            if op.call is not None
+            and ops[op.call] == 1
+            and self.written.isdisjoint((self.root(same.value), self.root(op.outputs[0])))
+        }
 
     def edge(self, value: Value) -> Edge:
         return self.now.setdefault(value, Edge(value))
 
-    def node(self, op: Op) -> Node:
+    def node(self, op: Op) -> None:
         args = tree_map_only(Value, self.edge, op.args)
         named = {key: value for key, value in op.kwargs.items() if key != "out"}  # written, not read
         inputs = [
@@ -142,12 +185,13 @@ class _Builder:
             if isinstance(leaf, Edge)
         ]
         node = Node(op, Kind.OTHER, args, inputs)
+        self.nodes.append(node)
         node.layer = self.layer_of(node)
         node.kind = Kind.LAYER if node.layer is not None else _kind(node)
-        for edge in dict.fromkeys(inputs):
-            edge.readers.append(node)
         written = {arg for arg in op.inputs if arg in op.outputs}
-        computed = any(edge.computed for edge in inputs)
+        computed = not reads_shape_only(op) and any(edge.computed for edge in inputs)
+        for edge in dict.fromkeys(inputs) if not reads_shape_only(op) else ():
+            edge.readers.append(node)
         for value in written:
             self.overwrite(value, node, computed)
         for index, value in enumerate(op.outputs):
@@ -155,7 +199,6 @@ class _Builder:
                 self.base[value] = self.root(op.inputs[0])
             self.now[value] = Edge(value, node, index, computed)
             node.outputs.append(self.now[value])
-        return node
 
     def root(self, value: Value) -> Value:
         return self.base.get(value, value)
@@ -163,21 +206,37 @@ class _Builder:
     def overwrite(self, value: Value, node: Node, computed: bool) -> None:
         """After a write into `value` all other views of its memory hold something new, too."""
         root = self.root(value)
-        for other in list(self.now):
-            if other is not value and self.root(other) is root:
-                self.now[other] = Edge(other, Node(node.op, Kind.OTHER, (), []), computed=computed)
+        self.written.add(root)
+        for other in (value, root):
+            self.neutral.forget(other)
+        others = [other for other in self.now if other is not value and self.root(other) is root]
+        if not others:
+            return
+        sources = list(dict.fromkeys((*(self.now[other] for other in others), *node.inputs)))
+        call = node.op.call
+        whole = (
+            call is not None and call.function == "torch.nn.functional.pad"
+        )  # it returns what it writes parts of
+        after = Node(node.op if whole else replace(node.op, call=None), Kind.OTHER, (), sources)
+        self.nodes.append(after)
+        for edge in sources:
+            edge.readers.append(after)
+        for other in others:
+            computed |= self.now[other].computed
+            self.now[other] = Edge(other, after, computed=computed)
+            after.outputs.append(self.now[other])
 
     def layer_of(self, node: Node) -> str | None:
         """The module whose own weight `node` multiplies with, if it can be quantized."""
-        position = _WEIGHTED.get(node.name)
-        if position is None or node.op.call is None:
+        weight = node.weight
+        if weight is None or node.op.call is None:
             return None
         path = node.op.module
         module = self.modules[path]
         if path in self.ignore or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             return None
         owned = {id(tensor) for tensor in module.parameters()}
-        waiting, found = [node.args[position]], False
+        waiting, found = [weight], False
         while waiting:  # a linear layer's weight comes transposed, a parametrized one computed
             edge = waiting.pop()
             maker = edge.producer
@@ -202,7 +261,7 @@ def _kind(node: Node) -> Kind:
         return Kind.SAME
     if name in _CLIP and len(node.inputs) == 1:
         return Kind.CLIP
-    if name in _NORM and node.args[0].computed and node.args[3] is not None:  # with running statistics
+    if name in _NORM and node.args[0].computed and node.args[3] is not None and not _on_batches(op):
         return Kind.NORM
     if name == "cat":
         return Kind.JOIN if len(computed) == len(node.inputs) else Kind.OTHER
@@ -211,6 +270,13 @@ def _kind(node: Node) -> Kind:
     if name in _BINARY and len(computed) == 2 and op.kwargs.get("alpha", 1) == 1:
         return Kind.GLUE
     return Kind.OTHER
+
+
+def _on_batches(op: Op) -> bool:
+    """Whether a norm takes the statistics of what it is given, its own or none."""
+    return (
+        op.func.overloadpacket.__name__ != "_native_batch_norm_legit_no_training" and op.args[5] is not False
+    )
 
 
 def _is_view(op: Op) -> bool:

@@ -22,7 +22,8 @@ from ..grid.quotients import odd_quotients
 from ..grid.ties import avoid_ties
 from ..ptq.ranges import floating_point, round_biases
 from . import convert
-from .flow import Flow, Kind, Node, build
+from .flow import Flow, Kind, build
+from .norms import Norm, norms_behind, own_weight, take_out
 from .record import replan, step_of
 
 _RAISED = 1.01
@@ -35,7 +36,9 @@ class FoldStep(Step):
     """Batch norms were folded into the layers in front of them."""
 
     kind: ClassVar[str] = "fold"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "quantize"})
+    may_follow: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "mask", "scatter", "bake", "quantize"}
+    )
     reason: ClassVar[str] = (
         "folding scales each channel, which would move the weights off their shared values"
     )
@@ -44,25 +47,36 @@ class FoldStep(Step):
     """Path of the layer → path of the norm, which became an `nn.Identity`."""
     calls: dict[str, list[list[Any]]] = field(default_factory=dict)
     """In a quantized network: path of the norm → its call and that of the layer, which takes its place."""
+    inside: dict[str, list[Any]] = field(default_factory=dict)
+    """Path of the layer → path of a module that runs a norm among other things, and the norm's tensors."""
 
     def apply(self, model: nn.Module) -> None:
         """Give each layer a bias and take each norm out; values are loaded afterwards."""
-        for layer, norm in self.norms.items():
+        for layer in (*self.norms, *self.inside):
             module = model.get_submodule(layer)
             if module.bias is None:
-                weight = _own_weight(module)
+                weight = own_weight(module)
                 count = weight.shape[1] * module.groups if _transposed(module) else weight.shape[0]
                 module.bias = nn.Parameter(torch.zeros(count, dtype=weight.dtype, device=weight.device))
-            _replace(model, norm, nn.Identity().train(module.training))
-        for before, after in self.calls.values():
+        for layer, norm in self.norms.items():
+            _replace(model, norm, nn.Identity().train(model.get_submodule(layer).training))
+        for path, tensors in self.inside.values():
+            take_out(model, path, tensors)
+        for before, after in reversed(self.calls.values()):
             convert.move_quantizer(model, CallKey(*before), CallKey(*after))
+
+    @property
+    def folded(self) -> list[str]:
+        """Paths of the norms, or of the modules that run them, in no order."""
+        return [*self.norms.values(), *(path for path, _ in self.inside.values())]
 
 
 def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     """Fold every batch norm that can be folded, in place; adds a step to the record.
 
     A norm is folded if it alone reads the result of a convolution or linear layer, both run once per
-    forward, and it is a module of its own with tracked statistics. Others stay. A weight quantizer's
+    forward, and it has tracked statistics of its own. It may be a module, part of one (which runs an
+    activation, too), or a call in a forward of yours. Others stay. A weight quantizer's
     scales are scaled along, so the integers that stand for its weights stay what they are.
 
     Args:
@@ -81,14 +95,18 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     """
     with floating_point(model):
         flow = build(trace.record(model, example), model)
-    norms = foldable(flow, model)
+    norms = norms_behind(flow, model)
     if not norms:
         return None
     check_order(model, FoldStep)
-    affine = {layer: _affine(model.get_submodule(norm), norm) for layer, norm in norms.items()}
+    affine = {layer: _affine(model, norm) for layer, norm in norms.items()}
     for layer in norms:
         _check_scales(model.get_submodule(layer), layer)
-    step = FoldStep(norms, _calls(flow, norms) if convert.ACTIVATIONS in model._modules else {})
+    step = FoldStep(
+        {layer: norm.module for layer, norm in norms.items() if norm.alone},
+        _calls(flow, norms) if convert.ACTIVATIONS in model._modules else {},
+        {layer: [norm.module, norm.tensors] for layer, norm in norms.items() if not norm.alone},
+    )
     quantized, ratios = step_of(model), {}
     if quantized is not None:
         ratios = avoid_ties(model, quantized, replan(flow, quantized))
@@ -102,98 +120,76 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     return step
 
 
-def _calls(flow: Flow, norms: dict[str, str]) -> dict[str, list[list[Any]]]:
-    made = {node.op.module: node.op.call for node in flow.nodes if node.kind in (Kind.LAYER, Kind.NORM)}
+def _calls(flow: Flow, norms: Mapping[str, Norm]) -> dict[str, list[list[Any]]]:
+    made = {node.layer: node.op.call for node in flow.nodes if node.kind is Kind.LAYER}
     found: dict[str, list[list[Any]]] = {}
     for layer, norm in norms.items():
-        before, after = made[norm], made[layer]
+        before, after = norm.node.op.call, made[layer]
         assert before is not None
         assert after is not None
-        found[norm] = [list(astuple(before)), list(astuple(after))]
+        found[norm.mean] = [list(astuple(before)), list(astuple(after))]
     return found
 
 
-def make_factors_positive(model: nn.Module, norms: Mapping[str, str]) -> None:
+def make_factors_positive(model: nn.Module, norms: Mapping[str, Norm]) -> None:
     """Turn the sign of each channel whose norm has a negative factor, in layer and norm; the result is the same.
 
     Folding then keeps the sign of quantized weights, whose most negative level has no positive counterpart.
 
     Args:
         model: any network; changed in place.
-        norms: layer → norm, as `foldable` finds them.
+        norms: layer → norm, as `norms_behind` finds them.
     """
     for layer, norm in norms.items():
-        module, bn = model.get_submodule(layer), model.get_submodule(norm)
-        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
-        if bn.weight is None or _transposed(module):
+        module = model.get_submodule(layer)
+        if norm.weight is None or _transposed(module):
             continue
-        assert bn.running_mean is not None
-        sign = torch.where(bn.weight.detach() < 0, -1.0, 1.0).to(bn.weight.dtype)
+        factor, mean = _tensor(model, norm.weight), _tensor(model, norm.mean)
+        sign = torch.where(factor < 0, -1.0, 1.0).to(factor.dtype)
         with torch.no_grad():
-            weight = _own_weight(module)
+            weight = own_weight(module)
             weight.mul_(sign.view(-1, *[1] * (weight.dim() - 1)))
             if isinstance(module.bias, Tensor):
                 module.bias.mul_(sign)
-            bn.weight.mul_(sign)
-            bn.running_mean.mul_(sign)
+            factor.mul_(sign)
+            mean.mul_(sign)
 
 
 def foldable(flow: Flow, model: nn.Module) -> dict[str, str]:
-    """Path of each layer whose batch norm can be folded → path of the norm."""
-    ran: dict[str, list[Node]] = {}
-    for node in (node for node in flow.nodes if any(edge.computed for edge in node.outputs)):
-        ran.setdefault(node.op.module, []).append(node)
-    modules = dict(model.named_modules())
-    weights = [id(_own_weight(module)) for module in modules.values() if _is_layer(module)]
-    found: dict[str, str] = {}
-    for node in flow.nodes:
-        source = node.args[0] if node.kind is Kind.NORM else None
-        if source is None or source.producer is None or len(source.readers) != 1 or source in flow.outputs:
-            continue
-        layer, norm = source.producer, node.op.module
-        alone = ran[norm] == [node] and not any(path.startswith(f"{norm}.") for path in ran)
-        once = layer.layer is not None and sum(other.layer == layer.layer for other in flow.nodes) == 1
-        if not alone or not once or layer.layer is None:
-            continue
-        module, bn = modules[layer.layer], modules[norm]
-        plain = isinstance(bn, nn.modules.batchnorm._BatchNorm) and bn.running_mean is not None
-        # a parametrized weight (a mask, say) is computed anew from its original at each forward
-        if plain and "weight" in module._parameters and weights.count(id(_own_weight(module))) == 1:
-            found[layer.layer] = norm
-    return found
+    """Path of each layer whose batch norm is a module of its own that can be folded → path of the norm."""
+    return {layer: norm.module for layer, norm in norms_behind(flow, model).items() if norm.alone}
 
 
-def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-
-
-def _own_weight(module: nn.Module) -> Tensor:
-    weight = module._parameters.get("weight")
-    return weight if weight is not None else module.weight  # type: ignore[return-value]
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer of `model`, without its gradient."""
+    parent, _, key = name.rpartition(".")
+    found = getattr(model.get_submodule(parent), key)
+    assert isinstance(found, Tensor)
+    return found.detach()
 
 
 def _transposed(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvTransposeNd)
 
 
-def _affine(norm: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor]:
+def _affine(model: nn.Module, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """The factor of `norm` in eval mode, the mean of what it reads and of what it gives, each [C] float64."""
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    if not (norm.running_var.isfinite().all() and norm.running_mean.isfinite().all()):
+    mean, variance = (_tensor(model, name).double() for name in (norm.mean, norm.variance))
+    if not (variance.isfinite().all() and mean.isfinite().all()):
         raise InputError(
-            f"batch norm {name}", "its statistics are not finite", "load sound weights or train again"
+            f"batch norm {norm.module}", "its statistics are not finite", "load sound weights or train again"
         )
-    factor = (norm.running_var.detach().double() + norm.eps).rsqrt()
+    factor = (variance + norm.eps).rsqrt()
     if norm.weight is not None:
-        factor = factor * norm.weight.detach().double()
-    given = torch.zeros_like(factor) if norm.bias is None else norm.bias.detach().double()
+        factor = factor * _tensor(model, norm.weight).double()
+    given = torch.zeros_like(factor) if norm.bias is None else _tensor(model, norm.bias).double()
     if not (factor.isfinite().all() and given.isfinite().all()):
         raise InputError(
-            f"batch norm {name}", "its weight or bias is not finite", "load sound weights or train again"
+            f"batch norm {norm.module}",
+            "its weight or bias is not finite",
+            "load sound weights or train again",
         )
-    return factor, norm.running_mean.detach().double(), given
+    return factor, mean, given
 
 
 def _check_scales(module: nn.Module, name: str) -> None:
@@ -207,7 +203,7 @@ def _check_scales(module: nn.Module, name: str) -> None:
 
 
 def _scale(module: nn.Module, factor: Tensor, read: Tensor, given: Tensor, ratio: float | None) -> None:
-    weight, bias = _own_weight(module), module.bias
+    weight, bias = own_weight(module), module.bias
     assert isinstance(bias, Tensor)
     quantizer = module._modules.get(convert.WEIGHT)
     if quantizer is not None:

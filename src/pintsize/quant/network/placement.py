@@ -3,7 +3,9 @@
 Every value that an integer kernel reads is quantized once, where it is made. A convolution or linear
 layer takes the batch norm and ReLU that follow it into its kernel, so the value to quantize is what
 comes out of the last of them. Values that only move (reshape, slice, max pool, concatenation) keep
-their scale: all they come from and go to share one quantizer. What is not understood is computed in
+their scale: all they come from and go to share one quantizer. Of what is concatenated, results of kernels with
+a ReLU of their own keep their own scale beside others (else the ReLU would be no part of the kernel): the
+concatenation rounds them to its scale. What is not understood is computed in
 floating point on dequantized values and ends the integer region; nothing is refused.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 from ...graph.trace import CallKey
 from .flow import Edge, Flow, Kind, Node, call_result
@@ -69,8 +72,23 @@ class Pair:
     """The quantizers of what an addition or a multiplication reads."""
 
     one: str
-    other: str
+    other: str | None
+    """None: an operand of a concatenation, which is rounded to its scale."""
     product: bool
+
+
+Clip = tuple[float | None, float | None]
+"""The ends of a ReLU, ReLU6 or clamp."""
+
+
+@dataclass(frozen=True)
+class End:
+    """What one run of a layer gives."""
+
+    quantizer: str | None
+    """The placement that its result goes to."""
+    clip: Clip | None
+    """The activation in its kernel."""
 
 
 @dataclass
@@ -87,7 +105,13 @@ class Plan:
     input_bits: dict[str, int] = field(default_factory=dict)
     """Layers that round what they read to fewer bits than its other readers."""
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
-    """Quantizer of sums or products → what they are of, in the order of the forward."""
+    """Quantizer of sums, products or concatenations → what they are of, in the order of the forward."""
+    ends: dict[str, list[End]] = field(default_factory=dict)
+    """Layer → what it gives, at each run."""
+    skips: dict[CallKey, int] = field(default_factory=dict)
+    """As `Flow.skips`."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Layers that were not quantized, or modules that compute as such → why."""
 
 
 def layers(flow: Flow) -> list[str]:
@@ -117,6 +141,8 @@ class _Group:
         self.edges = [edge]
         self.places: list[Place] = []
         self.placeable = True
+        self.clip: Clip | None = None
+        """The activation in the kernel that gave them."""
         self.kernel = False
         """A layer, add or pool gave them."""
         self.integer = False
@@ -130,6 +156,8 @@ class _Planner:
         self.group: dict[Edge, _Group] = {}
         self.fused: dict[Edge, Edge] = {}  # inside of a kernel → what comes out of it
         self.ends: set[Edge] = set()  # what comes out of kernels
+        self.clips: dict[Edge, Clip] = {}  # those with an activation inside → that
+        self.rounded: dict[Node, list[Edge]] = {}  # concatenations → operands with a scale of their own
         self.leaves = set(flow.outputs)
 
     def plan(self) -> Plan:
@@ -155,6 +183,8 @@ class _Planner:
                     out = end.outputs[0]
                     self.fused.update((edge, out) for edge in inside)
                     inside.append(out)
+                    if end.kind is Kind.CLIP:
+                        self.clips[out] = _bounds(end)
                     allowed = [Kind.CLIP] if end.kind is Kind.NORM else []
                     end = self.only_reader(out, end)
                 self.ends.add(inside[-1])
@@ -168,7 +198,7 @@ class _Planner:
 
     def start(self, edge: Edge, place: Place | None, *, kernel: bool = False) -> None:
         group = self.group[edge] = _Group(edge)
-        group.kernel = kernel
+        group.kernel, group.clip = kernel, self.clips.get(edge)
         if place is None:
             group.placeable = False
         else:
@@ -188,6 +218,9 @@ class _Planner:
         moves |= (
             node.kind is Kind.CLIP and node.name.startswith("relu") and all(group.kernel for group in groups)
         )
+        if node.kind is Kind.JOIN and together and len({group.clip for group in groups}) > 1:
+            self.join(node, data)
+            return
         group = self.unite(groups) if moves and together else None
         for edge in node.outputs:
             if not edge.is_float or not edge.computed:
@@ -200,6 +233,20 @@ class _Planner:
                 group.edges.append(edge)
                 if found and found[0] == node.op.call:
                     group.places.append(Place.of(*found, echo=True))
+
+    def join(self, node: Node, data: list[Edge]) -> None:
+        """Concatenate what has activations in its kernels and what has none, or another: each such keeps its own scale."""
+        self.rounded[node] = [edge for edge in data if self.group[edge].clip is not None]
+        others = [self.group[edge] for edge in data if self.group[edge].clip is None]
+        out = node.outputs[0]
+        found = call_result(out, self.last)
+        place = Place.of(*found) if found else None
+        if not others or place is None:
+            self.start(out, place)
+            return
+        group = self.group[out] = self.unite(others)
+        group.edges.append(out)
+        group.places.append(place)
 
     def unite(self, groups: list[_Group]) -> _Group:
         first, *others = list(dict.fromkeys(groups))
@@ -233,7 +280,9 @@ class _Planner:
             if node.kind is Kind.LAYER and self.bits.get(node.layer or "") is not None:
                 mark(node)
                 self.kernels.append(node)
-            elif node.kind is Kind.GLUE and (node in before or self.quantize_outputs):
+            elif (node.kind is Kind.GLUE or node in self.rounded) and (
+                node in before or self.quantize_outputs
+            ):
                 waiting.append(node)
         while True:
             ready = [
@@ -277,10 +326,7 @@ class _Planner:
                 continue
             readers = [node for edge in group.edges for node in edge.readers if node in kernels]
             wanted = [self.bits[node.layer] or 8 if node.layer is not None else 8 for node in readers]
-            name = _name(places[0])
-            if name in names.values():  # of relu and relu_, say
-                name += "_in_place"
-            placement = Placement(name, max(wanted, default=8), places)
+            placement = Placement(_name(places[0], set(names.values())), max(wanted, default=8), places)
             made.activations.append(placement)
             names[group] = placement.name
             for node in readers:
@@ -289,17 +335,28 @@ class _Planner:
                     bits = self.bits[node.layer] or 8
                     if bits < placement.bits:
                         made.input_bits[node.layer] = bits
-        made.layers = layers(self.flow)
+        made.layers, made.skips = layers(self.flow), dict(self.flow.skips)
         runs = Counter(node.layer for node in self.flow.nodes)
         for node in kernels:
             result = self.made(node)
+            if node.layer is not None:
+                out = node.outputs[0]
+                clip = self.clips.get(self.fused.get(out, out))
+                made.ends.setdefault(node.layer, []).append(End(names.get(result) if result else None, clip))
             if node.layer is not None and runs[node.layer] == 1 and result in names:
                 made.outputs[node.layer] = names[result]
         self.pair(made, names, kernels)
         return made
 
     def pair(self, made: Plan, names: Mapping[_Group, str], kernels: set[Node]) -> None:
-        """Note which quantized values `kernels` add or multiply."""
+        """Note which quantized values `kernels` add, multiply or concatenate."""
+        for node, operands in self.rounded.items():
+            group = self.made(node)
+            result = names.get(group) if group is not None and node in kernels else None
+            own = [name for edge in operands if (name := names.get(self.group[edge])) not in (None, result)]
+            if result is not None and own:
+                pairs = made.pairs.setdefault(result, [])
+                pairs += [Pair(name, None, product=False) for name in dict.fromkeys(own) if name is not None]
         for node in (
             node for node in self.flow.nodes if node in kernels and node.name.rstrip("_") in ("add", "mul")
         ):
@@ -311,12 +368,26 @@ class _Planner:
                     pairs.append(Pair(one, other, product=node.name.startswith("mul")))
 
 
-def _name(place: Place) -> str:
+def _bounds(node: Node) -> Clip:
+    if node.name.startswith("relu"):
+        return 0.0, None
+    given = {"min": None, "max": None, **node.op.kwargs}
+    given.update(zip(("min", "max"), node.op.args[1:], strict=False))
+    if node.name.startswith("hardtanh"):
+        given = {"min": -1.0, "max": 1.0, **dict(zip(("min", "max"), node.op.args[1:], strict=False))}
+    return given["min"], given["max"]
+
+
+def _name(place: Place, taken: set[str]) -> str:
+    """A name for the quantizer of `place`: `torch.relu` and `F.relu` of one module are told apart."""
+    *around, function = place.function.split(".")
     if place.function == INPUT:
         return f"{INPUT}_{place.index}"
-    function = place.function.rpartition(".")[2].strip("_")
     path = place.module.replace(".", "__") or "network"
-    return f"{path}__{function}_{place.occurrence}" + (f"_{place.index}" if place.index else "")
+    end = f"{function.strip('_')}_{place.occurrence}" + (f"_{place.index}" if place.index else "")
+    names = (f"{path}__{end}", *(f"{path}__{'_'.join(around[-n:])}_{end}" for n in range(1, len(around) + 1)))
+    free = next((name for name in names if name not in taken), None)
+    return free or next(name for n in count(2) if (name := f"{names[-1]}__{n}") not in taken)
 
 
 def _distinct(places: list[Place]) -> list[Place]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ...graph.trace import CallKey
 from ...storage.record import Step, record, register
 from .convert import quantize_activations, quantize_layer, quantizers
 from .flow import Flow
@@ -19,7 +20,9 @@ class QuantizeStep(Step):
     """Layers and activations were quantized; scales and zero points are tensors of the model."""
 
     kind: ClassVar[str] = "quantize"
-    may_follow: ClassVar[frozenset[str]] = frozenset({"prune", "depth", "mask", "scatter", "fold", "cluster"})
+    may_follow: ClassVar[frozenset[str]] = frozenset(
+        {"prune", "depth", "mask", "scatter", "bake", "fold", "cluster"}
+    )
     reason: ClassVar[str] = "weights and activations are rounded already"
 
     weights: dict[str, int] = field(default_factory=dict)
@@ -32,6 +35,8 @@ class QuantizeStep(Step):
     """Layers that round what they read further, to so many bits."""
     learnable: bool = False
     """Whether scales are parameters."""
+    skips: list[list[Any]] = field(default_factory=list)
+    """Calls that do nothing, and which of their tensors they give back; files leave them out."""
     follow: float | None = None
     """In training ranges follow the values, those of activations with this weight of what was before."""
 
@@ -44,7 +49,8 @@ class QuantizeStep(Step):
                 input_bits=self.input_bits.get(layer),
                 learnable=self.learnable,
             )
-        quantize_activations(model, self.placements, learnable=self.learnable)
+        skips = {CallKey(*call): index for *call, index in self.skips}
+        quantize_activations(model, self.placements, learnable=self.learnable, skips=skips)
         if self.follow is not None:
             for quantizer in quantizers(model):
                 quantizer.follow = 0.0 if quantizer.axis >= 0 else self.follow
@@ -72,7 +78,7 @@ def replan(flow: Flow, step: QuantizeStep) -> Plan:
     made.outputs = {layer: name for layer, name in made.outputs.items() if name in widths}
     pairs: dict[str, list[Pair]] = {}
     for name, found in made.pairs.items():
-        known = [pair for pair in found if {name, pair.one, pair.other} <= widths.keys()]
+        known = [pair for pair in found if {name, pair.one, pair.other} - {None} <= widths.keys()]
         if known:
             pairs[name] = known
     made.pairs = pairs

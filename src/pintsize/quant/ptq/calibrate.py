@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from ...errors import InputError, InputTypeError
 from ...graph import trace
 from ...storage.record import append, check_order, record
 from ..grid.ties import settle
-from ..network import flow, patterns, placement
-from ..network.fold import FoldStep, fold_batchnorm, foldable, make_factors_positive
+from ..network import flow, in_float, patterns, placement
+from ..network.bake import BakeStep, bake, copied
+from ..network.fold import FoldStep, fold_batchnorm, make_factors_positive
+from ..network.norms import norms_behind
 from ..network.record import QuantizeStep, activation_json
 from . import equalize as equalization
 from . import observers, ranges, rounding
@@ -124,15 +126,17 @@ def quantize(
     needed = activations is not None or best or equalize or learn_rounding or correct_bias
     images = calibration_batches(model, calibration, calibration_images) if needed else []
     example = example_of(example, images)
-    work = copy.deepcopy(model).eval()
+    work = copied(model).eval()
+    baked = bake(work, example)
     folded = _without_norms(work, example, trained=trained_scales)
     bits = {"weights": weights, "activations": activations}
     step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
     step = replace(step, learnable=trained_scales, follow=follow)
     done = _quantized(work, step, plan, images, method, refinement=refinement, progress=progress)
-    commit(model, done.model, [each for each in (folded, step) if each is not None])
+    commit(model, done.model, [each for each in (baked, folded, step) if each is not None])
+    floats = in_float.in_float(model, step.weights, plan)
     return describe(
-        model, step, folded, constants=done.constants, equalized=done.equalized, rounded=done.rounded
+        model, step, folded, floats, constants=done.constants, equalized=done.equalized, rounded=done.rounded
     )
 
 
@@ -157,7 +161,7 @@ def _without_norms(model: nn.Module, example: Any, *, trained: bool) -> FoldStep
     """Fold the norms of `model`; where they go on being `trained` beside their layers, make them fit for it later."""
     if not trained:
         return fold_batchnorm(model, example)
-    make_factors_positive(model, foldable(flow.build(trace.record(model, example), model), model))
+    make_factors_positive(model, norms_behind(flow.build(trace.record(model, example), model), model))
     return None
 
 
@@ -225,7 +229,7 @@ def example_of(example: Any, images: list[Tensor]) -> Any:
     return images[0][:2]
 
 
-def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | QuantizeStep]) -> None:
+def commit(model: nn.Module, work: nn.Module, steps: Sequence[BakeStep | FoldStep | QuantizeStep]) -> None:
     """Make `model` what `work` is: a copy of it to which `steps` were done and values given."""
     for step in steps:
         step.apply(model)
@@ -271,7 +275,8 @@ def planned(
 ) -> tuple[QuantizeStep, placement.Plan]:
     """Which layers and activations of `model`, folded, are quantized, and where; nothing is calibrated."""
     recorded = trace.record(model, example)
-    layers = placement.layers(flow.build(recorded, model))
+    whole = flow.build(recorded, model)
+    layers = placement.layers(whole)
     if not layers:
         raise InputError(
             f"model {type(model).__name__}",
@@ -284,6 +289,8 @@ def planned(
     plan = placement.Plan(layers=[layer for layer in layers if layer not in ignored])
     if bits["activations"] is not None:
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
+    plan.left_out = in_float.left_out(whole, ignored)
     chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
     activations = [activation_json(p) for p in plan.activations]
-    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits), plan
+    skips = [[*astuple(call), index] for call, index in plan.skips.items()]
+    return QuantizeStep(chosen, activations, plan.inputs, plan.input_bits, skips=skips), plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -39,6 +40,14 @@ class QuantizedActivation:
 
 
 @dataclass(frozen=True)
+class FloatLayer:
+    """A layer that is computed in floating point."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class QuantizationResult(Tabular):
     """What `quantize` did."""
 
@@ -52,27 +61,35 @@ class QuantizationResult(Tabular):
     """Layers whose rounding was learned."""
     constants: tuple[str, ...] = ()
     """Where an activation is constant on all calibration images (a dead ReLU, say): its value is a level exactly."""
+    in_float: tuple[FloatLayer, ...] = ()
+    """Layers that a file computes in floating point in ONNX Runtime, with the reason."""
 
     def __rich__(self) -> Table:
         """Bits of each layer's weights and of what it reads."""
+        reasons = {layer.name: layer.reason for layer in self.in_float}
+        bits = {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.layers}
         rows = [
-            (layer.name, str(layer.weight_bits or "fp32"), str(layer.activation_bits or "fp32"))
-            for layer in self.layers
+            (name, *(str(count or "fp32") for count in bits.get(name, (None, None))), reasons.get(name, ""))
+            for name in dict.fromkeys((*bits, *reasons))
         ]
         done = (
+            ("in floating point", self.in_float),
             ("folded", self.folded),
             ("equalized", self.equalized),
             ("rounding learned", self.rounded),
             ("constant on all images", self.constants),
         )
         told = [f"{len(what)} {name}" for name, what in done if what]
-        return Table(("layer", "weights", "reads"), rows, caption=", ".join(told))
+        return Table(
+            ("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told)
+        )
 
 
 def describe(
     model: nn.Module,
     step: QuantizeStep,
     folded: FoldStep | None,
+    in_float: Mapping[str, str],
     *,
     constants: list[str],
     equalized: list[tuple[str, str]],
@@ -102,7 +119,7 @@ def describe(
                 high,
             )
         )
-    norms = tuple(folded.norms.values()) if folded else ()
+    norms = tuple(folded.folded) if folded else ()
     return QuantizationResult(
         tuple(layers),
         tuple(activations),
@@ -110,4 +127,5 @@ def describe(
         equalized=tuple(equalized),
         rounded=tuple(rounded),
         constants=tuple(labels.get(name, f"input of {name}") for name in constants),
+        in_float=tuple(FloatLayer(name, reason) for name, reason in in_float.items()),
     )
