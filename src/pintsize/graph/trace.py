@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
+from .state import keep_state
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,14 @@ _MOODY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
     """Eval mode, no gradients, and no fused attention that would hide its parts; all restored afterwards.
 
+    So is what modules keep for their next forward; what they drop on the way to training is dropped before.
     With `training_paths` the user's own modules take the way of training, while norms and dropout do not.
     """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
+    model.train()
     model.eval()
+    put_back = keep_state(model)
     if training_paths:
         for module in training:
             if not (type(module).__module__.startswith("torch.nn") or isinstance(module, _MOODY)):
@@ -161,6 +165,7 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        put_back()
         for module, mode in training.items():
             module.training = mode
 

@@ -119,7 +119,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.
             model = _plain_model(path, document, tensors)
         if document is not None:
             if steps:
-                check_changeable(model)
+                check_changeable(model)  # before any of it is changed
             with bare(model) as network:
                 _record.replay(network, steps, source=str(path))
     except (RecursionError, OverflowError, MemoryError) as error:

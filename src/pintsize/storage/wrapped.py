@@ -7,16 +7,10 @@ network itself, so that they fit it with or without the wrapper.
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Container, Iterator
-from typing import ParamSpec, TypeVar
-
+from collections.abc import Container, Iterator
 from torch import nn
 
 from ..errors import InputError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _INNER = {
     "DataParallel": "module",
@@ -66,28 +60,6 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
                 parent._modules[key] = child
         for module, call in calls:
             module.__dict__["_compiled_call_impl"] = call
-
-
-def unwrapped(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a function that changes its first argument, `model`, in place: it gets the network without wrappers.
-
-    Raises (instead of the function):
-        InputError: the network is under `DistributedDataParallel`.
-    """
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        model = args[0] if args else kwargs.get("model")
-        if not isinstance(model, nn.Module):
-            return function(*args, **kwargs)
-        check_changeable(model)
-        with bare(model) as network:
-            if args:
-                return function(network, *args[1:], **kwargs)  # type: ignore[arg-type]
-            kwargs["model"] = network
-            return function(*args, **kwargs)
-
-    return run
 
 
 def check_changeable(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from ...graph.groups import Removed, union
 from ...graph.probe import blame
 from ...graph.surgery import follow
 from ...storage import record as _record
+from ...storage.entry import changes_network
 from . import constants, costs, selection
 from .costs import Cost
 from .importance import Importance
@@ -50,6 +51,7 @@ class Request:
     """Whether a target that cannot be met is an error; in later rounds, which have cut already, it is a note."""
 
 
+@changes_network
 def prune(
     model: nn.Module,
     example: Any,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...storage import record as _record
+from ...storage.entry import enters_network
 from ...tables import Table, Tabular
 from ..channels.statistics import Statistics
 from . import criteria as element_criteria
@@ -65,6 +66,7 @@ class SparsityResult(Tabular):
         return Table(("weight", "kept", "of", "density"), rows, total_row, heat=heat)
 
 
+@enters_network
 def sparsify(
     model: nn.Module,
     *,
