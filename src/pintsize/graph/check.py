@@ -18,6 +18,7 @@ from ..errors import OperationError
 from .groups import Graph, Removed
 from .labels import along
 from .ops import aten
+from .reduce_ops import KEPT
 from .surgery import Undo, _tensor, cut, new_attributes
 from .trace import Alongside, Op, Trace, as_args, quiet, record_training
 
@@ -167,6 +168,9 @@ class KeptNorms(Alongside):
         if layer is not None:
             keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
             # in place: other strides could make later views take another way than in the trace
+            if func.overloadpacket in KEPT:
+                _keep_reduction(func, keep.expand(args[0].shape), args, kwargs or {}, result)
+                return result
             kept = _kept_norm(func, keep.expand(args[0].shape), args)
             if isinstance(result, Tensor):
                 result.copy_(kept.reshape(result.shape))
@@ -179,17 +183,49 @@ class KeptNorms(Alongside):
         return result
 
 
+_BATCH_NORMS = (aten.native_batch_norm, aten._native_batch_norm_legit, aten.batch_norm)
+
+
+def _keep_reduction(func: Any, keep: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """Put into `result` what the reduction of a weight gives over its kept channels."""
+    x, packet = args[0], func.overloadpacket
+    norm = packet is aten.linalg_vector_norm
+    given = kwargs.get("dim", args[2 if norm else 1] if len(args) > (2 if norm else 1) else None)
+    dims = list(range(x.dim())) if given is None else [given] if isinstance(given, int) else list(given)
+    dims = dims or list(range(x.dim()))
+    count = keep.sum(dims, keepdim=True)
+    mean = (x * keep).sum(dims, keepdim=True) / count
+    correction = kwargs.get("correction", 1)
+    variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / (count - (1 if correction is None else correction))
+    values = {
+        aten.mean: [mean],
+        aten.sum: [mean * count],
+        aten.var: [variance],
+        aten.std: [variance.sqrt()],
+        aten.var_mean: [variance, mean],
+        aten.std_mean: [variance.sqrt(), mean],
+    }
+    power = args[1] if norm and len(args) > 1 else 2
+    found = [torch.linalg.vector_norm(x * keep, power, dims, keepdim=True)] if norm else values[packet]
+    for tensor, value in zip([result] if isinstance(result, Tensor) else result, found, strict=True):
+        tensor.copy_(value.reshape(tensor.shape))
+
+
 def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
     x, packet = args[0], func.overloadpacket
-    if packet is aten.mean:  # of a norm that is written out
-        dims = args[1]
-        average: Tensor = (x * keep).sum(dims, keepdim=True) / keep.sum(dims, keepdim=True)
-        return average
     if packet is aten.native_group_norm:
         weight, bias, groups, eps = args[1], args[2], args[6], args[7]
         shape = (x.shape[0], groups, -1)
         y = _standardise(x.reshape(shape), keep.reshape(shape), [2], eps).reshape(x.shape)
         affine = (1, -1, *[1] * (x.dim() - 2))
+        y = y * (1 if weight is None else weight.reshape(affine)) + (
+            0 if bias is None else bias.reshape(affine)
+        )
+    elif packet in _BATCH_NORMS:  # of a weight, [1, O, …]
+        dims = [d for d in range(x.dim()) if d != 1]
+        affine = (1, -1, *[1] * (x.dim() - 2))
+        y = _standardise(x, keep, dims, args[-1] if isinstance(args[-1], float) else args[7])
+        weight, bias = args[1], args[2]
         y = y * (1 if weight is None else weight.reshape(affine)) + (
             0 if bias is None else bias.reshape(affine)
         )

@@ -279,6 +279,10 @@ def batch_norm(op: Op, labels: Labels) -> None:
         for a in own:
             for b in mine:
                 labels.join(a, b)
+    if any(argument is True for argument in op.args):  # statistics of this very input: a standardised weight
+        for layer in labels.of(x):
+            if any(d != 1 for d in dims_of(layer)):
+                labels.across[op] = layer
     labels.set(op.outputs[0], labels.of(x))
 
 

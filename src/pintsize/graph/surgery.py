@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -271,23 +271,22 @@ def _padding(path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
 
 def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
     """Attributes of a user's module that hold sizes which have changed unambiguously inside it."""
-    shapes = _given_sizes(path, graph, gone)
-    return _integers(module, shapes) | containers.resized(module, shapes) if shapes else {}
-
-
-def _given_sizes(path: str, graph: Graph, gone: Tensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes before and after of what the module's calls gave that are told sizes."""
-    return [
-        (tuple(value.shape), graph.kept_shape(value, gone))
+    calls = [
+        op
         for op in graph.trace.all_ops
         if op.module == path and op.call is not None and op.call.function.rpartition(".")[2] in _SIZED
-        for value in op.outputs
     ]
+    given = _shapes(graph, gone, [value for op in calls for value in op.outputs])
+    taken = _shapes(graph, gone, [value for op in calls for value in op.inputs])  # split(x, self.channels // 2)
+    return _integers(module, [*given, *taken]) | containers.resized(module, given) if calls else {}
 
 
-def _integers(
-    module: nn.Module, shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> dict[str, Any]:
+def _shapes(graph: Graph, gone: Tensor, values: Sequence[Value]) -> containers.Shapes:
+    """Shapes before and after the cut."""
+    return [(tuple(value.shape), graph.kept_shape(value, gone)) for value in values]
+
+
+def _integers(module: nn.Module, shapes: containers.Shapes) -> dict[str, Any]:
     candidates = {
         key: value
         for key, value in vars(module).items()

@@ -126,9 +126,12 @@ def append(model: nn.Module, step: Step) -> None:
         return
     check_order(model, type(step))
     model.__dict__[_RECORD] = [*record(model), step]
-    touched = set(_texts(step.to_json()))
+    touched = set()
+    for text in _texts(vars(step)):
+        parts = text.split(".")
+        touched.update(".".join(parts[: k + 1]) for k in range(len(parts)))
     for path, module in model.named_modules():
-        if path and any(text == path or text.startswith(f"{path}.") for text in touched):
+        if path in touched:
             module.__dict__[_PART] = step.kind
 
 
@@ -145,14 +148,14 @@ def check_whole(model: nn.Module, what: str) -> None:
 
 
 def _texts(document: Any) -> Iterator[str]:
-    """All strings in a JSON document, the keys of its objects among them."""
+    """All strings in a JSON document, the keys of its objects among them; long lists of numbers are not read."""
     if isinstance(document, str):
         yield document
     elif isinstance(document, Mapping):
         yield from document.keys()
         for value in document.values():
             yield from _texts(value)
-    elif isinstance(document, list | tuple):
+    elif isinstance(document, list | tuple) and document and not isinstance(document[0], int):
         for value in document:
             yield from _texts(value)
 

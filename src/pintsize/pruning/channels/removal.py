@@ -210,6 +210,7 @@ def _once(
 ) -> PruningPlan:  # fmt: skip
     """One round: choose, prove, cut."""
     graph = analyse(model, example)
+    asked = request.ratio != 0 or any(request.ratios.values())
     while True:
         groups = _prunable(model, graph, request)
         priced = _prices(graph, table)
@@ -242,14 +243,34 @@ def _once(
         assert undo is not None
         undo()
         raise
-    plan = PruningPlan(
-        removed, attributes, biases, sizes[0], sizes[1], error, errors, (note,) if note else ()
-    )
+    notes = tuple(text for text in (note, _frozen_text(graph, request)) if text) if asked else ()
+    plan = PruningPlan(removed, attributes, biases, sizes[0], sizes[1], error, errors, notes)
     if removed:
         _record.append(model, plan.step())
         if optimizer is not None:
             follow(optimizer, before, model, removed)
     return plan
+
+
+def _frozen_text(graph: Graph, request: Request) -> str:
+    """Which layers keep all their channels whatever is asked for, and why; nothing if none do."""
+    kept = {
+        layer: found
+        for layer, found in graph.frozen().items()
+        if not any(_matches(layer, pattern) for pattern in request.ignore)
+    }
+    by_reason: dict[str, list[str]] = {}
+    for layer, (_, reason) in kept.items():
+        by_reason.setdefault(reason, []).append(layer or "(root)")
+    if not kept:
+        return ""
+    parts = [
+        f"{', '.join(layers[:3])}{f' and {len(layers) - 3} more' if len(layers) > 3 else ''} ({reason})"
+        for reason, layers in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:4]
+    ]
+    rest = f"; and {len(by_reason) - 4} more reasons" if len(by_reason) > 4 else ""
+    channels = sum(count for count, _ in kept.values())
+    return f"{channels} channels of {len(kept)} layers must stay: {'; '.join(parts)}{rest}"
 
 
 def _prices(graph: Graph, table: Cost | None) -> dict[str, Cost]:
@@ -312,7 +333,7 @@ def _choose(
         raise InputError(
             "prune",
             "no channel of the network may be removed",
-            "ignore less; sizes that are written into its forward cannot change",
+            _frozen_text(graph, request) or "ignore less; sizes that are written into its forward cannot change",
         )
     scores = request.importance.scores(groups, statistics)
     local = {i: _ratio_for(group, request.ratios) for i, group in enumerate(groups)}
