@@ -18,7 +18,6 @@ from ..errors import OperationError
 from .groups import Graph, Removed
 from .labels import along
 from .ops import aten
-from .reduce_ops import KEPT
 from .surgery import Undo, _tensor, cut, new_attributes
 from .trace import Alongside, Op, Trace, as_args, quiet, record_training
 
@@ -56,8 +55,9 @@ def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
 
 def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:
     """The outputs of `model` in eval mode, its mode unchanged afterwards."""
+    args = as_args(example)
     with quiet(model), mode or contextlib.nullcontext():
-        outputs = model(*as_args(example))
+        outputs = model(*args)
     return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
 
 
@@ -168,9 +168,6 @@ class KeptNorms(Alongside):
         if layer is not None:
             keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
             # in place: other strides could make later views take another way than in the trace
-            if func.overloadpacket in KEPT:
-                _keep_reduction(func, keep.expand(args[0].shape), args, kwargs or {}, result)
-                return result
             kept = _kept_norm(func, keep.expand(args[0].shape), args)
             if isinstance(result, Tensor):
                 result.copy_(kept.reshape(result.shape))
@@ -186,33 +183,12 @@ class KeptNorms(Alongside):
 _BATCH_NORMS = (aten.native_batch_norm, aten._native_batch_norm_legit, aten.batch_norm)
 
 
-def _keep_reduction(func: Any, keep: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """Put into `result` what the reduction of a weight gives over its kept channels."""
-    x, packet = args[0], func.overloadpacket
-    norm = packet is aten.linalg_vector_norm
-    given = kwargs.get("dim", args[2 if norm else 1] if len(args) > (2 if norm else 1) else None)
-    dims = list(range(x.dim())) if given is None else [given] if isinstance(given, int) else list(given)
-    dims = dims or list(range(x.dim()))
-    count = keep.sum(dims, keepdim=True)
-    mean = (x * keep).sum(dims, keepdim=True) / count
-    correction = kwargs.get("correction", 1)
-    variance = ((x - mean).square() * keep).sum(dims, keepdim=True) / (count - (1 if correction is None else correction))
-    values = {
-        aten.mean: [mean],
-        aten.sum: [mean * count],
-        aten.var: [variance],
-        aten.std: [variance.sqrt()],
-        aten.var_mean: [variance, mean],
-        aten.std_mean: [variance.sqrt(), mean],
-    }
-    power = args[1] if norm and len(args) > 1 else 2
-    found = [torch.linalg.vector_norm(x * keep, power, dims, keepdim=True)] if norm else values[packet]
-    for tensor, value in zip([result] if isinstance(result, Tensor) else result, found, strict=True):
-        tensor.copy_(value.reshape(tensor.shape))
-
-
 def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
     x, packet = args[0], func.overloadpacket
+    if packet is aten.mean:  # of a norm that is written out
+        dims = args[1]
+        average: Tensor = (x * keep).sum(dims, keepdim=True) / keep.sum(dims, keepdim=True)
+        return average
     if packet is aten.native_group_norm:
         weight, bias, groups, eps = args[1], args[2], args[6], args[7]
         shape = (x.shape[0], groups, -1)

@@ -7,9 +7,6 @@ from .ops import aten, merge, rule
 from .shape_ops import argument, dimension
 from .trace import Op
 
-KEPT = (aten.mean, aten.sum, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.linalg_vector_norm)
-"""Reductions that a standardised weight is taken over its kept channels with."""
-
 
 def _reduced(op: Op) -> list[int]:
     """The dimensions a reduction runs over."""
@@ -36,16 +33,12 @@ def reduce(op: Op, labels: Labels) -> None:
     else:
         dims = _reduced(op)
     layers = []
-    norm = op.func.overloadpacket is aten.mean and (
-        x in labels.weights or (op.call is not None and op.call.function.endswith(".rms_norm"))
+    norm = (
+        op.func.overloadpacket is aten.mean and op.call is not None and op.call.function.endswith(".rms_norm")
     )
-    norm = norm or (x in labels.weights and op.func.overloadpacket in KEPT)
     for layer in labels.of(x):
         if norm and any(layer.shape[d] > 1 for d in dims):
-            labels.across[op] = layer  # a norm that is written out, or a standardised weight: over the kept channels
-            rest = layer.amin(dims, keepdim=True)
-            if dims_of(rest):
-                labels.freeze([layer], f"{op.func} runs over it", op)
+            labels.across[op] = layer  # a norm that is written out: over the kept channels
         elif any(layer.shape[d] > 1 for d in dims):
             labels.freeze([layer], f"{op.func} runs over it", op)
         elif len(output.shape) == len(x.shape):

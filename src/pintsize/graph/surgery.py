@@ -56,6 +56,7 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
         The means to take everything back: the old tensors are kept until it is dropped.
     """
     undo = undo or Undo()
+    undo.on(functools.partial(_recompute, model, removed))
     owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
     table: dict[str, Any]
     for module in model.modules():
@@ -74,6 +75,7 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
             undo.on(functools.partial(table.__setitem__, key, old))
             table[key] = new
     undo.attributes.update(attributes)
+    _recompute(model, removed)
     for path, values in attributes.items():
         module = model.get_submodule(path)
         if SlimMultiheadAttention.fits(module):
@@ -121,6 +123,16 @@ def follow(
         for group in optimizer.param_groups:
             if any(parameter is weight for parameter in group["params"]):
                 group["params"].append(after[name])
+
+
+def _recompute(model: nn.Module, removed: Removed) -> None:
+    """What torch's hooks compute a weight from was cut: whoever reads the weight before the next forward sees its new size."""
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in removed):
+        module = model.get_submodule(path)
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils.") and hasattr(module, "weight"):
+                with torch.no_grad():
+                    hook(module, ())
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

@@ -131,7 +131,7 @@ def append(model: nn.Module, step: Step) -> None:
         parts = text.split(".")
         touched.update(".".join(parts[: k + 1]) for k in range(len(parts)))
     for path, module in model.named_modules():
-        if path in touched:
+        if path and path in touched:
             module.__dict__[_PART] = step.kind
 
 

@@ -252,6 +252,16 @@ def _once(
     return plan
 
 
+def _remedy(model: nn.Module) -> str:
+    computed = any(key.endswith(("_orig", "_v")) for module in model.modules() for key in module._parameters)
+    if computed or any("parametrizations" in module._modules for module in model.modules()):
+        return (
+            "make weights plain that are computed from others: remove_weight_norm, remove_spectral_norm, or "
+            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+        )
+    return "ignore less; sizes that are written into its forward cannot change"
+
+
 def _frozen_text(graph: Graph, request: Request) -> str:
     """Which layers keep all their channels whatever is asked for, and why; nothing if none do."""
     kept = {
@@ -332,8 +342,8 @@ def _choose(
     if not groups:
         raise InputError(
             "prune",
-            "no channel of the network may be removed",
-            _frozen_text(graph, request) or "ignore less; sizes that are written into its forward cannot change",
+            ": ".join(filter(None, ("no channel of the network may be removed", _frozen_text(graph, request)))),
+            _remedy(model),
         )
     scores = request.importance.scores(groups, statistics)
     local = {i: _ratio_for(group, request.ratios) for i, group in enumerate(groups)}

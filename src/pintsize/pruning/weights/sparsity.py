@@ -202,10 +202,17 @@ def weight_name(path: str) -> str:
 def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
     """Weights that may be pruned, tied ones once."""
     layers = maskable(model)
+    computed = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        and module._parameters.get("weight") is None
+        and module._parameters.keys() - {"bias"} | vars(module).get("_modules", {}).keys()
+    }
     ignored: set[str] = set()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
         matched = [
-            p for p in layers if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
+            p for p in (*layers, *computed) if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
         ]
         if not matched:
             raise InputError(
@@ -214,6 +221,13 @@ def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
                 "see model.named_modules()",
             )
         ignored.update(matched)
+    for path in computed.keys() - ignored:
+        raise InputError(
+            f"layer {path!r}",
+            "its weight is computed from other parameters (a mask, a norm), so that no single weight can be removed",
+            "make it plain first: torch.nn.utils.prune.remove, remove_weight_norm, remove_spectral_norm or "
+            f"parametrize.remove_parametrizations(layer, 'weight'); or pass ignore=({path!r},)",
+        )
     unique: dict[int, str] = {}
     for path, layer in layers.items():
         if path not in ignored:
