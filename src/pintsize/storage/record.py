@@ -152,7 +152,7 @@ def _texts(document: Any) -> Iterator[str]:
     if isinstance(document, str):
         yield document
     elif isinstance(document, Mapping):
-        yield from document.keys()
+        yield from (key for key in document if isinstance(key, str))
         for value in document.values():
             yield from _texts(value)
     elif isinstance(document, list | tuple) and document and not isinstance(document[0], int):
