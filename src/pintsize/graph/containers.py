@@ -50,7 +50,12 @@ def _new(value: Any, shapes: Shapes) -> Any:
 def _element(value: Any, shapes: Shapes) -> Any:
     if type(value) is not int:
         return _new(value, shapes)
-    changed = {new for old_shape, new_shape in shapes for old, new in zip(old_shape, new_shape, strict=True) if old == value}
+    changed = {
+        new
+        for old_shape, new_shape in shapes
+        for old, new in zip(old_shape, new_shape, strict=True)
+        if old == value
+    }
     return changed.pop() if value > 1 and len(changed) == 1 and changed != {value} else value
 
 

@@ -126,7 +126,7 @@ def follow(
 
 
 def _recompute(model: nn.Module, removed: Removed) -> None:
-    """What torch's hooks compute a weight from was cut: whoever reads the weight before the next forward sees its new size."""
+    """Let torch's hooks compute weights anew from what was cut, for whoever reads them before the next forward."""
     for path in dict.fromkeys(name.rpartition(".")[0] for name in removed):
         module = model.get_submodule(path)
         for hook in module._forward_pre_hooks.values():
@@ -217,7 +217,9 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
         elif packet in (aten.mm, aten.addmm) and op.args[-1] in graph.labels.weights:
             used[op.module] = graph.kept_shape(op.args[-1], gone)[::-1]
         seen = [v for v in op.inputs if v not in graph.labels.weights]
-        if packet in _NORM_OPS and op.module not in normed:  # what the norm gets, however the module turned it before
+        if (
+            packet in _NORM_OPS and op.module not in normed
+        ):  # what the norm gets, however the module turned it before
             normed[op.module] = op.args[0]
         if seen:
             inputs.setdefault(op.module, seen[0])
@@ -228,7 +230,8 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
 
 # Calls that are given sizes as numbers.
 _SIZED = {"view", "reshape", "unflatten", "expand", "repeat", "tile", "split", "split_with_sizes", "narrow",
-          "layer_norm", "rms_norm", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"}  # fmt: skip
+          "layer_norm", "rms_norm", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full",
+          "new_empty"}  # fmt: skip
 _NORM_OPS = (aten.native_layer_norm, aten._fused_rms_norm, aten.native_group_norm)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -289,7 +292,9 @@ def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[st
         if op.module == path and op.call is not None and op.call.function.rpartition(".")[2] in _SIZED
     ]
     given = _shapes(graph, gone, [value for op in calls for value in op.outputs])
-    taken = _shapes(graph, gone, [value for op in calls for value in op.inputs])  # split(x, self.channels // 2)
+    taken = _shapes(
+        graph, gone, [value for op in calls for value in op.inputs]
+    )  # split(x, self.channels // 2)
     return _integers(module, [*given, *taken]) | containers.resized(module, given) if calls else {}
 
 

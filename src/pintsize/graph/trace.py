@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
+from .examples import as_tensors, batch_hint, check_batch
 from .state import keep_state
 
 
@@ -128,8 +128,8 @@ class CallCounter:
 
 
 def as_args(example: Any) -> tuple[Any, ...]:
-    """Positional arguments of `forward` for an example input: a tensor, or a tuple of arguments; arrays of NumPy become tensors."""
-    example = _as_tensors(example)
+    """Positional arguments of `forward` for an example: a tensor or array, or a tuple of arguments."""
+    example = as_tensors(example)
     if isinstance(example, Tensor):
         return (example,)
     if isinstance(example, tuple | list) and example:
@@ -139,18 +139,6 @@ def as_args(example: Any) -> tuple[Any, ...]:
         "it is not an input of the network",
         "pass a batch of images, e.g. torch.randn(1, 3, 224, 224), or a tuple of all inputs",
     )
-
-
-def _as_tensors(example: Any) -> Any:
-    """Arrays as tensors (of the default precision where NumPy made doubles); what inference mode made as ordinary ones."""
-    if isinstance(example, np.ndarray):
-        tensor = torch.from_numpy(np.ascontiguousarray(example))
-        return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
-    if isinstance(example, Tensor) and example.is_inference() and not torch.is_inference_mode_enabled():
-        return example.clone()
-    if type(example) in (tuple, list):
-        return type(example)(map(_as_tensors, example))
-    return example
 
 
 _MOODY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
@@ -232,7 +220,7 @@ def record(
         raise OperationError(
             f"forward of {type(model).__name__} on an example of shape {', '.join(map(str, shapes))}",
             f"module '{where}' raised {type(error).__name__}: {error}",
-            "pass an example that the network accepts" + _batch_hint(args),
+            "pass an example that the network accepts" + batch_hint(args),
         ) from error
     finally:
         for handle in handles:
@@ -240,33 +228,8 @@ def record(
     recorder.trace.outputs = [
         recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)
     ]
-    _check_batch(recorder.trace)
+    check_batch(recorder.trace)
     return recorder.trace
-
-
-def _batch_hint(args: tuple[Any, ...]) -> str:
-    one = len(args) == 1 and isinstance(args[0], Tensor) and args[0].dim() in (2, 3)
-    return "; if this is one image without a batch dimension, pass example[None]" if one else ""
-
-
-def _check_batch(trace: Trace) -> None:
-    """Raise `InputError` if a convolution took an input of the network for one image: its channels would count as a batch."""
-    aten = torch.ops.aten
-    for op in trace.ops:
-        if (
-            op.func.overloadpacket is aten.unsqueeze
-            and op.call is not None
-            and op.call.function.rpartition(".")[2] in _CONVOLUTIONS
-            and op.inputs[0] in trace.inputs
-        ):
-            raise InputError(
-                f"example of shape {tuple(op.inputs[0].shape)}",
-                "it is one image without a batch dimension",
-                "pass example[None]",
-            )
-
-
-_CONVOLUTIONS = {f"conv{transpose}{n}d" for n in (1, 2, 3) for transpose in ("", "_transpose")}
 
 
 class DispatchMode(TorchDispatchMode):

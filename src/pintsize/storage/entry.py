@@ -80,8 +80,8 @@ def make_ordinary(model: nn.Module) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        table: dict[str, Any]
-        for table in (module._parameters, module._buffers):
+        tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for table in tables:
             for key, tensor in table.items():
                 if tensor is not None and tensor.is_inference():
                     table[key] = ordinary(tensor)

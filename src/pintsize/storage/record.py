@@ -98,7 +98,9 @@ def record(model: nn.Module) -> tuple[Step, ...]:
     known = [step for step in steps if isinstance(step, Within)]
     for path, module in model.named_modules():
         for step in module.__dict__.get(_RECORD, ()) if path else ():
-            found = Within(f"{path}.{step.path}", step.step) if isinstance(step, Within) else Within(path, step)
+            found = (
+                Within(f"{path}.{step.path}", step.step) if isinstance(step, Within) else Within(path, step)
+            )
             if found in known:
                 known.remove(found)
             else:
@@ -126,7 +128,7 @@ def append(model: nn.Module, step: Step) -> None:
         return
     check_order(model, type(step))
     model.__dict__[_RECORD] = [*record(model), step]
-    touched = set()
+    touched: set[str] = set()
     for text in _texts(vars(step)):
         parts = text.split(".")
         touched.update(".".join(parts[: k + 1]) for k in range(len(parts)))

@@ -1,4 +1,4 @@
-"""What torch wraps around a network (`nn.DataParallel`, `DistributedDataParallel`, `torch.compile`, averages), looked through.
+"""Looking through what torch wraps around a network: `nn.DataParallel`, `torch.compile`, averages.
 
 A wrapper puts `module.` or `_orig_mod.` in front of every name. Records and files hold the names of the
 network itself, so that they fit it with or without the wrapper.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container, Iterator
+
 from torch import nn
 
 from ..errors import InputError

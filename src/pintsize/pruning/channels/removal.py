@@ -342,7 +342,9 @@ def _choose(
     if not groups:
         raise InputError(
             "prune",
-            ": ".join(filter(None, ("no channel of the network may be removed", _frozen_text(graph, request)))),
+            ": ".join(
+                filter(None, ("no channel of the network may be removed", _frozen_text(graph, request)))
+            ),
             _remedy(model),
         )
     scores = request.importance.scores(groups, statistics)

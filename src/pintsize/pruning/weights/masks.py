@@ -229,7 +229,9 @@ class _Masking:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
             self.__dict__[_ACTIVE] = False
-            if torch.is_grad_enabled():  # whoever steps without torch's optimizers may leave no trace in the version
+            if (
+                torch.is_grad_enabled()
+            ):  # whoever steps without torch's optimizers may leave no trace in the version
                 self.__dict__.pop(_HELD, None)
 
     def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -212,7 +212,9 @@ def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
     ignored: set[str] = set()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
         matched = [
-            p for p in (*layers, *computed) if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
+            p
+            for p in (*layers, *computed)
+            if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"{pattern}.*")
         ]
         if not matched:
             raise InputError(
