@@ -54,8 +54,9 @@ def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
 
 def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:
     """The outputs of `model` in eval mode, its mode unchanged afterwards."""
+    args = as_args(example)
     with quiet(model), mode or contextlib.nullcontext():
-        outputs = model(*as_args(example))
+        outputs = model(*args)
     return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
 
 
@@ -114,6 +115,9 @@ class KeptNorms(Alongside):
         return result
 
 
+_BATCH_NORMS = (aten.native_batch_norm, aten._native_batch_norm_legit, aten.batch_norm)
+
+
 def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
     x, packet = args[0], func.overloadpacket
     if packet is aten.mean:  # of a norm that is written out
@@ -125,6 +129,14 @@ def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
         shape = (x.shape[0], groups, -1)
         y = _standardise(x.reshape(shape), keep.reshape(shape), [2], eps).reshape(x.shape)
         affine = (1, -1, *[1] * (x.dim() - 2))
+        y = y * (1 if weight is None else weight.reshape(affine)) + (
+            0 if bias is None else bias.reshape(affine)
+        )
+    elif packet in _BATCH_NORMS:  # of a weight, [1, O, …]
+        dims = [d for d in range(x.dim()) if d != 1]
+        affine = (1, -1, *[1] * (x.dim() - 2))
+        y = _standardise(x, keep, dims, args[-1] if isinstance(args[-1], float) else args[7])
+        weight, bias = args[1], args[2]
         y = y * (1 if weight is None else weight.reshape(affine)) + (
             0 if bias is None else bias.reshape(affine)
         )

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from ..errors import OperationError
 from . import ops, reduce_ops, shape_ops  # noqa: F401 (they register their rules)
 from .labels import FIXED, Labels, compact, dims_of
+from .sources import windows
 from .trace import Op, Trace, Value, record, record_training
 
 Removed = dict[str, dict[int, list[int]]]
 """Parameter name → dimension → sorted indices."""
+
+OUTPUT = "it is an output of the network"
+_FIXED_SIZE = "it meets a tensor whose size is fixed"
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,14 @@ class Graph:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.labels = Labels(trace)
+        self.labels = Labels(trace, windows(trace))
         live = trace.live()
         for op in trace.all_ops:
             if op in live:  # what nobody reads asks for nothing
                 ops.apply(op, self.labels)
         self._join_copies()
         for value in [*trace.outputs, *(trace.training.outputs if trace.training is not None else [])]:
-            self.labels.freeze(self.labels.of(value), "it is an output of the network")
+            self.labels.freeze(self.labels.of(value), OUTPUT)
         self.settle()
 
     def _join_copies(self) -> None:
@@ -207,6 +211,26 @@ class Graph:
             if layers:
                 assert freeze.op is not None
                 found.append((freeze.op, freeze.reason, tuple(dict.fromkeys(layers))))
+        return found
+
+    def frozen(self) -> dict[str, tuple[int, str]]:
+        """Layers that compute channels of which some must stay → how many, and why; outputs of the network are none."""
+        stay = self.component == FIXED
+        component = self.labels.components(free=True)
+        reasons: dict[int, str] = {}
+        for freeze in self.labels.frozen:
+            where = f" in module '{freeze.op.module}'" if freeze.op is not None and freeze.op.module else ""
+            for root in component[freeze.ids].unique().tolist():
+                reasons.setdefault(root, freeze.reason + ("" if "module '" in freeze.reason else where))
+        found: dict[str, tuple[int, str]] = {}
+        for (name, dim), first in self.labels.first.items():
+            ids = torch.arange(first, first + self.trace.parameters[name].shape[dim])
+            ids = ids[self._sources[ids] & stay[ids]]
+            why = [reasons.get(root, _FIXED_SIZE) for root in component[ids].unique().tolist()]
+            why = [reason for reason in why if reason != OUTPUT]
+            layer = name.rpartition(".")[0]
+            if why and layer not in found:
+                found[layer] = (len(ids), why[0])
         return found
 
 

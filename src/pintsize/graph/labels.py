@@ -37,6 +37,8 @@ class Labels:
     """The ids of a trace while rules carry them from op to op."""
 
     trace: Trace
+    windows: set[str] = field(default_factory=set)
+    """Weights of convolutions: only their first two dimensions are channels."""
     layers: dict[Value, list[Tensor]] = field(default_factory=dict)
     first: dict[tuple[str, int], int] = field(default_factory=dict)
     """(parameter, dimension) → id of its index 0; the ids of a dimension are consecutive."""
@@ -56,6 +58,8 @@ class Labels:
     splits: list[Op] = field(default_factory=list)
     """Ops whose arguments may hold channel counts fixed in the user's code."""
     _edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _fixed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Edges to id 0."""
     turned: set[Value] = field(default_factory=set)
     """Values whose grid keeps its second-best dimension free, since the forward does not allow the best."""
     _settled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -73,7 +77,9 @@ class Labels:
             for dim, size in enumerate(value.shape):
                 self.first[name, dim] = self._next
                 if size > 1:
-                    own.append(along(self.fresh(size), dim, len(value.shape)))
+                    ids = self.fresh(size)
+                    if dim < 2 or name not in self.windows:
+                        own.append(along(ids, dim, len(value.shape)))
                 else:
                     self._next += 1
             self.layers[value] = own
@@ -126,19 +132,25 @@ class Labels:
         for layer in layers:
             ids = layer.reshape(-1).unique()
             self.frozen.append(Freeze(ids, reason, op, unsupported))
-            (self._unsupported if unsupported else self._edges).append((ids, torch.zeros_like(ids)))
+            (self._unsupported if unsupported else self._fixed).append((ids, torch.zeros_like(ids)))
 
-    def components(self, *, all_rules: bool = False) -> Tensor:
+    def components(self, *, all_rules: bool = False, free: bool = False) -> Tensor:
         """For each id the smallest id it is joined with: 0 means that it must stay.
 
         Args:
             all_rules: as if every op had a rule.
+            free: as if nothing had to stay.
         """
         root = torch.arange(self._next)
-        edges = [*self._edges, *self._settled, *([] if all_rules else self._unsupported)]
+        edges = [*self._edges, *self._settled]
+        if not free:
+            edges += [*self._fixed, *([] if all_rules else self._unsupported)]
         if not edges:
             return root
         left, right = (torch.cat([edge[side] for edge in edges]) for side in (0, 1))
+        if free:
+            both = (left != FIXED) & (right != FIXED)
+            left, right = left[both], right[both]
         while True:  # hook each root to the smallest root it meets, then shorten all paths
             ends = root[left], root[right]
             low, high = torch.minimum(*ends), torch.maximum(*ends)

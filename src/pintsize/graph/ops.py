@@ -279,6 +279,10 @@ def batch_norm(op: Op, labels: Labels) -> None:
         for a in own:
             for b in mine:
                 labels.join(a, b)
+    if any(argument is True for argument in op.args):  # statistics of this very input: a standardised weight
+        for layer in labels.of(x):
+            if any(d != 1 for d in dims_of(layer)):
+                labels.across[op] = layer
     labels.set(op.outputs[0], labels.of(x))
 
 
@@ -335,17 +339,17 @@ def weight_norm(op: Op, labels: Labels) -> None:
     """A weight as direction and length; the length runs over all but one dimension, whose channels may go."""
     direction, length = op.args[:2]
     dim = (op.args[2] if len(op.args) > 2 else 0) % len(direction.shape)
+    if direction.name is not None:
+        labels.directions.add(direction.name)
     for layer in labels.of(direction):
         if dims_of(layer) == [dim]:
             for other in labels.of(length):
                 labels.join(layer, other)
-            labels.set(op.outputs[0], [layer])
-            if len(op.outputs) > 1:
-                labels.set(op.outputs[1], [layer])
-            if direction.name is not None:
-                labels.directions.add(direction.name)
         else:
             labels.freeze([layer], "the length of a filter is taken over it", op)
+    labels.set(op.outputs[0], labels.of(direction))
+    for lengths in op.outputs[1:]:
+        labels.set(lengths, labels.of(length))
 
 
 @rule(aten.embedding)

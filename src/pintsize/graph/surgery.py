@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import containers
 from .attention import SlimMultiheadAttention
 from .groups import Graph, Removed
 from .ops import aten
@@ -55,6 +56,7 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
         The means to take everything back: the old tensors are kept until it is dropped.
     """
     undo = undo or Undo()
+    undo.on(functools.partial(_recompute, model, removed))
     owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
     table: dict[str, Any]
     for module in model.modules():
@@ -73,14 +75,16 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
             undo.on(functools.partial(table.__setitem__, key, old))
             table[key] = new
     undo.attributes.update(attributes)
+    _recompute(model, removed)
     for path, values in attributes.items():
         module = model.get_submodule(path)
         if SlimMultiheadAttention.fits(module):
             undo.on(functools.partial(setattr, module, "__class__", type(module)))
             module.__class__ = SlimMultiheadAttention
         for key, value in values.items():
-            undo.on(functools.partial(setattr, module, key, getattr(module, key)))
-            setattr(module, key, value)
+            old = getattr(module, key)
+            undo.on(functools.partial(setattr, module, key, old))
+            setattr(module, key, containers.like(old, value))
     return undo
 
 
@@ -119,6 +123,16 @@ def follow(
         for group in optimizer.param_groups:
             if any(parameter is weight for parameter in group["params"]):
                 group["params"].append(after[name])
+
+
+def _recompute(model: nn.Module, removed: Removed) -> None:
+    """Let torch's hooks compute weights anew from what was cut, for whoever reads them before the next forward."""
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in removed):
+        module = model.get_submodule(path)
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils.") and hasattr(module, "weight"):
+                with torch.no_grad():
+                    hook(module, ())
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
@@ -162,10 +176,12 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
         weight, packed = (aliases.get(name, name) for name in (f"{path}.weight", f"{path}.in_proj_weight"))
         shape = parameters.get(weight, used.get(path))
         if isinstance(module, _NORMS):
-            if path in inputs:
-                values = _norm(module, graph.kept_shape(inputs[path], gone))
-            elif shape is not None:  # it did not run, and shares its weight with one that did
-                values = _idle_norm(module, shape)
+            statistics = f"{path}.running_mean"
+            vector = shape if shape is not None else parameters.get(aliases.get(statistics, statistics))
+            if vector is not None:  # whatever the module does to its input before, its vectors tell
+                values = _norm(module, vector)
+            elif path in inputs:
+                values = _norm_of_input(module, graph.kept_shape(inputs[path], gone))
         elif isinstance(module, nn.MultiheadAttention):
             if packed in parameters:
                 inner, width = parameters[packed]
@@ -188,6 +204,7 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
     used: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, Value] = {}
     latents: dict[str, Value] = {}
+    normed: dict[str, Value] = {}
     live = graph.trace.live()
     for op in graph.trace.all_ops:
         if op not in live:
@@ -200,19 +217,34 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
         elif packet in (aten.mm, aten.addmm) and op.args[-1] in graph.labels.weights:
             used[op.module] = graph.kept_shape(op.args[-1], gone)[::-1]
         seen = [v for v in op.inputs if v not in graph.labels.weights]
+        if (
+            packet in _NORM_OPS and op.module not in normed
+        ):  # what the norm gets, however the module turned it before
+            normed[op.module] = op.args[0]
         if seen:
             inputs.setdefault(op.module, seen[0])
         elif op.inputs:  # what a norm of parameters (queries, tokens) takes
             latents.setdefault(op.module, op.inputs[0])
-    return used, {**latents, **inputs}
+    return used, {**latents, **inputs, **normed}
 
 
 # Calls that are given sizes as numbers.
-_SIZED = {"view", "reshape", "unflatten", "expand", "repeat", "tile", "split", "split_with_sizes", "narrow"}
+_SIZED = {"view", "reshape", "unflatten", "expand", "repeat", "tile", "split", "split_with_sizes", "narrow",
+          "layer_norm", "rms_norm", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full",
+          "new_empty"}  # fmt: skip
+_NORM_OPS = (aten.native_layer_norm, aten._fused_rms_norm, aten.native_group_norm)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def _norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The size of a norm from that of its weight or running mean."""
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": shape}
+    return {"num_channels" if isinstance(module, nn.GroupNorm) else "num_features": shape[0]}
+
+
+def _norm_of_input(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The size of a norm without parameters from that of what it normalises."""
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return {"normalized_shape": tuple(shape[len(shape) - len(module.normalized_shape) :])}
     if isinstance(module, nn.GroupNorm):
@@ -221,12 +253,6 @@ def _norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         1 if not isinstance(module, nn.modules.instancenorm._InstanceNorm) else -module._get_no_batch_dim()
     )
     return {"num_features": shape[channel]}
-
-
-def _idle_norm(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return {"normalized_shape": shape}
-    return {"num_channels" if isinstance(module, nn.GroupNorm) else "num_features": shape[0]}
 
 
 def _layer(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -259,21 +285,34 @@ def _padding(path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
 
 
 def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
-    """Integer attributes of a user's module that name a size which has changed unambiguously inside it."""
+    """Attributes of a user's module that hold sizes which have changed unambiguously inside it."""
+    calls = [
+        op
+        for op in graph.trace.all_ops
+        if op.module == path and op.call is not None and op.call.function.rpartition(".")[2] in _SIZED
+    ]
+    given = _shapes(graph, gone, [value for op in calls for value in op.outputs])
+    taken = _shapes(
+        graph, gone, [value for op in calls for value in op.inputs]
+    )  # split(x, self.channels // 2)
+    return _integers(module, [*given, *taken]) | containers.resized(module, given) if calls else {}
+
+
+def _shapes(graph: Graph, gone: Tensor, values: Sequence[Value]) -> containers.Shapes:
+    """Shapes before and after the cut."""
+    return [(tuple(value.shape), graph.kept_shape(value, gone)) for value in values]
+
+
+def _integers(module: nn.Module, shapes: containers.Shapes) -> dict[str, Any]:
     candidates = {
         key: value
         for key, value in vars(module).items()
         if type(value) is int and value > 1 and _COUNTS.search(key)
     }
-    if not candidates:
-        return {}
     sizes: dict[int, set[int]] = {}
-    for op in graph.trace.all_ops:
-        function = op.call.function.rpartition(".")[2] if op.call is not None else ""
-        if op.module == path and function in _SIZED:
-            for value in op.outputs:
-                for before, after in zip(value.shape, graph.kept_shape(value, gone), strict=True):
-                    sizes.setdefault(before, set()).add(after)
+    for old_shape, new_shape in shapes:
+        for before, after in zip(old_shape, new_shape, strict=True):
+            sizes.setdefault(before, set()).add(after)
     new: dict[str, Any] = {}
     counted = {old for key, old in candidates.items() if key.endswith("heads")}
     for key, old in candidates.items():

@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
+from .examples import as_tensors, batch_hint, check_batch
+from .state import keep_state
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class CallCounter:
 
 
 def as_args(example: Any) -> tuple[Any, ...]:
-    """Positional arguments of `forward` for an example input: a tensor, or a tuple of arguments."""
+    """Positional arguments of `forward` for an example: a tensor or array, or a tuple of arguments."""
+    example = as_tensors(example)
     if isinstance(example, Tensor):
         return (example,)
     if isinstance(example, tuple | list) and example:
@@ -146,11 +149,14 @@ _MOODY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
     """Eval mode, no gradients, and no fused attention that would hide its parts; all restored afterwards.
 
+    So is what modules keep for their next forward; what they drop on the way to training is dropped before.
     With `training_paths` the user's own modules take the way of training, while norms and dropout do not.
     """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
+    model.train()
     model.eval()
+    put_back = keep_state(model)
     if training_paths:
         for module in training:
             if not (type(module).__module__.startswith("torch.nn") or isinstance(module, _MOODY)):
@@ -161,6 +167,7 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        put_back()
         for module, mode in training.items():
             module.training = mode
 
@@ -213,7 +220,7 @@ def record(
         raise OperationError(
             f"forward of {type(model).__name__} on an example of shape {', '.join(map(str, shapes))}",
             f"module '{where}' raised {type(error).__name__}: {error}",
-            "pass an example that the network accepts",
+            "pass an example that the network accepts" + batch_hint(args),
         ) from error
     finally:
         for handle in handles:
@@ -221,6 +228,7 @@ def record(
     recorder.trace.outputs = [
         recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)
     ]
+    check_batch(recorder.trace)
     return recorder.trace
 
 

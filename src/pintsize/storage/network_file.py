@@ -20,6 +20,7 @@ from ..errors import CorruptFile, InputError, unknown
 from ..registry import Registry
 from . import record as _record
 from .atomic import check_place, write_bytes
+from .wrapped import bare, check_changeable, without_prefixes
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,24 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             quantized weight its integers, not the float it was rounded from.
 
     Raises:
-        InputError: another suffix.
+        InputError: another suffix; or `model` was changed as a part of a larger network.
         OperationError: the file cannot be written; an older file of that name is intact.
     """
     path = Path(path)
     _check_suffix(path)
+    _record.check_whole(model, str(path))
     if path.suffix != ".safetensors":
-        FORMATS[path.suffix].write(model, path)
+        with bare(model) as network:
+            FORMATS[path.suffix].write(network, path)
         return
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
-    for name, tensor in model.state_dict().items():
+    with bare(model) as network:
+        state = network.state_dict()
+    for name, tensor in state.items():
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:
             aliases[name] = first[key]  # a tied weight is stored once
@@ -113,12 +118,16 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.
         if model is None:
             model = _plain_model(path, document, tensors)
         if document is not None:
-            _record.replay(model, steps, source=str(path))
+            if steps:
+                check_changeable(model)  # before any of it is changed
+            with bare(model) as network:
+                _record.replay(network, steps, source=str(path))
     except (RecursionError, OverflowError, MemoryError) as error:
         raise CorruptFile(
             str(path), f"its record cannot be carried out ({error})", "restore it from a copy"
         ) from error
-    load_tensors(model, tensors, source=str(path))
+    with bare(model) as network:
+        load_tensors(network, tensors, source=str(path))
     return model.eval()
 
 
@@ -148,6 +157,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `tensors` into `model`; every name and shape must match, or nothing is changed."""
     own = model.state_dict()
+    tensors = {without_prefixes(name, own): tensor for name, tensor in tensors.items()}
+    if "n_averaged" not in own:  # the counter of torch's AveragedModel
+        tensors.pop("n_averaged", None)
     # files from before PyTorch 0.4.1 lack these counters; nothing but momentum=None reads them
     counters = {
         name: own[name] for name in own.keys() - tensors.keys() if name.endswith("num_batches_tracked")
@@ -222,7 +234,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CorruptFile(str(path), "it does not hold a dictionary of tensors", "save model.state_dict()")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return content
 
 
 def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
 from ..errors import CorruptFile, IllegalOrder, InputError
 from ..registry import Registry
+from .wrapped import plain
 
 _RECORD = "_pintsize_record"
 _ORIGIN = "_pintsize_origin"
+_PART = "_pintsize_part"
 FORMAT = 1
 
 
@@ -63,41 +65,119 @@ def register(cls: _S) -> _S:
     return cls
 
 
+@register
+@dataclasses.dataclass(frozen=True)
+class Within(Step):
+    """What was done to a part of the network by itself, e.g. to a detector's backbone."""
+
+    kind: ClassVar[str] = "within"
+    may_follow: ClassVar[frozenset[str]] = frozenset()  # the step inside says it
+
+    path: str
+    """Of the part."""
+    step: Step
+
+    def apply(self, model: nn.Module) -> None:
+        """Repeat the step on the part."""
+        self.step.apply(model.get_submodule(self.path))
+
+    def to_json(self) -> dict[str, Any]:
+        """The step inside is a dictionary with its own kind."""
+        return {"kind": self.kind, "path": self.path, "step": self.step.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Step:
+        """The step that `to_json` wrote."""
+        return cls(str(fields["path"]), _parsed(_KINDS.find(fields["step"]["kind"]), fields["step"]))
+
+
 def record(model: nn.Module) -> tuple[Step, ...]:
-    """The steps done to `model`, oldest first."""
-    return tuple(model.__dict__.get(_RECORD, ()))
+    """The steps done to `model` and to parts of it, oldest first as far as they touch."""
+    model = plain(model)
+    steps: list[Step] = list(model.__dict__.get(_RECORD, ()))
+    known = [step for step in steps if isinstance(step, Within)]
+    for path, module in model.named_modules():
+        for step in module.__dict__.get(_RECORD, ()) if path else ():
+            found = (
+                Within(f"{path}.{step.path}", step.step) if isinstance(step, Within) else Within(path, step)
+            )
+            if found in known:
+                known.remove(found)
+            else:
+                steps.append(found)
+    return tuple(steps)
 
 
 def check_order(model: nn.Module, step: type[Step]) -> None:
     """Raise `IllegalOrder` if a step of this kind may not follow what was done to `model`."""
     for earlier in record(model):
-        if earlier.kind not in step.may_follow:
+        kind = earlier.step.kind if isinstance(earlier, Within) else earlier.kind
+        if kind not in step.may_follow:
             raise IllegalOrder(
-                f"step '{step.kind}' after '{earlier.kind}'",
+                f"step '{step.kind}' after '{kind}'",
                 step.reason,
-                f"do '{step.kind}' on the model as it was before '{earlier.kind}'",
+                f"do '{step.kind}' on the model as it was before '{kind}'",
             )
 
 
 def append(model: nn.Module, step: Step) -> None:
     """Add `step` to the record of `model`; the change itself has been made by the caller."""
+    model = plain(model)
+    if isinstance(step, Within):
+        append(model.get_submodule(step.path), step.step)
+        return
     check_order(model, type(step))
     model.__dict__[_RECORD] = [*record(model), step]
+    touched: set[str] = set()
+    for text in _texts(vars(step)):
+        parts = text.split(".")
+        touched.update(".".join(parts[: k + 1]) for k in range(len(parts)))
+    for path, module in model.named_modules():
+        if path and path in touched:
+            module.__dict__[_PART] = step.kind
+
+
+def check_whole(model: nn.Module, what: str) -> None:
+    """Raise `InputError` if `model` was changed as a part of a larger network, so that its own record misses steps."""
+    kind = plain(model).__dict__.get(_PART)
+    if kind is not None:
+        raise InputError(
+            what,
+            f"step '{kind}' was done to the whole network that this {type(plain(model)).__name__} is a part of, "
+            "whose record alone tells of it",
+            "save the whole network",
+        )
+
+
+def _texts(document: Any) -> Iterator[str]:
+    """All strings in a JSON document, the keys of its objects among them; long lists of numbers are not read."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, Mapping):
+        yield from (key for key in document if isinstance(key, str))
+        for value in document.values():
+            yield from _texts(value)
+    elif isinstance(document, list | tuple) and document and not isinstance(document[0], int):
+        for value in document:
+            yield from _texts(value)
 
 
 def set_origin(model: nn.Module, name: str, options: Mapping[str, Any]) -> None:
     """Note that `model` is `pintsize.models.create(name, **options)`, so that a file alone rebuilds it."""
-    model.__dict__[_ORIGIN] = {"name": name, "options": dict(options)}
+    plain(model).__dict__[_ORIGIN] = {"name": name, "options": dict(options)}
 
 
 def origin(model: nn.Module) -> dict[str, Any] | None:
     """What `set_origin` noted, or None for a network that is not from `pintsize.models`."""
-    return model.__dict__.get(_ORIGIN)
+    return plain(model).__dict__.get(_ORIGIN)
 
 
 def inherit(model: nn.Module, source: nn.Module) -> None:
     """Give `model` the record and origin of `source`."""
-    for key in (_RECORD, _ORIGIN):
+    model, source = plain(model), plain(source)
+    if steps := record(source):
+        model.__dict__[_RECORD] = list(steps)
+    for key in (_ORIGIN, _PART):
         if key in source.__dict__:
             model.__dict__[key] = source.__dict__[key]
 
@@ -126,7 +206,7 @@ def steps_from_json(document: Any, *, source: str) -> list[Step]:
         kind = fields["kind"]
         step = _KINDS.find(kind)
         try:
-            steps.append(step.from_json({k: v for k, v in fields.items() if k != "kind"}))
+            steps.append(_parsed(step, fields))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise CorruptFile(
                 source,
@@ -134,6 +214,10 @@ def steps_from_json(document: Any, *, source: str) -> list[Step]:
                 "write the file again with ps.save",
             ) from error
     return steps
+
+
+def _parsed(step: type[Step], fields: Mapping[str, Any]) -> Step:
+    return step.from_json({k: v for k, v in fields.items() if k != "kind"})
 
 
 def replay(model: nn.Module, steps: list[Step], *, source: str) -> None:

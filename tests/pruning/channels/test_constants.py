@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pintsize as ps
 from pintsize.pruning.channels import constants
+from pintsize.storage.record import record
 from structures import reference
 
 
@@ -203,7 +204,7 @@ def test_a_forward_that_branches_on_values_is_refused_by_name_and_left_alone() -
     with pytest.raises(ps.errors.OperationError, match="depends on the values of tensors"):
         ps.prune(model, torch.full((2, 1, 4, 4), 3.0), ratio=0.5)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert not ps.record.record(model)
+    assert not record(model)
 
 
 def test_constants_that_are_not_finite_are_refused_and_the_cut_is_taken_back(

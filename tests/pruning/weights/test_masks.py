@@ -1,8 +1,11 @@
 """Masks hold: in training of any kind, in copies, averages, checkpoints, files, cuts and quantization."""
 
 import copy
+import gc
 import io
 import pickle
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -260,3 +263,75 @@ def test_bad_masks_are_refused_before_anything_changes():
     with pytest.raises(InputError, match="shape"):
         set_masks(model, {"0.weight": torch.zeros(8, 1, 3)})
     assert not masks_of(model)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any = None) -> None:
+    x = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(model(x), torch.arange(8) % 5)
+        (scaler.scale(value) if scaler else value).backward()
+        return value
+
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.step(loss)
+        return
+    loss()
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+
+
+_OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9),
+    "foreach": lambda groups: torch.optim.AdamW(groups, foreach=True),
+    "fused": lambda groups: torch.optim.AdamW(groups, fused=True),
+    "lbfgs": lambda groups: torch.optim.LBFGS([p for group in groups for p in group["params"]]),
+}
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("name", _OPTIMIZERS)
+def test_masks_hold_after_every_step_of_a_plain_loop(name: str, before: bool) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(16, 5))
+
+    def optimizer_of(net: nn.Sequential) -> Any:
+        return _OPTIMIZERS[name]([{"params": net[0].parameters()}, {"params": net[1:].parameters()}])
+
+    optimizer = optimizer_of(model) if before else None
+    if optimizer is not None:
+        _step(model, optimizer)
+    ps.sparsify(model, density=0.2, scope="local")
+    optimizer = optimizer or optimizer_of(model)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    clone = copy.deepcopy(model)
+    cloned = optimizer_of(clone)
+    scaler = None if name == "lbfgs" else torch.amp.GradScaler("cpu")
+    masks = {name: mask.clone() for name, mask in masks_of(model).items()}
+    for _ in range(3):
+        _step(model, optimizer, scaler)
+        average.update_parameters(model)
+        _step(clone, cloned)
+        for net in (model, clone, average.module):
+            weights = dict(net.named_parameters())
+            assert all(not weights[key][~mask].any() for key, mask in masks.items())
+            assert all(weights[key][mask].any() for key, mask in masks.items())
+
+
+def test_layers_that_are_gone_are_watched_no_longer() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    ps.sparsify(model, density=0.5)
+    layer = weakref.ref(model[0])
+    del model
+    gc.collect()
+    assert layer() is None
+
+
+def test_masks_of_torch_are_none_of_ours() -> None:
+    layer = torch.nn.utils.prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
+    assert not masks_of(nn.Sequential(layer))

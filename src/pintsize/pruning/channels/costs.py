@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...graph import ChannelGroup, Graph, Op, Trace, Value
 from ...graph.ops import aten
+from ...graph.sources import sources
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Parameter name → shape that is kept of it."""
@@ -48,7 +49,7 @@ def macs(trace: Trace) -> Cost:
     batch = next((v.shape[0] for v in trace.inputs if v.shape), 1)
     terms: list[tuple[float, str]] = []
     products: list[tuple[float, Op]] = []
-    origin = weight_names(trace)
+    origin = sources(trace)
     for op in trace.ops:
         packet = op.func.overloadpacket
         if packet is aten.convolution:

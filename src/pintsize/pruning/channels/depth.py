@@ -20,6 +20,7 @@ from ...graph.ops import aten
 from ...graph.trace import Op, Trace, Value, as_args, quiet
 from ...graph.trace import record as trace_of
 from ...storage import record as _record
+from ...storage.entry import changes_network
 
 _REMAINS: dict[str, type[nn.Module]] = {"identity": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
 """What may be left of a block."""
@@ -84,6 +85,7 @@ def residual_blocks(model: nn.Module, example: Any) -> dict[str, str]:
     return {path: found[path] for path in sorted(innermost, key=first.__getitem__)}
 
 
+@changes_network
 def drop_blocks(model: nn.Module, example: Any, blocks: Sequence[str]) -> DepthStep:
     """Take residual blocks out of `model`, in place, all or nothing; their shortcuts stay.
 

@@ -1,8 +1,8 @@
 """Masks that hold: a layer becomes a subclass of its own class, with a buffer that says which weights are kept.
 
 - Where gradients flow, `forward` uses `weight · mask`, so a removed weight has no effect and no gradient.
-- The parameter itself is exactly zero at removed places: it is made so before every forward that follows a
-  change, after every optimizer step of `pintsize.train`, and before anything reads `state_dict`. So a
+- The parameter itself is exactly zero at removed places: it is made so after every step of any of torch's
+  optimizers, before every forward that follows another change, and before anything reads `state_dict`. So a
   plain PyTorch loop, a copy, an average, a checkpoint and an export all see the zeros.
 - In evaluation the layer computes with its parameter as it is: to whoever reads the network's operations
   (quantization, export, channel pruning) it is an ordinary layer.
@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from ...errors import InputError
@@ -29,6 +31,9 @@ _ACTIVE = "_pintsize_masking"
 _HELD = "_pintsize_held"
 _Class = type[nn.Module]
 _MADE: dict[_Class, _Class] = {}
+_LIVE: WeakSet[nn.Module] = WeakSet()
+"""All masked layers there are, copies among them: whom the step of an optimizer may concern."""
+_watching: list[torch.utils.hooks.RemovableHandle] = []
 
 
 @_record.register
@@ -70,7 +75,12 @@ def maskable(model: nn.Module) -> dict[str, nn.Module]:
 
 def masked_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Path → module of every layer that has a mask."""
-    return {path: module for path, module in model.named_modules() if MASK in module._buffers}
+    return {path: module for path, module in model.named_modules() if is_masked(module)}
+
+
+def is_masked(layer: nn.Module) -> bool:
+    """Whether `layer` has a mask of pintsize's; torch.nn.utils.prune has buffers of the same name."""
+    return isinstance(layer, _Masking) and MASK in layer._buffers
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
@@ -80,11 +90,29 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 def add_mask(layer: nn.Module) -> None:
     """Give `layer` a mask of ones, in place; one that has a mask keeps it."""
-    if MASK in layer._buffers:
+    if is_masked(layer):
         return
     weight = _weight(layer)
     layer.register_buffer(MASK, torch.ones_like(weight, requires_grad=False), persistent=False)
     layer.__class__ = _masked_class(type(layer))
+    _watch(layer)
+
+
+def _watch(layer: nn.Module) -> None:
+    """From now on every step of an optimizer that has the weight of `layer` ends with its mask held."""
+    _LIVE.add(layer)
+    if not _watching:
+        _watching.append(register_optimizer_step_post_hook(_after_step))
+
+
+def _after_step(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    if not _LIVE:
+        return
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for layer in list(_LIVE):
+        if id(layer._parameters.get("weight")) in stepped and is_masked(layer):
+            layer.__dict__.pop(_HELD, None)  # fused optimizers leave no trace in the version
+            hold(layer)
 
 
 def set_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -139,6 +167,7 @@ def remove_masks(model: nn.Module) -> list[str]:
         layer._non_persistent_buffers_set.discard(MASK)
         for key in (_HELD, _ACTIVE):
             layer.__dict__.pop(key, None)
+        _LIVE.discard(layer)
         layer.__class__ = next(c for c in type(layer).__mro__ if "_pintsize_mask_base" not in c.__dict__)
     if layers:
         kept = [step for step in _record.record(model) if not isinstance(step, MaskStep)]
@@ -203,7 +232,7 @@ class _Masking:
             self.__dict__[_ACTIVE] = False
             if (
                 torch.is_grad_enabled()
-            ):  # a step may follow, and fused optimizers leave no trace in the version
+            ):  # whoever steps without torch's optimizers may leave no trace in the version
                 self.__dict__.pop(_HELD, None)
 
     def _save_to_state_dict(self: Any, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -257,7 +286,9 @@ def _masked_class(base: _Class) -> _Class:
 
 def _new(base: _Class) -> nn.Module:
     made = _masked_class(base)
-    return made.__new__(made)
+    layer: nn.Module = made.__new__(made)
+    _watch(layer)
+    return layer
 
 
 def _pack(mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...storage import record as _record
+from ...storage.entry import enters_network
 from ...tables import Table, Tabular
 from ..channels.statistics import Statistics
 from ..patterns import matches
@@ -65,6 +66,7 @@ class SparsityResult(Tabular):
         return Table(("weight", "kept", "of", "density"), rows, total_row, heat=heat)
 
 
+@enters_network
 def sparsify(
     model: nn.Module,
     *,
@@ -195,9 +197,16 @@ def find_masks(
 def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
     """Weights that may be pruned, tied ones once."""
     layers = maskable(model)
+    computed = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        and module._parameters.get("weight") is None
+        and module._parameters.keys() - {"bias"} | vars(module).get("_modules", {}).keys()
+    }
     ignored: set[str] = set()
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
-        matched = [path for path in layers if matches(path, pattern)]
+        matched = [path for path in (*layers, *computed) if matches(path, pattern)]
         if not matched:
             raise InputError(
                 f"ignore={pattern!r}",
@@ -205,6 +214,13 @@ def chosen_weights(model: nn.Module, ignore: Sequence[str] | str) -> list[str]:
                 "see model.named_modules()",
             )
         ignored.update(matched)
+    for path in computed.keys() - ignored:
+        raise InputError(
+            f"layer {path!r}",
+            "its weight is computed from other parameters (a mask, a norm), so that no single weight can be removed",
+            "make it plain first: torch.nn.utils.prune.remove, remove_weight_norm, remove_spectral_norm or "
+            f"parametrize.remove_parametrizations(layer, 'weight'); or pass ignore=({path!r},)",
+        )
     unique: dict[int, str] = {}
     for path, layer in layers.items():
         if path not in ignored:

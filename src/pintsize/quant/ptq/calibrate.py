@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from ...data import images_of
 from ...errors import InputError, InputTypeError
 from ...graph import trace
+from ...storage.entry import changes_network
 from ...storage.record import append, check_order, record
 from ..grid.ties import settle
 from ..network import flow, in_float, patterns, placement
@@ -59,6 +60,7 @@ class _Done:
     rounded: list[str] = field(default_factory=list)
 
 
+@changes_network
 def quantize(
     model: nn.Module,
     *,

@@ -1,0 +1,52 @@
+"""What modules keep from one forward for the next (caches of biases, masks, grids), so that trial runs leave none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+_OWN = {"training", "_parameters", "_buffers", "_modules"}
+
+
+def keep_state(model: nn.Module) -> Callable[[], None]:
+    """Note the attributes of all modules that are no parameters, buffers or modules.
+
+    Returns:
+        What puts them back, the contents of dictionaries, lists and sets included.
+    """
+    contents: dict[int, tuple[Any, Any]] = {}
+    attributes = []
+    for module in model.modules():
+        own = {key: value for key, value in vars(module).items() if not _torchs(key)}
+        attributes.append((module, own))
+        for value in own.values():
+            _note(value, contents)
+
+    def put_back() -> None:
+        for module, own in attributes:
+            now = module.__dict__
+            for key in [key for key in now if key not in own and not _torchs(key)]:
+                del now[key]
+            now.update(own)
+        for container, held in contents.values():
+            if isinstance(container, list):
+                container[:] = held
+            else:
+                container.clear()
+                container.update(held)
+
+    return put_back
+
+
+def _torchs(key: str) -> bool:
+    return key in _OWN or key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+
+
+def _note(value: Any, contents: dict[int, tuple[Any, Any]]) -> None:
+    if not isinstance(value, dict | list | set) or id(value) in contents:
+        return
+    contents[id(value)] = (value, value.copy())
+    for one in value.values() if isinstance(value, dict) else value:
+        _note(one, contents)
