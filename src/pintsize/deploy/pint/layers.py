@@ -27,7 +27,12 @@ def integer_weights(model: nn.Module) -> Symbols:
         prefix = f"{path}." if path else ""
         clustered = CODES in layer._buffers
         values = codebook(layer) if clustered else layer._parameters.get("weight")
-        if values is None or values.dtype != torch.float32 or quantizer.zero_point.any() or values.numel() < FEWEST:
+        if (
+            values is None
+            or values.dtype != torch.float32
+            or quantizer.zero_point.any()
+            or values.numel() < FEWEST
+        ):
             continue
         if clustered:
             symbols, axis = _on_grid(values, quantizer), 0
@@ -69,7 +74,9 @@ def codes(model: nn.Module) -> Symbols:
         if own.numel() < FEWEST or int(own.max()) >= levels:
             continue
         largest = centroids[centroids.abs().sum(1).argmax()]
-        centroids = centroids * (centroids @ largest).sign()[:, None]  # a norm may have turned a channel's signs
+        centroids = (
+            centroids * (centroids @ largest).sign()[:, None]
+        )  # a norm may have turned a channel's signs
         mean = centroids.sum(0) / (centroids != 0).sum(0).clamp(min=1)  # over the rows that use a code
         order = mean.argsort(stable=True)
         center = int(mean[order].abs().argmin())
