@@ -85,7 +85,9 @@ class QuantizationResult(Tabular):
         told = [f"{len(what)} {name}" for name, what in done if what]
         if self.codebooks:
             parted = sum(count > 1 for count in self.codebooks.values())
-            told.append(f"{len(self.codebooks)} with shared values ({parted} with a codebook per output channel)")
+            told.append(
+                f"{len(self.codebooks)} with shared values ({parted} with a codebook per output channel)"
+            )
         return Table(
             ("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told)
         )
