@@ -22,6 +22,14 @@ def milliseconds_text(number: float) -> str:
     return f"{_three(number)} ms"
 
 
+def drop_text(drop: float) -> str:
+    """Points of accuracy lost, or gained: 3.667 → '3.67 points lost'."""
+    text = f"{abs(drop):.2f}"
+    if float(text) == 0:
+        return "no accuracy lost"
+    return f"{text} points {'lost' if drop > 0 else 'gained'}"
+
+
 COST_TEXTS = {"latency": milliseconds_text, "bytes": bytes_text, "macs": count_text}
 """How the costs that a budget may name are told."""
 

@@ -58,6 +58,17 @@ def test_table_names_best_and_differences(runs, tmp_path):
     assert "must not be compared" not in text
 
 
+def test_the_drop_is_against_the_dense_network_trained_as_long(make, tmp_path):
+    folders = [make("a", 91.5, 500_000, 3.0), make("b", 94.999, 500_000, 3.0)]
+    for folder in folders:
+        content = json.loads((folder / "metrics.json").read_text())
+        content["stages"].insert(1, stage("dense fp32, trained on", 95.0, 4_000_000, 8.0))
+        (folder / "metrics.json").write_text(json.dumps(content))
+    text = report.compare(folders, tmp_path / "out.html").read_text()
+    assert re.search(r'data-key="3\.5">\s*3\.50', text)
+    assert re.search(r'data-key="0\.0">\s*0\.00', text)
+
+
 def test_every_point_links_to_its_recipe(runs, tmp_path):
     text = report.compare(runs, tmp_path / "out.html").read_text()
     plots = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]

@@ -114,6 +114,29 @@ def test_says_first_what_was_lost_and_gained(run):
     assert not [attrs for tag, attrs in shown.tags if attrs.get("class") == "warning"]
 
 
+LONGER = {"name": "dense fp32, trained on", "accuracy": 95.0, "bytes": 44_700_400, "latency": latency(17.8)}
+
+
+def test_a_run_with_a_baseline_is_held_against_it(run):
+    stages = metrics()["stages"]
+    shown = page(run(stages=[stages[0], LONGER, stages[1]]))
+    assert "pruned int8 against dense fp32, trained on: 3.50 points lost, 13.3× smaller" in shown.text
+    assert "95.00 % → 91.50 %" in shown.text
+    assert not [
+        attrs for tag, attrs in shown.tags if attrs.get("class") == "warning"
+    ]  # it is no step of the way
+
+
+@pytest.mark.parametrize(("size", "accuracy"), [(44_700_400, 91.803), (44_699_000, 91.797)])
+def test_what_is_unchanged_is_not_told_as_a_change(run, size, accuracy):
+    dense = metrics()["stages"][0]
+    again = {**dense, "name": "again", "bytes": size, "accuracy": accuracy, "macs": 456_900_000}
+    shown = page(run(stages=[dense, again]))
+    assert "again against dense fp32: no accuracy lost, file size unchanged, latency unchanged." in shown.text
+    assert "under 1 % fewer MACs" in shown.text
+    assert "larger than" not in shown.text
+
+
 def test_is_self_contained_and_accessible(run):
     shown = page(run())
     assert shown.outside == []

@@ -79,7 +79,7 @@ def _by_rules(
     return told(
         {"file": out, "drop": found.drop, "stages": found.rounds},
         found,
-        f"{found.drop:+.2f} points below the dense network\nsaved to {out}",
+        f"{found.told}\nsaved to {out}",
     )
 
 

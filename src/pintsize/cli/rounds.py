@@ -33,7 +33,7 @@ def rounds(
     return told(
         {"file": out, "drop": found.drop, "rounds": found.rounds},
         found,
-        f"{found.drop:+.2f} points below the dense network\nsaved to {out}",
+        f"{found.told}\nsaved to {out}",
     )
 
 

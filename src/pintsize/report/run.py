@@ -16,6 +16,8 @@ from . import live
 from .live import Progress
 
 FORMAT = 1
+LONGER = "dense fp32, trained on"
+"""The dense network that was trained for as many epochs as the pruned one: what rounds and rules are held against."""
 
 
 class _Part(BaseModel):
@@ -106,6 +108,19 @@ class Metrics(_Part):
     rounds: list[StagedRound] = Field(default_factory=list)
     budget: dict[str, Any] | None = None
     attention: AttentionOutcome | None = None
+
+    @property
+    def baseline(self) -> Stage | None:
+        """What the last stage is held against: the dense network, trained as long as that where the run has one."""
+        before = self.stages[:-1]
+        return next((stage for stage in before if stage.name == LONGER), before[0] if before else None)
+
+    @property
+    def drop(self) -> float | None:
+        """Points of accuracy that the last stage lies below the baseline; None if one was not measured."""
+        if self.baseline is None or self.baseline.accuracy is None or self.stages[-1].accuracy is None:
+            return None
+        return self.baseline.accuracy - self.stages[-1].accuracy
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..units import bytes_text, count_text, milliseconds_text
+from ..units import bytes_text, count_text, drop_text, milliseconds_text
 from .live import Progress
-from .run import AttentionOutcome, Metrics, Stage
+from .run import LONGER, AttentionOutcome, Metrics, Stage
 
 _NOISE = 0.97
 """Medians of one run differ by this factor for no reason: a step has to do better than that to count."""
@@ -39,10 +39,10 @@ class Summary:
 
 
 def summarise(metrics: Metrics) -> Summary:
-    """Compare the last stage with the first; a quantity that either lacks is left out."""
+    """Compare the last stage with the dense network; a quantity that either lacks is left out."""
     facts: list[Fact] = []
-    if len(metrics.stages) > 1:
-        first, last = metrics.stages[0], metrics.stages[-1]
+    if metrics.baseline is not None:
+        first, last = metrics.baseline, metrics.stages[-1]
         facts = [
             fact
             for fact in (
@@ -83,26 +83,20 @@ def going_on(progress: Sequence[Progress]) -> str:
 def _sentence(metrics: Metrics, facts: list[Fact]) -> str:
     if not metrics.stages:
         return "No stage of this run has ended yet."
-    if len(metrics.stages) == 1:
+    if metrics.baseline is None:
         stage = metrics.stages[0]
         reached = f" at {stage.accuracy:.2f} % accuracy" if stage.accuracy is not None else ""
         return f"One stage so far: {stage.name}{reached}."
     said = ", ".join(fact.headline for fact in facts[:3]) or "nothing was measured on both"
-    return f"{metrics.stages[-1].name} against {metrics.stages[0].name}: {said}."
+    return f"{metrics.stages[-1].name} against {metrics.baseline.name}: {said}."
 
 
 def _accuracy(first: Stage, last: Stage) -> Fact | None:
     if first.accuracy is None or last.accuracy is None:
         return None
     drop = first.accuracy - last.accuracy
-    headline = (
-        "no accuracy lost"
-        if abs(drop) < 0.005
-        else f"{abs(drop):.2f} points {'lost' if drop > 0 else 'gained'}"
-    )
-    return Fact(
-        "accuracy", headline, f"{first.accuracy:.2f} % → {last.accuracy:.2f} %", None if drop > 0 else True
-    )
+    told = f"{first.accuracy:.2f} % → {last.accuracy:.2f} %"
+    return Fact("accuracy", drop_text(drop), told, None if drop > 0 else True)
 
 
 def _factor(
@@ -110,14 +104,18 @@ def _factor(
 ) -> Fact | None:
     if not first or not last:
         return None
-    return Fact(label, _times(first / last, better, worse), f"{text(first)} → {text(last)}", last < first)
+    times, told = _times(first / last, better, worse), (text(first), text(last))
+    if told[0] == told[1] or times.startswith("1.00×"):  # what rounds to once is no change
+        return Fact(label, f"{label} unchanged", " → ".join(told), None)
+    return Fact(label, times, " → ".join(told), last < first)
 
 
 def _less(label: str, first: int | None, last: int | None) -> Fact | None:
     if not first or last is None:
         return None
     change = 100 * (1 - last / first)
-    headline = f"{abs(change):.0f} % {'fewer' if change >= 0 else 'more'} {label}"
+    share = f"{abs(change):.0f}" if abs(change) >= 0.5 else "under 1"
+    headline = f"{share} % {'fewer' if change >= 0 else 'more'} {label}"
     return Fact(
         label,
         f"{label} unchanged" if last == first else headline,
@@ -147,14 +145,14 @@ def _verdict(metrics: Metrics) -> tuple[str, bool | None]:
 
 def _warnings(metrics: Metrics) -> list[str]:
     found = []
-    for before, after in zip(metrics.stages, metrics.stages[1:], strict=False):
+    stages = [stage for stage in metrics.stages if stage.name != LONGER]  # the dense network again is no step
+    for before, after in zip(stages, stages[1:], strict=False):
         if before.median_ms and after.median_ms and after.median_ms > _NOISE * before.median_ms:
             found.append(f"{_slower(before, after)} This step did not pay in latency.")
         if before.bytes and after.bytes and after.bytes > before.bytes:
-            found.append(
-                f"{after.name} is larger than {before.name}: {bytes_text(after.bytes)} against "
-                f"{bytes_text(before.bytes)}."
-            )
+            sizes = bytes_text(after.bytes), bytes_text(before.bytes)
+            if sizes[0] != sizes[1]:
+                found.append(f"{after.name} is larger than {before.name}: {sizes[0]} against {sizes[1]}.")
     return found
 
 

@@ -63,7 +63,7 @@ def test_files_of_version_1_are_read(quantized, tmp_path):
     content = (tmp_path / "net.pint").read_bytes()
     old = tmp_path / "old.pint"
     old.write_bytes(as_version_1(content))
-    assert (content[8], old.read_bytes()[8]) == (2, 1)
+    assert (content[8], old.read_bytes()[8]) == (3, 1)
     assert same_state(ps.load(old, model=network()), ps.load(tmp_path / "net.pint", model=network()))
     assert pint.about(old) == {"licence": "MIT"}
 
@@ -316,8 +316,8 @@ def test_missing_file_and_newer_format(quantized, tmp_path):
         ps.load(tmp_path / "net.pint")
     export(quantized, tmp_path / "net.pint")
     content = (tmp_path / "net.pint").read_bytes()
-    (tmp_path / "net.pint").write_bytes(resealed(content[:8] + struct.pack("<I", 3) + content[12:]))
-    with pytest.raises(errors.InputError, match="it has format 3"):
+    (tmp_path / "net.pint").write_bytes(resealed(content[:8] + struct.pack("<I", 4) + content[12:]))
+    with pytest.raises(errors.InputError, match="it has format 4"):
         ps.load(tmp_path / "net.pint", model=network())
 
 

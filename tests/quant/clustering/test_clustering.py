@@ -8,7 +8,9 @@ from torch import nn
 
 import pintsize as ps
 from pintsize import quant
+from pintsize.deploy import open_runtime
 from pintsize.errors import IllegalOrder, InputError
+from pintsize.pruning.weights.masks import masks_of
 from pintsize.quant.clustering import clustered, kmeans
 from pintsize.storage.record import record
 
@@ -204,3 +206,125 @@ def test_nan_weights_and_no_layers():
         quant.cluster(model)
     with pytest.raises(InputError, match="no weights"):
         quant.cluster(nn.ReLU())
+
+
+def trained_norms(model: nn.Module) -> nn.Module:
+    """Norms as training leaves them: factors of both signs."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean)
+    return model.eval()
+
+
+def test_norms_are_clustered_by_default():
+    model = trained_norms(nn.Sequential(nn.Conv2d(2, 32, 3), nn.BatchNorm2d(32)))
+    quant.cluster(model, k=5)
+    assert distinct(model[1].weight) == 5
+    other = trained_norms(nn.Sequential(nn.Conv2d(2, 32, 3), nn.BatchNorm2d(32)))
+    assert [layer.name for layer in quant.cluster(other, k=5, norms=False).layers] == ["0"]
+    assert distinct(other[1].weight) == 32
+
+
+@pytest.mark.parametrize("scope", ["layer", "channel", "global"])
+@pytest.mark.parametrize("method", ["mse", "lsq"])
+def test_sparse_then_clustered_then_quantized(scope, method, tmp_path):
+    torch.manual_seed(0)
+    model = trained_norms(ps.models.create("resnet-demo", num_classes=4))
+    x = torch.randn(4, 3, 16, 16)
+    ps.sparsify(model, density=0.2)
+    masks = masks_of(model)
+    quant.cluster(model, k=5, scope=scope)
+    zeros = {
+        name: module.weight == 0 for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    }
+    with torch.no_grad():
+        before = model(x)
+    result = quant.quantize(model, calibration=x, method=method, progress=False)
+    assert [step.kind for step in record(model)] == ["mask", "cluster", "fold", "quantize"]
+    with torch.no_grad():
+        after = model(x)
+        assert float((after - before).abs().max()) < 0.05 * float(before.abs().max())
+    for name, gone in zeros.items():
+        layer = model.get_submodule(name)
+        assert (layer.weight[gone] == 0).all()
+        assert not layer.weight[gone].signbit().any()
+        assert max(distinct(row) for row in layer.weight) <= 6
+        assert result.codebooks[name] == len(layer.weight)
+    assert "with shared values" in result.__rich__().caption
+    assert all(torch.equal(mask, masks_of(model)[name]) for name, mask in masks.items())
+    for suffix in ("safetensors", "pint"):
+        path = tmp_path / f"net.{suffix}"
+        ps.save(model, path) if suffix == "safetensors" else ps.export(model, path)
+        with torch.no_grad():
+            assert torch.equal(ps.load(path)(x), after)
+    with open_runtime(ps.export(model, tmp_path / "net.onnx", example=x).path) as runtime:
+        assert float((torch.as_tensor(runtime(x)) - after).abs().max()) < 1e-4 * float(after.abs().max() + 1)
+
+
+def test_folding_gives_each_channel_the_codebook_times_its_factor():
+    model = trained_norms(nn.Sequential(nn.Conv2d(1, 2, 2, bias=False), nn.BatchNorm2d(2, eps=0.0)))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[[[1.0, 2.0], [0.0, 1.0]]], [[[2.0, 2.0], [0.0, 1.0]]]]))
+        model[1].weight.copy_(torch.tensor([2.0, -3.0]))
+        model[1].running_var.copy_(torch.tensor([4.0, 1.0]))
+    quant.cluster(model, k=2, norms=False)
+    quant.fold_batchnorm(model, torch.rand(1, 1, 3, 3))
+    assert clustered.codebook(model[0]).tolist() == [[0.0, 1.0, 2.0], [0.0, -3.0, -6.0]]
+    assert model[0].weight.flatten(1).tolist() == [[1.0, 2.0, 0.0, 1.0], [-6.0, -6.0, 0.0, -3.0]]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("scope", ["layer", "channel"])
+def test_a_transposed_layer_has_codebooks_by_output_channel(scope, groups, tmp_path):
+    torch.manual_seed(0)
+
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.ConvTranspose2d(8, 12, 3, groups=groups), nn.BatchNorm2d(12))
+
+    model, x = trained_norms(plain()), torch.rand(2, 8, 5, 5)
+    quant.cluster(model, k=3, scope=scope)
+    with torch.no_grad():
+        wanted = model(x)
+        quant.fold_batchnorm(model, x)
+        assert torch.allclose(model(x), wanted, atol=1e-5)
+    assert clustered.codebooks(model[0]) == 12
+    rows = clustered.by_channel(model[0].weight.detach(), model[0])
+    assert rows.shape == (12, 8 // groups * 9)
+    assert max(distinct(row) for row in rows) == 3
+    ps.save(model, tmp_path / "net.safetensors")
+    again = ps.load(tmp_path / "net.safetensors", model=plain())
+    assert torch.equal(again(x), model(x))
+
+
+def test_codebooks_of_input_channels_keep_their_norm():
+    """As earlier versions made them of transposed layers: a factor for each output channel would part their values."""
+    model, x = (
+        trained_norms(nn.Sequential(nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6))),
+        torch.rand(1, 4, 5, 5),
+    )
+    clustered.add_clusters(model[0], levels=1, zeros=False, rows=4)
+    assert quant.fold_batchnorm(model, x) is None
+
+
+def test_training_after_all_three_keeps_zeros_and_sharing():
+    torch.manual_seed(0)
+    model = trained_norms(ps.models.create("resnet-demo", num_classes=4))
+    x = torch.randn(4, 3, 16, 16)
+    ps.sparsify(model, density=0.3)
+    quant.cluster(model, k=3)
+    quant.quantize(model, calibration=x, progress=False)
+    before = {
+        name: layer.weight.detach().clone() for name, layer in clustered.clustered_layers(model).items()
+    }
+    steps = torch.optim.Adam(model.parameters(), 1e-3)
+    model.train()(x).square().mean().backward()
+    steps.step()
+    for name, layer in clustered.clustered_layers(model).items():
+        layer.after_optimizer_step()
+        after = layer.weight.detach()
+        assert (after[before[name] == 0] == 0).all()
+        assert max(distinct(row) for row in after) <= 4
+        assert not torch.equal(after, before[name])

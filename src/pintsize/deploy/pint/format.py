@@ -31,8 +31,8 @@ from . import entropy
 from .tensors import Entry, as_entries, four_dimensional, restore
 
 MAGIC = b"\x89PINT\r\n\x1a"
-FORMAT = 2
-"""Version 1 differs in its header, which is a zlib stream."""
+FORMAT = 3
+"""Version 1 has another header, a zlib stream; up to version 2 masks are stored beside the zeros that tell them."""
 _LZMA: list[dict[str, int]] = [
     {
         "id": lzma.FILTER_LZMA2,
@@ -265,7 +265,7 @@ def _header(content: bytes, source: str) -> tuple[dict[str, Any], int]:
     if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() != content[-_DIGEST:]:
         raise CorruptFile(source, "its content does not match its checksum", _COPY)
     version, size = struct.unpack_from("<II", content, len(MAGIC))
-    if version not in (1, FORMAT):
+    if not 1 <= version <= FORMAT:
         raise InputError(
             source,
             f"it has format {version}, this version reads 1 to {FORMAT}",

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import entropy
+from . import entropy, kept, layers
 from . import scales as pint_scales
+from .layers import FEWEST
 
-_FEWEST = 64
-"""Smaller tensors are not worth a model of their symbols."""
 _LARGEST_KERNEL = 4096
 _DTYPES = {
     name: getattr(torch, name)
@@ -32,8 +31,8 @@ _DTYPES = {
     )
 }
 _INTEGERS = tuple(pint_scales.FORMS)
-"""Kinds whose numbers are int32s in a block of planes."""
-_KINDS = ("plain", "integers", "codebook", "codes", "sparse", *_INTEGERS)
+"""Kinds of float32 tensors that are told by int32s in a block of planes."""
+_KINDS = ("plain", "integers", "codebook", "codes", "sparse", "kept", *_INTEGERS)
 _SCALES = ("plain", "codebook", "sparse")
 """Kinds of scales that need no other scale."""
 
@@ -47,7 +46,8 @@ class Entry:
     that of the weight, and a code is the (symbol + center)-th of `order`. sparse: a symbol is the sign,
     0 for nothing; `plain` holds the magnitudes of the others, in order. multiples: of the product of two scales,
     as biases are; `plain` holds the int32 k of each, as 2k or, below 0, −2k − 1. quotients: of two scales, times
-    2^e / (2k + 1), as scales of weights are; `plain` holds e · 2^24 + k for each.
+    2^e / (2k + 1), as scales of weights are; `plain` holds e · 2^24 + k for each. kept: a packed mask, whose bits
+    say where the tensor `of` (a weight, or its codes) is not 0, except at some places; `plain` holds their gaps.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Entry:
     kind: str
     extra: dict[str, Any] = field(default_factory=dict)
     """integers: scale (a name), axis. codebook: center, size. codes: center, order, bits. multiples: scale, input.
-    quotients: scale (of the output), input."""
+    quotients: scale (of the output), input. kept: of, differences (how many)."""
     symbols: Tensor | None = None
     plain: Tensor | None = None
 
@@ -68,7 +68,7 @@ class Entry:
     @property
     def coded(self) -> bool:
         """It has symbols."""
-        return self.kind not in ("plain", *_INTEGERS)
+        return self.kind not in ("plain", "kept", *_INTEGERS)
 
     @property
     def largest(self) -> int:
@@ -79,7 +79,7 @@ class Entry:
     @property
     def four(self) -> entropy.Shape4:
         """Shape as [O, I, Y, X]: one-dimensional tensors are O, inner dimensions go to Y."""
-        if not self.coded or self.numel < _FEWEST:
+        if not self.coded or self.numel < FEWEST:
             raise ValueError(f"{self.name} cannot have symbols")
         out, *inner = self.shape
         if len(inner) < 2:
@@ -92,7 +92,7 @@ class Entry:
     @property
     def plain_dtype(self) -> torch.dtype:
         """Of `plain`."""
-        dtype: torch.dtype = _DTYPES["int32" if self.kind in _INTEGERS else self.dtype]
+        dtype: torch.dtype = _DTYPES["int32" if self.kind in ("kept", *_INTEGERS) else self.dtype]
         return dtype
 
     @property
@@ -100,6 +100,8 @@ class Entry:
         """How many numbers `plain` has; known for sparse tensors once their symbols are."""
         if self.kind == "codebook":
             return int(self.extra["size"])
+        if self.kind == "kept":
+            return int(self.extra["differences"])
         if self.kind == "sparse":
             if self.symbols is None:
                 raise ValueError(f"the symbols of {self.name[:80]!r} come too late")
@@ -130,6 +132,10 @@ class Entry:
             dtype == "uint8" and 1 <= extra["bits"] <= 8 and set(extra["order"]) <= set(range(256))
         ):
             raise ValueError(f"the codes of {name[:80]!r} are described wrongly")
+        if kind == "kept" and not (
+            dtype == "uint8" and len(shape) == 1 and 0 <= extra["differences"] <= 8 * shape[0]
+        ):
+            raise ValueError(f"the mask {name[:80]!r} is described wrongly")
         if kind in _INTEGERS and (dtype != "float32" or not math.prod(shape)):
             raise ValueError(f"{name[:80]!r} cannot hold {kind}")
         return cls(name, dtype, tuple(shape), kind, extra)
@@ -138,7 +144,7 @@ class Entry:
 def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
     """Every tensor of `model` in the form that codes best, and the names of tied ones → the first name."""
     state = model.state_dict()
-    integers, codes, units = _integer_weights(model), _codes(model), pint_scales.units(model)
+    integers, codes, units = layers.integer_weights(model), layers.codes(model), pint_scales.units(model)
     entries: list[Entry] = []
     aliases: dict[str, str] = {}
     first: dict[Any, str] = {}
@@ -162,6 +168,9 @@ def as_entries(model: nn.Module) -> tuple[list[Entry], dict[str, str]]:
         ):
             entry.plain = tensor
         entries.append(entry)
+    by_name = {entry.name: entry for entry in entries}
+    for entry in entries:
+        _as_kept(entry, by_name, aliases)
     return entries, aliases
 
 
@@ -190,6 +199,8 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
         scales = (_scale(by_name, entry.extra[key], within=entry.kind) for key in ("scale", "input"))
         _, make = pint_scales.FORMS[entry.kind]
         return make(_plain(entry), *scales).reshape(entry.shape)
+    if entry.kind == "kept":
+        return _mask(entry, by_name)
     symbols = entry.symbols
     if symbols is None:
         raise ValueError(f"no block holds the symbols of {entry.name[:80]!r}")
@@ -199,10 +210,7 @@ def _restored(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
             raise ValueError(f"a symbol of {entry.name[:80]!r} is not in its codebook")
         return values[index]
     if entry.kind == "codes":
-        order, index = torch.tensor(entry.extra["order"]), symbols.long() + int(entry.extra["center"])
-        if int(index.min()) < 0:
-            raise ValueError(f"a symbol of {entry.name[:80]!r} is not a code")
-        return _packed(order[index], int(entry.extra["bits"]))
+        return _packed(_codes_of(entry, symbols), int(entry.extra["bits"]))
     if entry.kind == "sparse":
         found = torch.zeros(entry.shape, dtype=entry.plain_dtype)
         found[symbols != 0] = _plain(entry)
@@ -224,6 +232,32 @@ def _scale(by_name: dict[str, Entry], name: str, *, within: str = "integers") ->
     return _restored(owner, by_name)
 
 
+def _mask(entry: Entry, by_name: dict[str, Entry]) -> Tensor:
+    """A packed mask."""
+    owner = by_name[entry.extra["of"]]
+    if owner.kind == "kept" or entry.shape != (-(-owner.numel // 8),):
+        raise ValueError(f"{owner.name[:80]!r} cannot tell the mask {entry.name[:80]!r}")
+    gaps = _plain(entry) if entry.plain_numel else torch.empty(0, dtype=torch.int32)
+    return kept.packed(_not_zero(owner, by_name), gaps)
+
+
+def _not_zero(owner: Entry, by_name: dict[str, Entry]) -> Tensor:
+    """Where a tensor is not 0; of the codes of a clustered layer, which code."""
+    if owner.kind != "codes":
+        return _restored(owner, by_name) != 0
+    if owner.symbols is None:
+        raise ValueError(f"no block holds the symbols of {owner.name[:80]!r}")
+    return _codes_of(owner, owner.symbols) != 0
+
+
+def _codes_of(entry: Entry, symbols: Tensor) -> Tensor:
+    """The codes of a clustered layer."""
+    order, index = torch.tensor(entry.extra["order"]), symbols.long() + int(entry.extra["center"])
+    if int(index.min()) < 0:
+        raise ValueError(f"a symbol of {entry.name[:80]!r} is not a code")
+    return order[index]
+
+
 def _plain(entry: Entry) -> Tensor:
     if entry.plain is None:
         raise ValueError(f"no block holds the numbers of {entry.name[:80]!r}")
@@ -243,51 +277,17 @@ def _as_integers(entry: Entry, tensor: Tensor, state: dict[str, Tensor], units: 
     return False
 
 
-def _integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, dict[str, Any]]]:
-    """The quantized weights of a quantized model: name → integers, where their scale is."""
-    from ...quant.network.convert import WEIGHT, weight_layers
-
-    found = {}
-    state = model.state_dict()
-    for path, layer in weight_layers(model):
-        quantizer: Any = layer.get_submodule(WEIGHT)
-        prefix = f"{path}." if path else ""
-        name, scale = f"{prefix}weight", f"{prefix}{WEIGHT}.scale"
-        weight = state.get(name)
-        if (
-            weight is None
-            or weight.dtype != torch.float32
-            or quantizer.zero_point.any()
-            or weight.numel() < _FEWEST
-        ):
-            continue
-        symbols = quantizer.to_int(weight).cpu().to(torch.int16)
-        with torch.no_grad():  # the float weight itself is not kept, only what the network computes with
-            same = torch.equal(quantizer(quantizer.to_float(symbols.to(weight.device))), quantizer(weight))
-        if same and symbols.any():
-            found[name] = (symbols, {"scale": scale, "axis": quantizer.axis})
-    return found
-
-
-def _codes(model: nn.Module) -> dict[str, tuple[Tensor, dict[str, Any]]]:
-    """The codes of clustered layers as symbols in the order of their centroids, from the one next to zero."""
-    from ...quant.clustering.clustered import CODES, clustered_layers, codebook
-
-    found = {}
-    for path, layer in clustered_layers(model).items():
-        codes, centroids = layer.get_buffer(CODES).cpu(), codebook(layer).cpu().float()
-        levels = centroids.shape[1]
-        if codes.numel() < _FEWEST or int(codes.max()) >= levels:
-            continue
-        mean = centroids.sum(0) / (centroids != 0).sum(0).clamp(min=1)  # over the rows that use a code
-        order = mean.argsort(stable=True)
-        center = int(mean[order].abs().argmin())
-        symbols = (order.argsort()[codes.long()] - center).to(torch.int16)
-        bits = max(1, (levels - 1).bit_length())
-        if symbols.any():
-            name = f"{path}.{CODES}" if path else CODES
-            found[name] = (symbols, {"center": center, "order": order.tolist(), "bits": bits})
-    return found
+def _as_kept(entry: Entry, by_name: dict[str, Entry], aliases: dict[str, str]) -> None:
+    """Turn a mask into what the zeros of its weight do not tell, where that is less."""
+    if entry.plain is None or entry.dtype != "uint8":
+        return
+    for name in kept.owners(entry.name):
+        owner = by_name.get(aliases.get(name, name))
+        gaps = None if owner is None else kept.differences(entry.plain, _not_zero(owner, by_name))
+        if owner is not None and gaps is not None:
+            entry.kind, entry.extra = "kept", {"of": owner.name, "differences": len(gaps)}
+            entry.plain = gaps if len(gaps) else None
+            return
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
@@ -298,7 +298,7 @@ def _packed(codes: Tensor, bits: int) -> Tensor:
 
 def _as_codebook(entry: Entry, tensor: Tensor) -> bool:
     """Turn a tensor of few different values into indices; whether it is one."""
-    if tensor.dtype != torch.float32 or tensor.numel() < _FEWEST or not tensor.isfinite().all():
+    if tensor.dtype != torch.float32 or tensor.numel() < FEWEST or not tensor.isfinite().all():
         return False
     bits, index = tensor.view(torch.int32).unique(return_inverse=True)
     if not 1 < len(bits) <= min(entropy.LARGEST + 1, tensor.numel() // 8):
@@ -319,7 +319,7 @@ def _as_codebook(entry: Entry, tensor: Tensor) -> bool:
 
 def _as_sparse(entry: Entry, tensor: Tensor) -> bool:
     """Turn a tensor that is mostly zeros into signs and magnitudes; whether it is one."""
-    if tensor.dtype != torch.float32 or tensor.numel() < _FEWEST or not tensor.isfinite().all():
+    if tensor.dtype != torch.float32 or tensor.numel() < FEWEST or not tensor.isfinite().all():
         return False
     zeros = tensor == 0
     few = int(zeros.sum())

@@ -84,6 +84,14 @@ class StagedPruning(Tabular):
         found = [row.val_accuracy if row.accuracy is None else row.accuracy for row in rows]
         return found[0] - found[1]
 
+    @property
+    def told(self) -> str:
+        """The drop in words."""
+        from ...units import drop_text
+
+        longer = " trained for as long" if self.baseline is not self.rounds[0] else ""
+        return f"{drop_text(self.drop)} against the dense network{longer}"
+
     def _repr_html_(self) -> str:
         return str(self.figures()["rounds"]._repr_html_()) + super()._repr_html_()
 

@@ -23,28 +23,65 @@ CODEBOOK = "weight_codebook"
 _LEVELS = "_pintsize_levels"
 _ZEROS = "_pintsize_zeros"
 _ROWS = "_pintsize_rows"
+_AXIS = "_pintsize_axis"
 _ACTIVE = "_pintsize_clustering"
 _MADE: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def add_clusters(layer: nn.Module, *, levels: int, zeros: bool, rows: int) -> None:
+def add_clusters(layer: nn.Module, *, levels: int, zeros: bool, rows: int, axis: int = 0) -> None:
     """Make `layer` a clustered one, in place; its codes are 0 until they are set or loaded.
 
     Args:
         layer: with a parameter `weight`.
         levels: size of a codebook, at most 256.
         zeros: code 0 is the value 0, for good.
-        rows: number of codebooks: 1, or one for each of the first dimension.
+        rows: number of codebooks: 1, or one for each of the first dimension, or for each output channel.
+        axis: the dimension of output channels, 1 in a transposed layer; only there it is not 0.
     """
     weight = _parameter(layer)
     layer.register_buffer(CODES, torch.zeros_like(weight, dtype=torch.uint8), persistent=False)
-    layer.__dict__.update({_LEVELS: levels, _ZEROS: zeros, _ROWS: rows})
+    layer.__dict__.update({_LEVELS: levels, _ZEROS: zeros, _ROWS: rows, _AXIS: axis})
     layer.__class__ = _clustered_class(type(layer))
+
+
+def by_channel(weight: Tensor, layer: nn.Module) -> Tensor:
+    """`weight`, shaped as that of `layer`, as [output channels, weights of each]; a view of it if it can be one."""
+    if channel_axis(layer) == 0:
+        return weight.reshape(len(weight), -1)
+    grouped = weight.reshape(int(layer.groups), -1, weight.shape[1], weight[0, 0].numel())  # type: ignore[arg-type]
+    return grouped.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """The dimension of the weight of `layer` that counts output channels (of a group)."""
+    return 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
+
+
+def codebooks(layer: nn.Module) -> int:
+    """How many codebooks `layer` has; 0 if it is not clustered."""
+    return int(layer.__dict__[_ROWS]) if CODES in layer._buffers else 0
+
+
+def scalable(layer: nn.Module) -> bool:
+    """Whether each output channel of `layer` can take a factor: not where input channels have codebooks."""
+    return codebooks(layer) < 2 or layer.__dict__.get(_AXIS, 0) == channel_axis(layer)
+
+
+def part_channels(layer: nn.Module) -> None:
+    """Give each output channel of a clustered layer a codebook of its own, in place; its weights stay as they are."""
+    if CODES in layer._buffers:
+        weight = _parameter(layer)
+        layer.__dict__.update({_ROWS: len(by_channel(weight, layer)), _AXIS: channel_axis(layer)})
 
 
 def codebook(layer: nn.Module) -> Tensor:
     """The centroids of a clustered layer, [rows, levels]; 0 where a code is not used."""
     return _mean(_parameter(layer).detach(), _flat_codes(layer), layer)
+
+
+def with_codebook(layer: nn.Module, centroids: Tensor) -> Tensor:
+    """The weight of a clustered layer, had it these centroids [rows, levels]."""
+    return centroids.flatten()[_flat_codes(layer)]
 
 
 def width(layer: nn.Module) -> tuple[int, int] | None:
@@ -73,7 +110,12 @@ def _flat_codes(layer: nn.Module) -> Tensor:
     assert codes is not None
     rows, levels = layer.__dict__[_ROWS], layer.__dict__[_LEVELS]
     offset = torch.arange(rows, device=codes.device) * levels
-    flat: Tensor = codes.long() + offset.view(-1, *[1] * (codes.dim() - 1))
+    if rows > 1 and layer.__dict__.get(_AXIS, 0) == 1:  # [in, out / groups, …]
+        offset = offset.view(int(layer.groups), 1, -1)  # type: ignore[arg-type]
+        offset = offset.expand(-1, len(codes) // len(offset), -1).flatten(0, 1)
+    else:
+        offset = offset[:, None]
+    flat: Tensor = codes.long() + offset.reshape(*offset.shape[: codes.dim()], *[1] * (codes.dim() - 2))
     return flat
 
 

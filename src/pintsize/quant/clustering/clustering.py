@@ -15,7 +15,7 @@ from ...storage.record import Step, append, check_order, register
 from ...tables import Table, Tabular
 from ...units import bytes_text
 from ..network import patterns
-from .clustered import CODES, add_clusters, width
+from .clustered import CODES, add_clusters, by_channel, channel_axis, width
 from .kmeans import centroids, nearest
 
 Scope = Literal["layer", "channel", "global"]
@@ -31,7 +31,7 @@ class ClusterStep(Step):
     reason: ClassVar[str] = "the weights share values already, of clusters or of a quantizer"
 
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Path → `levels`, `zeros` and `rows` of its codebook."""
+    """Path → `levels`, `zeros` and `rows` of its codebook; `axis` where its rows are not the first dimension."""
 
     def apply(self, model: nn.Module) -> None:
         """Make the layers clustered ones; codebooks and codes are loaded afterwards."""
@@ -80,7 +80,7 @@ def cluster(
     k: int | None = None,
     bits: int | None = None,
     scope: Scope = "layer",
-    norms: bool = False,
+    norms: bool = True,
     ignore: Sequence[str] = (),
 ) -> ClusterResult:
     """Replace each weight by the nearest of `k` shared values, in place; weights that are zero stay zero.
@@ -93,7 +93,7 @@ def cluster(
         k: number of values besides zero; 5 by default.
         bits: instead of `k`: as many values as fit codes of so many bits (1 to 8), zero included if it occurs.
         scope: one codebook per 'layer', per output 'channel', or one 'global' for all.
-        norms: batch-norm weights, too.
+        norms: batch-norm weights, too; False leaves them as they are.
         ignore: patterns of layers that stay as they are.
 
     Raises:
@@ -121,13 +121,13 @@ def cluster(
     books: dict[str, list[np.ndarray[Any, Any]]] = {}
     for name, weight in weights.items():
         rows = (
-            weight.reshape(len(weight), -1)
+            weight.ravel()[_places(layers[name])]
             if scope == "channel" and weight.ndim > 1
             else weight.reshape(1, -1)
         )
         zeros = bool((weight == 0).any())
         books[name] = [shared if shared is not None else _codebook(row, k, bits, zeros=zeros) for row in rows]
-    step = ClusterStep({name: _options(book) for name, book in books.items()})
+    step = ClusterStep({name: _options(book, layers[name]) for name, book in books.items()})
     step.apply(model)
     done = tuple(_assign(name, layer, weights[name], books[name]) for name, layer in layers.items())
     append(model, step)
@@ -180,9 +180,17 @@ def _codebook(
     return np.concatenate([[0.0], found]) if zeros else found
 
 
-def _options(books: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
+def _options(books: list[np.ndarray[Any, Any]], layer: nn.Module) -> dict[str, Any]:
     zeros = bool(books[0].size and books[0][0] == 0)
-    return {"levels": max(map(len, books)), "zeros": zeros, "rows": len(books) if len(books) > 1 else 1}
+    options: dict[str, Any] = {"levels": max(map(len, books)), "zeros": zeros, "rows": len(books)}
+    return {**options, "axis": 1} if len(books) > 1 and channel_axis(layer) else options
+
+
+def _places(layer: nn.Module) -> np.ndarray[Any, Any]:
+    """Where in the flattened weight the weights of each output channel are, [channels, n]."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    return np.asarray(by_channel(torch.arange(weight.numel()).view(weight.shape), layer))
 
 
 @torch.no_grad()
@@ -190,13 +198,15 @@ def _assign(
     name: str, layer: nn.Module, weight: np.ndarray[Any, Any], books: list[np.ndarray[Any, Any]]
 ) -> ClusteredLayer:
     """Give `layer` its codes and shared values."""
-    rows = weight.reshape(len(books), -1)
-    codes, values = np.zeros(rows.shape, np.uint8), np.zeros(rows.shape)
-    for number, (row, book) in enumerate(zip(rows, books, strict=True)):
-        first = int(book[0] == 0)
+    flat = weight.ravel()
+    codes, values = np.zeros(flat.shape, np.uint8), np.zeros(flat.shape)
+    places = _places(layer) if len(books) > 1 else np.arange(flat.size)[None]
+    for place, book in zip(places, books, strict=True):
+        row, first = flat[place], int(book[0] == 0)
+        code = np.zeros(row.shape, np.uint8)
         kept = row != 0 if first else np.ones(row.shape, bool)
-        codes[number, kept] = nearest(row[kept], book[first:]) + first
-        values[number] = book[codes[number]]
+        code[kept] = nearest(row[kept], book[first:]) + first
+        codes[place], values[place] = code, book[code]
     parameter, buffer = layer._parameters["weight"], layer._buffers[CODES]
     assert parameter is not None
     assert isinstance(buffer, Tensor)

@@ -17,6 +17,7 @@ from ...errors import InputError, UnsupportedOp
 from ...graph import trace
 from ...graph.trace import CallKey
 from ...storage.record import Step, append, check_order, register
+from ..clustering.clustered import part_channels
 from ..grid.quantizer import FakeQuantize
 from ..grid.quotients import odd_quotients
 from ..grid.ties import avoid_ties
@@ -37,10 +38,7 @@ class FoldStep(Step):
 
     kind: ClassVar[str] = "fold"
     may_follow: ClassVar[frozenset[str]] = frozenset(
-        {"prune", "depth", "mask", "scatter", "bake", "quantize"}
-    )
-    reason: ClassVar[str] = (
-        "folding scales each channel, which would move the weights off their shared values"
+        {"prune", "depth", "mask", "scatter", "bake", "cluster", "quantize"}
     )
 
     norms: dict[str, str] = field(default_factory=dict)
@@ -54,6 +52,7 @@ class FoldStep(Step):
         """Give each layer a bias and take each norm out; values are loaded afterwards."""
         for layer in (*self.norms, *self.inside):
             module = model.get_submodule(layer)
+            part_channels(module)
             if module.bias is None:
                 weight = own_weight(module)
                 count = weight.shape[1] * module.groups if _transposed(module) else weight.shape[0]
@@ -77,7 +76,8 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     A norm is folded if it alone reads the result of a convolution or linear layer, both run once per
     forward, and it has tracked statistics of its own. It may be a module, part of one (which runs an
     activation, too), or a call in a forward of yours. Others stay. A weight quantizer's
-    scales are scaled along, so the integers that stand for its weights stay what they are.
+    scales are scaled along, so the integers that stand for its weights stay what they are. Where weights share
+    values, each output channel then has a codebook of its own: the layer's times the norm's factor.
 
     Args:
         model: any network; what it computes in eval mode is unchanged (up to rounding, 1e-5). In a quantized one the
@@ -222,10 +222,10 @@ def _scale(module: nn.Module, factor: Tensor, read: Tensor, given: Tensor, ratio
             factor.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1).reshape(weight.shape[0], -1)
         )
         shape[0], shape[1] = per_row.shape
-        weight.copy_(weight.double() * per_row.view(shape))
+        weight.copy_(weight.double() * per_row.view(shape) + 0.0)  # 0 for −0: what was removed is zero
     else:
         shape[0] = -1
-        weight.copy_(weight.double() * factor.view(shape))
+        weight.copy_(weight.double() * factor.view(shape) + 0.0)
     bias.copy_((bias.double() - read) * factor + given)  # the mean stays exact where a scale was changed
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..clustering.clustered import CODES, scalable
 from .flow import Edge, Flow, Kind, Node
 from .subclasses import once, reduced_by
 
@@ -66,7 +67,8 @@ def norms_behind(flow: Flow, model: nn.Module) -> dict[str, Norm]:
         alone = ran[path] == [node] and not any(other.startswith(f"{path}.") for other in ran)
         norm = _norm(node, path, alone=alone and _owns(modules[path], node))
         # a parametrized weight (a mask, say) is computed anew from its original at each forward
-        if norm and "weight" in module._parameters and weights.count(id(own_weight(module))) == 1:
+        own = "weight" in module._parameters and scalable(module)
+        if norm and own and weights.count(id(own_weight(module))) == 1:
             found[layer] = norm
     return found
 
@@ -80,6 +82,8 @@ def take_out(model: nn.Module, path: str, tensors: list[str]) -> None:
         if key in owner._parameters:
             like = owner.get_parameter(key)
             owner._parameters[key] = nn.Parameter(like.detach().new_empty(0), requires_grad=False)
+            if key == "weight" and CODES in owner._buffers:
+                owner._buffers[CODES] = owner.get_buffer(CODES).new_empty(0)
         else:
             owner._buffers[key] = owner.get_buffer(key).new_empty(0)
     if not issubclass(type(module), _WithoutNorms):

@@ -93,7 +93,8 @@ def quantize(
         calibration: a split or any iterable of batches of images; needed to quantize activations.
         method: how ranges are chosen: 'minmax', 'ema', 'percentile', 'mse' or 'entropy'; or 'best': 'mse'
             with learned rounding and bias correction, and equalisation where it lowers the error; or 'lsq': 'mse'
-            to begin with, for training: scales are parameters, and batch norms stay until `fold_batchnorm`.
+            to begin with, for training: scales are parameters, and batch norms stay until `fold_batchnorm`
+            (of a clustered network they are folded at once: shared values have one sign for all channels).
             After 'ema' ranges go on following the values in training; after the others they stay fixed.
         ignore: patterns of layers that stay in floating point.
         example: an input to trace the network with; by default of the first calibration batch.
@@ -130,7 +131,7 @@ def quantize(
     example = example_of(example, images)
     work = copied(model).eval()
     baked = bake(work, example)
-    folded = _without_norms(work, example, trained=trained_scales)
+    folded = _without_norms(work, example, trained=trained_scales and not _clustered(model))
     bits = {"weights": weights, "activations": activations}
     step, plan = planned(work, example, bits, ignore=ignore, edges=edges, outputs=outputs)
     step = replace(step, learnable=trained_scales, follow=follow)
@@ -150,8 +151,12 @@ def _check(model: nn.Module) -> None:
     check_order(model, QuantizeStep)
 
 
+def _clustered(model: nn.Module) -> bool:
+    return any(done.kind == "cluster" for done in record(model))
+
+
 def _check_clusters(model: nn.Module, refinement: Refinement) -> None:
-    if refinement.moves_weights and any(done.kind == "cluster" for done in record(model)):
+    if refinement.moves_weights and _clustered(model):
         raise InputError(
             "learned rounding or equalisation of clustered weights",
             "it would part weights that share values",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from ...tables import Table, Tabular
+from ..clustering.clustered import clustered_layers, codebooks
 from ..network import convert
 from ..network.fold import FoldStep
 from ..network.record import QuantizeStep
@@ -63,6 +64,8 @@ class QuantizationResult(Tabular):
     """Where an activation is constant on all calibration images (a dead ReLU, say): its value is a level exactly."""
     in_float: tuple[FloatLayer, ...] = ()
     """Layers that a file computes in floating point in ONNX Runtime, with the reason."""
+    codebooks: Mapping[str, int] = field(default_factory=dict)
+    """Layers whose weights go on sharing values → 1, or one for each output channel, where a norm was folded."""
 
     def __rich__(self) -> Table:
         """Bits of each layer's weights and of what it reads."""
@@ -80,6 +83,11 @@ class QuantizationResult(Tabular):
             ("constant on all images", self.constants),
         )
         told = [f"{len(what)} {name}" for name, what in done if what]
+        if self.codebooks:
+            parted = sum(count > 1 for count in self.codebooks.values())
+            told.append(
+                f"{len(self.codebooks)} with shared values ({parted} with a codebook per output channel)"
+            )
         return Table(
             ("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told)
         )
@@ -120,6 +128,7 @@ def describe(
             )
         )
     norms = tuple(folded.folded) if folded else ()
+    clustered = {path: layer for path, layer in clustered_layers(model).items() if path in step.weights}
     return QuantizationResult(
         tuple(layers),
         tuple(activations),
@@ -128,4 +137,5 @@ def describe(
         rounded=tuple(rounded),
         constants=tuple(labels.get(name, f"input of {name}") for name in constants),
         in_float=tuple(FloatLayer(name, reason) for name, reason in in_float.items()),
+        codebooks={path: codebooks(layer) for path, layer in clustered.items()},
     )

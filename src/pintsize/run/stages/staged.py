@@ -11,6 +11,7 @@ from torch import nn
 from ...pruning import StagedPruning
 from ...recipe.recipe import Recipe
 from ...recipe.training import RecoverSection
+from ...report.run import LONGER
 from .stages import PRUNED, Stage, Stages, settings_of
 
 
@@ -30,7 +31,7 @@ class PrunedInSteps(Stage):
         """Forms that are measured besides the last one."""
         if not getattr(recipe, self.name).baseline:
             return []
-        return [("dense fp32, trained on", f"{self.name}/dense-trained-on")]
+        return [(LONGER, f"{self.name}/dense-trained-on")]
 
     def forms(self, recipe: Recipe, kind: str) -> list[tuple[str, str]]:
         return [*self.on_the_way(recipe), (f"{kind} fp32", "pruned")]
