@@ -2,6 +2,7 @@
 
 from .catalog import Entry, describe
 from .catalog import names as list
+from .batches import split_batch
 from .images import images_of
 from .loading import load
 from .split import Batch, Data, MemoryStore, Split, Store
@@ -19,4 +20,5 @@ __all__ = [
     "images_of",
     "list",
     "load",
+    "split_batch",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError, InputTypeError, unknown
 
@@ -99,6 +100,16 @@ def open_runtime(
     return runtime
 
 
+def open_as_written(
+    path: str | os.PathLike[str] | nn.Module, *, backend: str | None = None, threads: int = 2
+) -> Runtime:
+    """As `open_runtime`, and open dimensions stay open: a runtime of ours may fix them for speed, others do not."""
+    runtime = open_runtime(path, backend=backend, threads=threads)
+    if hasattr(runtime, "as_written"):
+        runtime.as_written = True
+    return runtime
+
+
 def opens(backend: str | None, path: str | os.PathLike[str]) -> bool:
     """Whether the runtime of that name runs files of the path's suffix."""
     return backend in _BACKENDS and Path(path).suffix in _BACKENDS[backend][2]
@@ -147,8 +158,10 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in pair)
 
 
-def as_float32(inputs: Sequence[Array], expected: Sequence[Shape], what: str) -> list[np.ndarray[Any, Any]]:
-    """The inputs as contiguous float32 arrays.
+def as_arrays(
+    inputs: Sequence[Array], expected: Sequence[Shape], what: str, kinds: Sequence[str] = ()
+) -> list[np.ndarray[Any, Any]]:
+    """The inputs as contiguous arrays of `kinds`, float32 where that says nothing.
 
     Raises:
         InputTypeError: they are neither arrays nor tensors.
@@ -159,21 +172,21 @@ def as_float32(inputs: Sequence[Array], expected: Sequence[Shape], what: str) ->
             f"input of {what}", f"it takes {len(expected)} inputs, {len(inputs)} were given", "pass each once"
         )
     arrays = []
-    for given, shape in zip(inputs, expected, strict=True):
+    for given, shape, want in zip(inputs, expected, kinds or ["float32"] * len(inputs), strict=True):
         if not isinstance(given, np.ndarray | Tensor):
             raise InputTypeError(
                 f"input of type {type(given).__name__} for {what}",
                 "it is no batch of images",
-                "pass a NumPy array or a tensor of float32",
+                f"pass a NumPy array or a tensor of {want}",
             )
         fits = len(given.shape) == len(shape) and all(
-            want is None or want == size for want, size in zip(shape, given.shape, strict=True)
+            asked is None or asked == size for asked, size in zip(shape, given.shape, strict=True)
         )
         kind = str(given.dtype).removeprefix("torch.")
-        if not fits or kind != "float32":
+        if not fits or kind != want:
             raise InputError(
                 f"input of {what}",
-                f"it takes float32 of shape {_text(shape)}, {kind} of shape {_text(given.shape)} was given",
+                f"it takes {want} of shape {_text(shape)}, {kind} of shape {_text(given.shape)} was given",
                 "bring the images to that size and type",
             )
         array = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
@@ -243,7 +256,7 @@ class TorchRuntime(Closing):
             output = self._model(*tensors)
         if isinstance(inputs[0], Tensor):
             return output
-        return output.numpy() if isinstance(output, Tensor) else tuple(each.numpy() for each in output)
+        return like_input([leaf.numpy() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)], inputs[0])
 
     def close(self) -> None:
         """Let go of the network."""

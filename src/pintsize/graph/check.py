@@ -55,7 +55,7 @@ def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
 def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:
     """The outputs of `model` in eval mode, its mode unchanged afterwards."""
     with quiet(model), mode or contextlib.nullcontext():
-        outputs = model(*as_args(example))
+        outputs = model(*as_args(example, model))
     return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]
 
 

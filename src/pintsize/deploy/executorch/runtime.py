@@ -18,11 +18,13 @@ from torch import Tensor
 
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
 from ..pint import seal
-from ..runtime import Array, Closing, Shape, as_float32, like_input
+from ..runtime import Array, Closing, Shape, as_arrays, like_input
 
 _FORWARD = "forward"
 KEY = "pintsize"
 """Name of the method of a file that returns what it says about itself."""
+_KINDS = {6: "float32", 4: "int64", 3: "int32", 11: "bool", 7: "float64", 0: "uint8"}
+"""ExecuTorch's numbers of types."""
 _TRIAL = """
 import sys, torch
 from executorch.runtime import Runtime
@@ -56,6 +58,7 @@ class ExecuTorch(Closing):
         self._method: Any
         self._load()
         meta = self._method.metadata
+        self._kinds = [_KINDS.get(meta.input_tensor_meta(number).dtype(), "float32") for number in range(meta.num_inputs())]
         sizes = [tuple(meta.input_tensor_meta(number).sizes()) for number in range(meta.num_inputs())]
         self._piece = sizes[0][0] if sizes and sizes[0] else 1
         self._shapes: list[Shape] = [(None, *size[1:]) for size in sizes]
@@ -65,7 +68,7 @@ class ExecuTorch(Closing):
         """Run the network on float32 arrays or tensors [B, …], B a multiple of the file's own batch."""
         if self._content is None:
             raise InputError(str(self.path), "this runtime has been closed", "open it again")
-        arrays = as_float32(inputs, self._shapes, str(self.path))
+        arrays = as_arrays(inputs, self._shapes, str(self.path), self._kinds)
         if len(arrays[0]) % self._piece or not len(arrays[0]):
             raise InputError(
                 f"batch of {len(arrays[0])} images for {self.path}",
@@ -81,7 +84,8 @@ class ExecuTorch(Closing):
             self._execute([torch.from_numpy(array[at : at + self._piece]) for array in arrays])
             for at in range(0, len(arrays[0]), self._piece)
         ]
-        return like_input([torch.cat(parts).numpy() for parts in zip(*pieces, strict=True)], inputs[0])
+        joined = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        return like_input([output.numpy() for output in joined], inputs[0])
 
     def close(self) -> None:
         """Free the program."""

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
+from ...data.batches import rows
 from ...errors import InputError, OperationError, PintsizeError
-from ...storage.atomic import write_bytes
 from ..onnx import writer as onnx
 from ..onnx.trace import check_forward, evaluating
-from ..options import Deployed, ExportInfo, Options
+from ..options import ExportInfo, Made, Options
 from ..pint import seal
 from .runtime import KEY, quiet, require
 
 
-def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
-    """Write `model` as one `.pte` file, atomically; see `pintsize.export`.
+def make(model: nn.Module, path: Path, options: Options) -> Made:
+    """`model` as one `.pte` file; see `pintsize.export`.
 
     Convolutions and linear layers with quantized inputs, weights and results run in XNNPACK's 8-bit
     kernels (weights of fewer bits are stored in 8, which the format has); all else runs in float32. The
@@ -28,21 +29,21 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
     require()
     if options.opset is not None:
         raise InputError(f"opset for {path}", "only ONNX has opsets", "leave it out")
-    first, *more = options.args(model)
-    count = 1 if options.dynamic_batch else len(first)
-    args = tuple(
-        arg[:count].detach().cpu().float().clone(memory_format=torch.contiguous_format)
-        if isinstance(arg, Tensor) else arg for arg in (first, *more)
-    )  # fmt: skip
-    wrapped = options.include_normalization or options.include_softmax
+    if options.open - {"batch"}:
+        raise InputError(
+            f"dynamic={sorted(options.open)} for {path}", "a .pte file takes images of one size", "export it for each size"
+        )
+    given = options.args(model)
+    args = onnx.float_args(rows(given, 0, 1) if "batch" in options.open else given)
     with evaluating(model), torch.no_grad(), quiet():
-        target = onnx.on_cpu(Deployed(model, options).eval() if wrapped else model)
+        target = onnx.deployed(model, options)
         check_forward(target, args)
         content, integer_weights = _content(target, args, onnx.metadata(model, options))
     sealed = seal.seal_tail(content)
-    write_bytes(path, sealed)
     details = {"integer_weights": integer_weights}
-    return ExportInfo(path, "executorch", len(sealed), tuple(args[0].shape), details=details)
+    shape = next(tuple(leaf.shape) for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+    info = ExportInfo(path, "executorch", len(sealed), shape, details=details)
+    return Made({path: sealed}, info, target, args)
 
 
 def _content(model: nn.Module, args: tuple[Any, ...], told: dict[str, str]) -> tuple[bytes, bool]:

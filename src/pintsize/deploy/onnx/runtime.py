@@ -11,7 +11,7 @@ import torch
 
 from ...errors import CorruptFile, InputError, OperationError
 from ..pint import seal
-from ..runtime import Array, Closing, Shape, as_float32, like_input
+from ..runtime import Array, Closing, Shape, as_arrays, like_input
 from .paths import check_paths
 
 _HEAVY = {
@@ -38,19 +38,20 @@ class OnnxRuntime(Closing):
         seal.check(path)
         self.path, self.threads = path, threads
         self._session: Any = _session(path, threads=threads)
-        self._names = [value.name for value in self._session.get_inputs()]
+        self.input_names = [value.name for value in self._session.get_inputs()]
         self._shapes: list[Shape] = [
             tuple(size if isinstance(size, int) else None for size in value.shape)
             for value in self._session.get_inputs()
         ]
+        self._kinds = [_kind(value.type) for value in self._session.get_inputs()]
         self.input_shape = self._shapes[0] if self._shapes else ()
 
     def __call__(self, *inputs: Array) -> Any:
         """Run the network on float32 arrays or tensors [B, …]."""
         if self._session is None:
             raise InputError(str(self.path), "this runtime has been closed", "open it again")
-        arrays = as_float32(inputs, self._shapes, str(self.path))
-        outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        arrays = as_arrays(inputs, self._shapes, str(self.path), self._kinds)
+        outputs = self._session.run(None, dict(zip(self.input_names, arrays, strict=True)))
         return like_input(outputs, inputs[0])
 
     def integer_nodes(self) -> dict[str, dict[str, int]]:
@@ -70,6 +71,12 @@ class OnnxRuntime(Closing):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def _kind(written: str) -> str:
+    """`tensor(float)` → float32, as NumPy calls it."""
+    kind = written.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 
 def _session(path: Path, *, threads: int, optimised: Path | None = None) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
 from ..onnx.paths import check_paths
 from ..pint import seal
-from ..runtime import Array, Closing, Shape, as_float32, like_input
+from ..runtime import Array, Closing, Shape, as_arrays, like_input
 from .graph import prepared
 
 _KEPT = 4
@@ -45,6 +45,10 @@ class OpenVino(Closing):
         self._core = package().Core()
         self._model: Any = _read(self._core, path)
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
+        self._kinds = [np.dtype(value.element_type.to_dtype()).name for value in self._model.inputs]
+        self.input_names = [value.any_name for value in self._model.inputs]
+        self.as_written = False
+        """Compile open dimensions as open ones, as programs do that know nothing of ours."""
         self.input_shape = self._shapes[0] if self._shapes else ()
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
 
@@ -52,7 +56,7 @@ class OpenVino(Closing):
         """Run the network on float32 arrays or tensors [B, …]."""
         if self._model is None:
             raise InputError(str(self.path), "this runtime has been closed", "open it again")
-        arrays = as_float32(inputs, self._shapes, str(self.path))
+        arrays = as_arrays(inputs, self._shapes, str(self.path), self._kinds)
         found = self._request([array.shape for array in arrays]).infer(arrays, share_inputs=True)
         return like_input([np.array(found[number]) for number in range(len(self._model.outputs))], inputs[0])
 
@@ -76,7 +80,7 @@ class OpenVino(Closing):
         self._requests.clear()
 
     def _request(self, shapes: list[tuple[int, ...]]) -> Any:
-        key = tuple(shapes)
+        key = () if self.as_written else tuple(shapes)
         if key in self._requests:
             self._requests.move_to_end(key)
             return self._requests[key]
@@ -129,7 +133,7 @@ def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: Ope
     }
     try:
         fixed = model
-        if any(value.partial_shape.is_dynamic for value in model.inputs):
+        if not runtime.as_written and any(value.partial_shape.is_dynamic for value in model.inputs):
             fixed = model.clone()
             fixed.reshape({index: list(shape) for index, shape in enumerate(shapes)})
         return core.compile_model(fixed, "CPU", settings)

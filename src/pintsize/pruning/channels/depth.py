@@ -186,7 +186,7 @@ def _can_go(model: nn.Module, example: Any, blocks: dict[str, str]) -> bool:
     """
 
     def run() -> Any:
-        return model(*tree_map_only(Tensor, Tensor.clone, as_args(example)))
+        return model(*tree_map_only(Tensor, Tensor.clone, as_args(example, model)))
 
     stands = {path: _Shortcut(model.get_submodule(path), left) for path, left in _left(blocks).items()}
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data import images_of
+from ...data.batches import Inputs, moved, rows, run, size
 from ...errors import InputError, InputTypeError
 from ...graph import trace
 from ...storage.record import append, check_order, record
@@ -150,7 +151,7 @@ def _quantized(
     reference: nn.Module,
     step: QuantizeStep,
     plan: placement.Plan,
-    images: list[Tensor],
+    images: list[Inputs],
     method: str,
     *,
     refinement: Refinement,
@@ -174,7 +175,7 @@ def _quantized(
         if refinement.equalize or _error(trial, reference, images) < _error(done.model, reference, images):
             reference, done = other, _Done(trial, equalized)
     if refinement.learn_rounding:
-        parts = rounding.blocks(done.model, images[0][:2])
+        parts = rounding.blocks(done.model, rows(images[0], 0, 2))
         with bar("learn rounding", len(parts), progress) as advance:
             done.rounded = rounding.learn_rounding(
                 done.model, images, iterations=refinement.iterations, seed=refinement.seed, advance=advance
@@ -187,17 +188,17 @@ def _quantized(
 
 
 @torch.no_grad()
-def _error(model: nn.Module, reference: nn.Module, images: Sequence[Tensor]) -> float:
+def _error(model: nn.Module, reference: nn.Module, images: Sequence[Inputs]) -> float:
     """Mean squared difference of the results of two networks on `images`."""
     total = torch.zeros((), dtype=torch.float64)
     for batch in images:
-        for found, wanted in zip(tree_leaves(model(batch)), tree_leaves(reference(batch)), strict=True):
+        for found, wanted in zip(tree_leaves(run(model, batch)), tree_leaves(run(reference, batch)), strict=True):
             if isinstance(found, Tensor) and found.is_floating_point():
                 total += (found - wanted).double().square().mean().cpu()
     return float(total)
 
 
-def example_of(example: Any, images: list[Tensor]) -> Any:
+def example_of(example: Any, images: list[Inputs]) -> Any:
     """`example`, or two of `images` if it is None."""
     if example is not None:
         return example
@@ -205,7 +206,7 @@ def example_of(example: Any, images: list[Tensor]) -> Any:
         raise InputError(
             "example=None", "the network cannot be traced without an input", "pass an example input"
         )
-    return images[0][:2]
+    return rows(images[0], 0, 2)
 
 
 def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | QuantizeStep]) -> None:
@@ -218,7 +219,7 @@ def commit(model: nn.Module, work: nn.Module, steps: Sequence[FoldStep | Quantiz
 
 def calibration_batches(
     model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int
-) -> list[Tensor]:
+) -> list[Inputs]:
     """`limit` images of `calibration`, in batches, on the device of `model`.
 
     Raises:
@@ -231,12 +232,12 @@ def calibration_batches(
             "pass data.train or a few batches of images, or activations=None",
         )
     tensor = next(model.parameters(), torch.empty(0))
-    images = [batch.to(tensor.device) for batch in images_of(calibration, limit)]
-    images = [batch for batch in images if len(batch)]
+    images = [moved(batch, tensor.device) for batch in images_of(calibration, limit, model=model)]
+    images = [batch for batch in images if size(batch)]
     if not images:
         raise InputError("calibration", "it holds no images", "pass data.train or a few batches of images")
     for number, batch in enumerate(images):
-        if not batch.isfinite().all():
+        if not all(leaf.isfinite().all() for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)):
             raise InputError(
                 f"calibration batch {number}", "it holds NaN or infinite values", "clean the images"
             )
