@@ -113,7 +113,7 @@ def first_beyond_rounding(
         errors = {
             name: _relative(found[name], one) for name, one in zip(places, wanted, strict=True)
         }
-        allowed = explained(compute, wanted, _relative)
+        allowed = explained(compute, wanted, _relative, enough=list(errors.values()))
         return first_divergence(errors, dict(zip(places, allowed, strict=True)))
     except Exception:  # the answer is a help in an error's text, and no reason for another error
         _log.debug("the layers of %s cannot be compared", path, exc_info=True)

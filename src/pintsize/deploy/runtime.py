@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import InputError, InputTypeError, unknown
 
@@ -39,6 +39,8 @@ class Runtime(Protocol):
     threads: int
     input_shape: Shape
     """Of the first input, batch first."""
+    machine: str | None
+    """What this machine lacks of the one that the file was made for; None: nothing."""
 
     def __call__(self, *inputs: Array) -> Any:
         """Run the network on NumPy arrays or on tensors; a tuple comes back if it has several outputs."""
@@ -108,6 +110,26 @@ def open_as_written(
     if hasattr(runtime, "as_written"):
         runtime.as_written = True
     return runtime
+
+
+def as_fast(runtime: Runtime) -> None:
+    """Let a runtime that was opened as written fix open dimensions again."""
+    if hasattr(runtime, "as_written"):
+        runtime.as_written = False
+
+
+def copied(inputs: Any) -> Any:
+    """The inputs of a network that may write into them."""
+    return tree_map_only(Tensor, Tensor.clone, inputs)
+
+
+def file_inputs(inputs: Any, runtime: Runtime) -> list[Tensor]:
+    """The tensors that a file takes for the inputs of its network, in the file's order."""
+    only = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
+    names = getattr(runtime, "input_names", None)
+    if isinstance(only, Mapping) and names is not None and set(names) == set(only):
+        inputs = [only[name] for name in names]
+    return [leaf.detach().cpu() for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
 
 def opens(backend: str | None, path: str | os.PathLike[str]) -> bool:
@@ -206,6 +228,8 @@ def _text(shape: Sequence[int | None]) -> str:
 
 class Closing:
     """`with open_runtime(…) as runtime:` closes it at the end."""
+
+    machine: str | None = None
 
     def __enter__(self) -> Any:
         return self

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ...errors import InputError, OperationError
 from ...storage.record import to_json
 from ...version import __version__
+from .. import instruction_sets
 from ..options import Deployed, ExportInfo, Made, Options
 from ..pint import seal
 
@@ -51,6 +52,9 @@ def metadata(model: nn.Module, options: Options) -> dict[str, str]:
     """What the file says about itself: `pintsize.*` entries, each JSON."""
     record = zlib.compress(json.dumps(to_json(model)).encode(), 9)  # else a fifth of a small network's file
     entries: dict[str, Any] = {"version": __version__, "record": base64.b64encode(record).decode()}
+    made_for = instruction_sets.target(model)
+    if made_for is not None:
+        entries["target"] = made_for
     if options.classes is not None:
         entries["classes"] = [str(name) for name in options.classes]
     if options.mean is not None and options.std is not None:

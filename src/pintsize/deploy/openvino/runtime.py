@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
 from ..onnx.paths import check_paths
+from ..instruction_sets import lacking, tell
 from ..pint import seal
 from ..runtime import Array, Closing, Shape, as_arrays, like_input
 from .graph import prepared
@@ -47,6 +48,12 @@ class OpenVino(Closing):
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
         self._kinds = [np.dtype(value.element_type.to_dtype()).name for value in self._model.inputs]
         self.input_names = [value.any_name for value in self._model.inputs]
+        if lacking(_told(self._model)):
+            self.machine = tell(
+                path,
+                "made for a CPU with VNNI, which this one has not: sums of 8-bit products may saturate here; make the "
+                "file with quantize(reduce_range=True), or run the .onnx in ONNX Runtime",
+            )
         self.as_written = False
         """Compile open dimensions as open ones, as programs do that know nothing of ours."""
         self.input_shape = self._shapes[0] if self._shapes else ()
@@ -123,6 +130,14 @@ def _read(core: Any, path: Path) -> Any:
             f"OpenVINO cannot open it ({_reason(error)})",
             "restore it from a copy, or export again",
         ) from error
+
+
+def _told(model: Any) -> str | None:
+    """What the file says of the machines that it is for."""
+    for entry in (["pintsize", "target"], ["framework", "pintsize.target"]):
+        if model.has_rt_info(entry):
+            return str(model.get_rt_info(entry).astype(str))
+    return None
 
 
 def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: OpenVino) -> Any:

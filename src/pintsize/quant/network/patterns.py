@@ -41,6 +41,13 @@ def bits_of_layers(
     return chosen
 
 
+def at_most(bits: Any, most: int) -> Any:
+    """`bits`, one number or by pattern, with none above `most`; what is no number of bits is left to be refused."""
+    if isinstance(bits, Mapping):
+        return {pattern: at_most(count, most) for pattern, count in {**bits, "*": bits.get("*", most)}.items()}
+    return min(bits, most) if type(bits) is int and most < bits <= 8 else bits
+
+
 def matches(layer: str, pattern: str) -> bool:
     """Whether the `fnmatch` pattern names `layer` or a module that holds it."""
     parts = layer.split(".")

@@ -27,6 +27,10 @@ from .progress import bar
 from .result import QuantizationResult, describe
 
 
+_REDUCED = 7
+"""Bits: 2 · 255 · 64 fits in 16 bits."""
+
+
 @dataclass(frozen=True)
 class Refinement:
     """What is done beyond choosing ranges."""
@@ -69,6 +73,7 @@ def quantize(
     calibration_images: int = 512,
     edges: int | None = 8,
     outputs: bool = False,
+    reduce_range: bool = False,
     equalize: bool = False,
     learn_rounding: bool = False,
     correct_bias: bool = False,
@@ -96,6 +101,8 @@ def quantize(
         calibration_images: how many images to look at.
         edges: the first and the last layer get no fewer bits than this when one number is given for all.
         outputs: quantize the results of the network, too.
+        reduce_range: no weight has more than 7 bits: for x86 CPUs without VNNI, whose 8-bit kernels add pairs of
+            products in 16 bits, where those of 8-bit weights do not fit.
         equalize: scale channels between layers beforehand (`quant.equalize`).
         learn_rounding: learn for each weight below 8 bits whether to round up or down (`quant.rounding`).
         correct_bias: make up for shifted means (`quant.bias`).
@@ -113,6 +120,8 @@ def quantize(
             f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
         )
     check_order(model, QuantizeStep)
+    if reduce_range:
+        weights, edges = patterns.at_most(weights, _REDUCED), patterns.at_most(edges, _REDUCED)
     best = method == "best"
     trained_scales, follow = method == "lsq", 0.9964 if method == "ema" else None
     method = "mse" if best or trained_scales else method
