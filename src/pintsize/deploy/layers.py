@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..graph.inputs import as_args
 from .onnx.trace import evaluating
 from .pint import seal
-from .runtime import open_as_written
+from .runtime import as_written, open_runtime
 from .tolerance import explained, outputs_of
 
 DIVERGED = 0.1
@@ -141,7 +141,8 @@ def _in_file(
     with tempfile.TemporaryDirectory() as folder:
         layers = Path(folder) / "layers.onnx"
         layers.write_bytes(proto.SerializeToString())
-        with contextlib.closing(open_as_written(layers, backend=backend, threads=threads)) as runtime:
+        runtime = as_written(open_runtime(layers, backend=backend, threads=threads))
+        with contextlib.closing(runtime):
             given = dict(zip(ends, outputs_of(runtime(*outputs_of(args))), strict=True))
     return places, {name: given[place.value] for name, place in places.items()}
 

@@ -18,7 +18,7 @@ from .layers import first_beyond_rounding
 from .onnx import writer as onnx
 from .onnx.trace import evaluating
 from .options import ExportInfo, Made, Options
-from .runtime import copied, open_as_written
+from .runtime import as_written, copied, open_runtime
 from .tolerance import FLOAT, explained, outputs_of, relative_error
 
 _RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pte": "executorch"}
@@ -77,7 +77,7 @@ def _varied(x: Tensor) -> Tensor:
 
 
 def _run(path: Path, args: tuple[Any, ...]) -> list[Tensor]:
-    with contextlib.closing(open_as_written(path, threads=torch.get_num_threads())) as runtime:
+    with contextlib.closing(as_written(open_runtime(path, threads=torch.get_num_threads()))) as runtime:
         return outputs_of(runtime(*(leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))))
 
 

@@ -102,20 +102,11 @@ def open_runtime(
     return runtime
 
 
-def open_as_written(
-    path: str | os.PathLike[str] | nn.Module, *, backend: str | None = None, threads: int = 2
-) -> Runtime:
-    """As `open_runtime`, and open dimensions stay open: a runtime of ours may fix them for speed, others do not."""
-    runtime = open_runtime(path, backend=backend, threads=threads)
+def as_written(runtime: Runtime, on: bool = True) -> Runtime:  # noqa: FBT001, FBT002
+    """Let open dimensions stay open, as they are in the file; ours may fix them for speed, other programs do not."""
     if hasattr(runtime, "as_written"):
-        runtime.as_written = True
+        runtime.as_written = on
     return runtime
-
-
-def as_fast(runtime: Runtime) -> None:
-    """Let a runtime that was opened as written fix open dimensions again."""
-    if hasattr(runtime, "as_written"):
-        runtime.as_written = False
 
 
 def copied(inputs: Any) -> Any:

@@ -4,7 +4,8 @@ Two runtimes add the same numbers in another order, so their float32 sums differ
 that stays as small as it is. In a quantized one it can put a value that lies on the edge between two integers on the
 other side, at every quantizer, and the layers behind see a whole step. How far that goes depends on how many quantized
 layers there are and on their bits, so it is measured: the simulation runs again, with every sum moved by as much as
-another order would.
+another order would, and every bias by as much as the integer it is stored as (a multiple of weight scale times input
+scale; `quantize` gives it such a value, training may move it off).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..graph.trace import DispatchMode
 
@@ -95,18 +97,54 @@ class _OtherOrder(DispatchMode):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
+        self._steps: Any = WeakTensorKeyDictionary()
+        """Tensors on a quantizer's grid → its scale."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        if "quantize" in name and not isinstance(args[0], nn.Parameter):  # a value of one grid on the edge of another
+            x = args[0]
+            args = (x + self._normal(x) * (_ULPS * x.abs()), *args[1:])
+        result = func(*args, **(kwargs or {}))
         own = name.removesuffix("_")
-        first = result if isinstance(result, Tensor) else result[0] if isinstance(result, tuple) and result else None
-        if own not in _SUMS | _EACH or not isinstance(first, Tensor) or not first.is_floating_point():
+        first = next((leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)), None)
+        if own not in _SUMS | _EACH or first is None or not first.is_floating_point():
+            self._follow(own, args, result)
             return result
         size = first.abs().amax() if own in _SUMS and first.numel() else first.abs()
-        noise = torch.randn(first.shape, generator=self._generator).to(first) * (_ULPS * size)
+        noise = self._normal(first) * (_ULPS * size)
+        noise += self._bias(own, args, first)
         if name != own:  # in place
             return first.add_(noise)
         return first + noise if isinstance(result, Tensor) else (first + noise, *result[1:])
+
+    def _normal(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self._generator).to(like)
+
+    def _follow(self, name: str, args: tuple[Any, ...], result: Any) -> None:
+        """Note the scale of what a quantizer gives, and of what is only moved."""
+        if "quantize" in name:
+            step = args[1] if isinstance(args[1], Tensor) else torch.tensor(args[1])
+        else:
+            given = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
+            step = None if given is None else self._steps.get(given)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and step is not None:
+                self._steps[leaf] = step
+
+    def _bias(self, name: str, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """How far the bias of a layer is moved: up to half the step of its integer."""
+        zero = torch.zeros((), device=output.device)
+        if name == "convolution":
+            x, weight, bias = args[:3]
+        elif name == "addmm":
+            bias, x, weight = args[:3]
+        else:
+            return zero
+        steps = self._steps.get(x), self._steps.get(weight)
+        if bias is None or None in steps or steps[0].numel() != 1 or steps[1].numel() not in (1, bias.numel()):
+            return zero
+        moved = (torch.rand(bias.shape, generator=self._generator).to(output) - 0.5) * (steps[0] * steps[1])
+        return moved.view(-1, *[1] * (output.dim() - 2)) if name == "convolution" else moved

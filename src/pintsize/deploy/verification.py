@@ -19,7 +19,7 @@ from ..units import bytes_text, milliseconds_text
 from .comparison import Comparison
 from .layers import first_beyond_rounding
 from .onnx.trace import evaluating
-from .runtime import Runtime, as_fast, copied, file_inputs, open_as_written, open_runtime, opens, size_of
+from .runtime import Runtime, as_written, copied, file_inputs, open_runtime, opens, size_of
 from .tolerance import FLOAT, outputs_of
 
 if TYPE_CHECKING:
@@ -158,13 +158,13 @@ def verify(
         raise InputError(f"tolerance={tolerance}", "it is no relative error", "pass e.g. 1e-3, or leave it out")
     path = Path(path)
     batches = batches_of(split, limit=limit, model=model, batch_size=batch_size)
-    runtime = open_as_written(path, backend=backend, threads=threads)
+    runtime = open_runtime(path, backend=backend, threads=threads)
     other = None
     if against is not None:
         other = open_runtime(against, backend=backend if opens(backend, against) else None, threads=threads)
     try:
-        found, alone, first = _compare(runtime, model, batches)
-        as_fast(runtime)
+        found, alone, first = _compare(as_written(runtime), model, batches)
+        as_written(runtime, False)
         latency, other_latency = _time(runtime, other, first, threads, repeats)
         nodes = runtime.integer_nodes()
     finally:
