@@ -1,8 +1,8 @@
 """Named data sets and folders of pictures, in batches that are ready for a network."""
 
+from .batches import split_batch
 from .catalog import Entry, describe
 from .catalog import names as list
-from .batches import split_batch
 from .images import images_of
 from .loading import load
 from .split import Batch, Data, MemoryStore, Split, Store

@@ -6,10 +6,9 @@ network that takes several: a tuple, or a dict by name. Targets are anything.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-
-import weakref
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ def split_batch(batch: Any, model: nn.Module | None = None) -> tuple[Inputs, Any
         inputs, targets = _of_sequence(list(batch), model)
     else:
         inputs, targets = batch, None
-    _check(inputs)
+    _check(inputs, batch)
     return inputs, targets
 
 
@@ -92,14 +91,18 @@ def batches_of(
     return _limited(source, limit, model)
 
 
-def _limited(source: Iterable[Any], left: int | None, model: nn.Module | None) -> Iterator[tuple[Inputs, Any]]:
+def _limited(
+    source: Iterable[Any], left: int | None, model: nn.Module | None
+) -> Iterator[tuple[Inputs, Any]]:
     for batch in source:
         inputs, targets = split_batch(batch, model)
         if left is None:
             yield inputs, targets
             continue
         count = size(inputs)
-        yield (inputs, targets) if count <= left else (rows(inputs, 0, left), rows(targets, 0, left, of=count))
+        yield (
+            (inputs, targets) if count <= left else (rows(inputs, 0, left), rows(targets, 0, left, of=count))
+        )
         left -= count
         if left <= 0:
             return
@@ -166,7 +169,9 @@ def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any,
     """Inputs are what `forward` calls so; else what is called as images are; else all, for a network that takes a dict."""
     parameters = {} if model is None else parameters_of(model)
     needed = [] if model is None else _required(model)
-    chosen = [name for name in batch if name in parameters and (name in needed or name.lower() not in _TARGETS)]
+    chosen = [
+        name for name in batch if name in parameters and (name in needed or name.lower() not in _TARGETS)
+    ]
     if not chosen or not set(needed) <= set(chosen):
         chosen = _by_custom(batch, model)
     rest = {name: value for name, value in batch.items() if name not in chosen}
@@ -218,13 +223,16 @@ def _required(model: nn.Module) -> list[str]:
     return [name for name, parameter in parameters_of(model).items() if parameter.default is parameter.empty]
 
 
-def _check(inputs: Any) -> None:
+def _check(inputs: Any, batch: Any) -> None:
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if any(leaf.is_floating_point() and leaf.dim() > 1 for leaf in tensors):
         return
-    kinds = [f"{leaf.dtype} tensor of shape {tuple(leaf.shape)}" for leaf in tensors]
+    if any(leaf is inputs for leaf in tensors) or (tensors and isinstance(inputs, tuple)):
+        told = f"{tensors[0].dtype} tensor of shape {tuple(tensors[0].shape)}"
+    else:
+        told = type(batch).__name__
     raise InputTypeError(
-        f"a batch that is a {kinds[0] if kinds else type(inputs).__name__}",
+        f"a batch that is a {told}",
         "images are floating-point tensors [B, C, H, W]",
         "give out image tensors, or pairs (inputs, targets); bring bytes to floats as the network was trained with",
     )

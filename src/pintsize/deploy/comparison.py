@@ -68,7 +68,9 @@ class Comparison:
     sample: list[Inputs] = field(default_factory=list)
     """Some images, to measure the tolerance and to look into the layers with."""
 
-    def add(self, inputs: Inputs, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object) -> None:
+    def add(
+        self, inputs: Inputs, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object
+    ) -> None:
         """Take the outputs of one batch of `count` images."""
         if self.images < _SAMPLE:
             self.sample.append(inputs)
@@ -81,7 +83,9 @@ class Comparison:
             sums.add(found, wanted)
         self._classes(count, ours, reference, targets)
 
-    def _classes(self, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object) -> None:
+    def _classes(
+        self, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object
+    ) -> None:
         labels = class_labels(targets, count)
         if not ours or ours[0].shape != reference[0].shape or not ours[0].is_floating_point():
             return
@@ -99,7 +103,9 @@ class Comparison:
     @property
     def agreement(self) -> float | None:
         """Percent of the images with the same top-1 class; None where outputs are no classes."""
-        return 100 * self.same / self.classified if self.classified and self.classified == self.images else None
+        return (
+            100 * self.same / self.classified if self.classified and self.classified == self.images else None
+        )
 
     def percent(self, count: int) -> float | None:
         """`count` of the labelled images in percent; None if there are none."""

@@ -52,8 +52,9 @@ def export(
         model: any module, compressed or not, on any device.
         path: ends in `.onnx`; in `.xml` for OpenVINO's format (a `.bin` file is written beside it); in
             `.pte` for ExecuTorch; in `.pint` for the smallest file, which `pintsize.load` reads back exactly.
-        example: an input batch, a tuple of all inputs, or a dict of inputs, whose names the file keeps; may be left out for networks from
-            `pintsize.models`, which are then exported for the image size their stem is made for.
+        example: an input batch, a tuple of all inputs, or a dict of inputs, whose names the file keeps; may
+            be left out for networks from `pintsize.models`, which are then exported for the image size their stem is
+            made for.
         opset: of ONNX, 19 or later; by default the lowest that has the types the weights need.
         dynamic_batch: leave the batch dimension open; False fixes it to the example's.
         dynamic: which dimensions of inputs [B, C, H, W] are left open, of "batch", "height" and "width", in place

@@ -110,9 +110,7 @@ def first_beyond_rounding(
             return [places[name].of(given[name]) for name in places]
 
         wanted = compute()
-        errors = {
-            name: _relative(found[name], one) for name, one in zip(places, wanted, strict=True)
-        }
+        errors = {name: _relative(found[name], one) for name, one in zip(places, wanted, strict=True)}
         allowed = explained(compute, wanted, _relative, enough=list(errors.values()))
         return first_divergence(errors, dict(zip(places, allowed, strict=True)))
     except Exception:  # the answer is a help in an error's text, and no reason for another error
@@ -161,7 +159,9 @@ def _places(proto: Any, layers: set[str]) -> dict[str, _Place]:
     for name in (name for node in proto.graph.node for name in node.output if name in layers - results):
         quantize = next((node for node in readers[name] if node.op_type == "QuantizeLinear"), None)
         if quantize is None:
-            if not (len(readers[name]) == 1 and readers[name][0].op_type in _FUSED):
+            behind = readers[name][0] if len(readers[name]) == 1 else None
+            fused = behind is not None and behind.op_type in _FUSED
+            if not (fused and any(node.op_type == "QuantizeLinear" for node in readers[behind.output[0]])):
                 found[name] = _Place(name)
             continue
         scale, zero = (numpy_helper.to_array(constants[key]) for key in quantize.input[1:3])

@@ -15,7 +15,6 @@ from ..storage.record import origin
 from ..tables import Table, Tabular
 from ..units import bytes_text
 
-
 DIMENSIONS = ("batch", "", "height", "width")
 """Of an input [B, C, H, W]: those with a name may be left open."""
 _OPEN = frozenset(filter(None, DIMENSIONS))
@@ -48,7 +47,10 @@ class ExportInfo(Tabular):
             ("input", "×".join("any" if size is None else str(size) for size in self.input_shape)),
             *([("opset", str(self.opset))] if self.opset is not None else []),
             *((key.replace("_", " "), str(value)) for key, value in self.details.items()),
-            ("checked", self.checked if self.difference is None else f"{self.checked}, off by {self.difference:.1g}"),
+            (
+                "checked",
+                self.checked if self.difference is None else f"{self.checked}, off by {self.difference:.1g}",
+            ),
         ]
         return Table(("written", str(self.path)), rows)
 
@@ -99,7 +101,9 @@ class Options:
         wrong = [name for name in given if name not in _OPEN]
         if wrong or isinstance(self.dynamic, str):
             raise InputError(
-                f"dynamic={self.dynamic!r}", "it is no set of dimensions", 'pass some of {"batch", "height", "width"}'
+                f"dynamic={self.dynamic!r}",
+                "it is no set of dimensions",
+                'pass some of {"batch", "height", "width"}',
             )
         if (self.mean is None) != (self.std is None):
             raise InputError("mean and std", "one of them is missing", "pass both or neither")
@@ -137,7 +141,6 @@ class Options:
                 "pass example=, a batch of images, e.g. torch.randn(1, 3, 224, 224)",
             )
         return (torch.zeros(shape),)
-
 
     def names(self, model: nn.Module, args: tuple[Any, ...]) -> list[str] | None:
         """Of the arguments, if the example is a dict of them."""

@@ -102,7 +102,7 @@ def open_runtime(
     return runtime
 
 
-def as_written(runtime: Runtime, on: bool = True) -> Runtime:  # noqa: FBT001, FBT002
+def as_written(runtime: Runtime, on: bool = True) -> Runtime:
     """Let open dimensions stay open, as they are in the file; ours may fix them for speed, other programs do not."""
     if hasattr(runtime, "as_written"):
         runtime.as_written = on
@@ -271,7 +271,9 @@ class TorchRuntime(Closing):
             output = self._model(*tensors)
         if isinstance(inputs[0], Tensor):
             return output
-        return like_input([leaf.numpy() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)], inputs[0])
+        return like_input(
+            [leaf.numpy() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)], inputs[0]
+        )
 
     def close(self) -> None:
         """Let go of the network."""

@@ -104,7 +104,9 @@ class _OtherOrder(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        if "quantize" in name and not isinstance(args[0], nn.Parameter):  # a value of one grid on the edge of another
+        if "quantize" in name and not isinstance(
+            args[0], nn.Parameter
+        ):  # a value of one grid on the edge of another
             x = args[0]
             args = (x + self._normal(x) * (_ULPS * x.abs()), *args[1:])
         result = func(*args, **(kwargs or {}))
@@ -121,12 +123,13 @@ class _OtherOrder(DispatchMode):
         return first + noise if isinstance(result, Tensor) else (first + noise, *result[1:])
 
     def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self._generator).to(like)
+        drawn: Tensor = torch.randn(like.shape, generator=self._generator).to(like)
+        return drawn
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         """Note the scale of what a quantizer gives, and of what is only moved."""
         if "quantize" in name:
-            step = args[1] if isinstance(args[1], Tensor) else torch.tensor(args[1])
+            step: Tensor | None = args[1] if isinstance(args[1], Tensor) else torch.tensor(args[1])
         else:
             given = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
             step = None if given is None else self._steps.get(given)
@@ -143,8 +146,12 @@ class _OtherOrder(DispatchMode):
             bias, x, weight = args[:3]
         else:
             return zero
-        steps = self._steps.get(x), self._steps.get(weight)
-        if bias is None or None in steps or steps[0].numel() != 1 or steps[1].numel() not in (1, bias.numel()):
+        of_x, of_weight = self._steps.get(x), self._steps.get(weight)
+        if bias is None or of_x is None or of_weight is None:
             return zero
-        moved = (torch.rand(bias.shape, generator=self._generator).to(output) - 0.5) * (steps[0] * steps[1])
+        if of_x.numel() != 1 or of_weight.numel() not in (1, bias.numel()):
+            return zero
+        moved: Tensor = (torch.rand(bias.shape, generator=self._generator).to(output) - 0.5) * (
+            of_x * of_weight
+        )
         return moved.view(-1, *[1] * (output.dim() - 2)) if name == "convolution" else moved

@@ -155,7 +155,9 @@ def verify(
     if not 0 <= agreement_at_least <= 100:
         raise InputError(f"agreement_at_least={agreement_at_least}", "it is no percentage", "pass 0 to 100")
     if tolerance is not None and not tolerance >= 0:
-        raise InputError(f"tolerance={tolerance}", "it is no relative error", "pass e.g. 1e-3, or leave it out")
+        raise InputError(
+            f"tolerance={tolerance}", "it is no relative error", "pass e.g. 1e-3, or leave it out"
+        )
     path = Path(path)
     batches = batches_of(split, limit=limit, model=model, batch_size=batch_size)
     runtime = open_runtime(path, backend=backend, threads=threads)
@@ -176,7 +178,9 @@ def verify(
     ok = error <= allowed and (agreement is None or agreement >= agreement_at_least)
     where = None
     if path.suffix == ".onnx" and (not ok or (agreement is not None and agreement < 100)):
-        where = first_beyond_rounding(path, model, arguments(found.sample[0]), backend=backend, threads=threads)
+        where = first_beyond_rounding(
+            path, model, arguments(found.sample[0]), backend=backend, threads=threads
+        )
     count = sum(sums.count for sums in found.outputs)
     result = Verification(
         path=str(path), backend=runtime.backend, threads=threads, images=found.images,
@@ -192,7 +196,9 @@ def verify(
     if not result.ok:
         cause = found.structure or _figures(result)
         raise VerificationFailed(
-            str(path), cause, "do not deploy it; export this model again, or compare with a different export or runtime"
+            str(path),
+            cause,
+            "do not deploy it; export this model again, or compare with a different export or runtime",
         )
     return result
 
@@ -237,13 +243,15 @@ def _compare(
     found, alone = Comparison(), Comparison()
     first: Inputs | None = None
     with batched(model), evaluating(model), torch.no_grad():
-        for inputs, targets in batches:
-            inputs, count = moved(inputs, device), size(inputs)
+        for given, targets in batches:
+            inputs, count = moved(given, device), size(given)
             if first is None and count:
                 first = rows(inputs, 0, 1)
             step = fixed or count  # a file of fixed batch cannot take a shorter last one
             for at in range(0, count - step + 1, step) if step else ():
-                _add(found, runtime, model, rows(inputs, at, at + step), rows(targets, at, at + step, of=count))
+                _add(
+                    found, runtime, model, rows(inputs, at, at + step), rows(targets, at, at + step, of=count)
+                )
         if first is None:
             raise InputError("split", "it has no images", "pass at least one batch")
         if fixed is None:

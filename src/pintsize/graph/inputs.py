@@ -79,7 +79,8 @@ def parameters_of(model: nn.Module) -> dict[str, inspect.Parameter]:
         parameters = {
             name: parameter
             for name, parameter in inspect.signature(forward).parameters.items()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) and name != "self"
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            and name != "self"
         }
         if parameters:
             return parameters

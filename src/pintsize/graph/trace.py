@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
-from .inputs import as_args as as_args
-from .inputs import batched
+from .inputs import as_args, batched
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def score(
             inputs, labels = _classified(batch, model)
             n, (index, of) = size(inputs), part
             if of > 1:
-                inputs, labels = (rows(each, index * n // of, (index + 1) * n // of, of=n) for each in (inputs, labels))
+                inputs, labels = (
+                    rows(each, index * n // of, (index + 1) * n // of, of=n) for each in (inputs, labels)
+                )
             inputs, labels = moved(inputs, device), labels.to(device)
             if not len(labels):
                 continue
@@ -114,7 +116,11 @@ def _classified(batch: Any, model: nn.Module | None) -> tuple[Inputs, Tensor]:
     inputs, targets = split_batch(batch, model)
     labels = class_labels(targets, size(inputs))
     if labels is None:
-        told = f"{targets.dtype} of shape {list(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+        told = (
+            f"{targets.dtype} of shape {list(targets.shape)}"
+            if isinstance(targets, Tensor)
+            else type(targets).__name__
+        )
         raise InputTypeError(
             f"targets of {size(inputs)} images",
             f"accuracy needs one class for each, and they are {told if targets is not None else 'not there'}",

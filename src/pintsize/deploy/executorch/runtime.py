@@ -58,7 +58,10 @@ class ExecuTorch(Closing):
         self._method: Any
         self._load()
         meta = self._method.metadata
-        self._kinds = [_KINDS.get(meta.input_tensor_meta(number).dtype(), "float32") for number in range(meta.num_inputs())]
+        self._kinds = [
+            _KINDS.get(meta.input_tensor_meta(number).dtype(), "float32")
+            for number in range(meta.num_inputs())
+        ]
         sizes = [tuple(meta.input_tensor_meta(number).sizes()) for number in range(meta.num_inputs())]
         self._piece = sizes[0][0] if sizes and sizes[0] else 1
         self._shapes: list[Shape] = [(None, *size[1:]) for size in sizes]

@@ -31,7 +31,9 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
         raise InputError(f"opset for {path}", "only ONNX has opsets", "leave it out")
     if options.open - {"batch"}:
         raise InputError(
-            f"dynamic={sorted(options.open)} for {path}", "a .pte file takes images of one size", "export it for each size"
+            f"dynamic={sorted(options.open)} for {path}",
+            "a .pte file takes images of one size",
+            "export it for each size",
         )
     given = options.args(model)
     args = onnx.float_args(rows(given, 0, 1) if "batch" in options.open else given)

@@ -24,7 +24,9 @@ def open_shapes(model: nn.Module, args: tuple[Any, ...], names: Collection[str])
     def dims(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return None
-        chosen = {dim: torch.export.Dim.AUTO for dim, name in enumerate(_dimensions(leaf)) if dim and name in names}
+        chosen = {
+            dim: torch.export.Dim.AUTO for dim, name in enumerate(_dimensions(leaf)) if dim and name in names
+        }
         return {0: batch, **chosen} if "batch" in names and leaf.dim() else chosen
 
     bound = inspect.signature(model.forward).bind(*args).arguments

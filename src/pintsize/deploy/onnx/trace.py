@@ -30,7 +30,12 @@ QUANTIZER = "QuantizeDequantize"
 
 
 def trace(
-    model: nn.Module, args: tuple[Any, ...], *, opset: int, open_dimensions: Collection[str], names: Sequence[str] | None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    *,
+    opset: int,
+    open_dimensions: Collection[str],
+    names: Sequence[str] | None,
 ) -> ir.Model:
     """The graph of `model` in eval mode.
 

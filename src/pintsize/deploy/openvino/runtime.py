@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
-from ..onnx.paths import check_paths
 from ..instruction_sets import lacking, tell
+from ..onnx.paths import check_paths
 from ..pint import seal
 from ..runtime import Array, Closing, Shape, as_arrays, like_input
 from .graph import prepared

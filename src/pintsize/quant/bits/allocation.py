@@ -310,6 +310,8 @@ def _error(model: nn.Module, own: list[FakeQuantize], images: list[Inputs], want
 def _results(model: nn.Module, batch: Inputs) -> Tensor:
     """All floating results of the network in one row, float64."""
     leaves = [
-        leaf for leaf in tree_leaves(run(model, batch)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        leaf
+        for leaf in tree_leaves(run(model, batch))
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
     ]
     return torch.cat([leaf.double().flatten() for leaf in leaves])

@@ -26,7 +26,6 @@ from .bias import correct_biases
 from .progress import bar
 from .result import QuantizationResult, describe
 
-
 _REDUCED = 7
 """Bits: 2 · 255 · 64 fits in 16 bits."""
 
@@ -201,7 +200,9 @@ def _error(model: nn.Module, reference: nn.Module, images: Sequence[Inputs]) -> 
     """Mean squared difference of the results of two networks on `images`."""
     total = torch.zeros((), dtype=torch.float64)
     for batch in images:
-        for found, wanted in zip(tree_leaves(run(model, batch)), tree_leaves(run(reference, batch)), strict=True):
+        for found, wanted in zip(
+            tree_leaves(run(model, batch)), tree_leaves(run(reference, batch)), strict=True
+        ):
             if isinstance(found, Tensor) and found.is_floating_point():
                 total += (found - wanted).double().square().mean().cpu()
     return float(total)
