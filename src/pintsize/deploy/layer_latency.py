@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..graph.trace import as_args
+from ..graph.inputs import as_args
 from ..measure import side_by_side
 from ..quant.bits.allocation import TIMERS
 from ..quant.ptq.calibrate import quantize

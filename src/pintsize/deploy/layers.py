@@ -160,8 +160,10 @@ def _places(proto: Any, layers: set[str]) -> dict[str, _Place]:
         quantize = next((node for node in readers[name] if node.op_type == "QuantizeLinear"), None)
         if quantize is None:
             behind = readers[name][0] if len(readers[name]) == 1 else None
-            fused = behind is not None and behind.op_type in _FUSED
-            if not (fused and any(node.op_type == "QuantizeLinear" for node in readers[behind.output[0]])):
+            quantized = behind is not None and any(
+                node.op_type == "QuantizeLinear" for node in readers[behind.output[0]]
+            )
+            if not (behind is not None and behind.op_type in _FUSED and quantized):
                 found[name] = _Place(name)
             continue
         scale, zero = (numpy_helper.to_array(constants[key]) for key in quantize.input[1:3])

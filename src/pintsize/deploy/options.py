@@ -129,7 +129,7 @@ class Options:
         Raises:
             InputError: there is no example, and the model does not say what it takes.
         """
-        from ..graph.trace import as_args
+        from ..graph.inputs import as_args
 
         if self.example is not None:
             return as_args(self.example, model)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .groups import Graph, Removed
+from .inputs import as_args
 from .labels import along
 from .ops import aten
 from .surgery import _tensor
-from .trace import Alongside, Op, as_args, quiet
+from .trace import Alongside, Op, quiet
 
 TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..errors import InputError
-from ..graph.trace import Trace, Value, as_args, record
+from ..graph.inputs import as_args
+from ..graph.trace import Trace, Value, record
 from ..tables import Table, Tabular
 from ..units import bytes_text, count_text
 from .macs import count

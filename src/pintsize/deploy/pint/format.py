@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CorruptFile, InputError
-from ...graph.trace import as_args
+from ...graph.inputs import as_args
 from ...storage import network_file as files
 from ...storage.atomic import write_bytes
 from ...storage.record import to_json

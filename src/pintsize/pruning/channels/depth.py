@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...errors import InputError, OperationError, unknown
+from ...graph.inputs import as_args
 from ...graph.ops import aten
-from ...graph.trace import Op, Trace, Value, as_args, quiet
+from ...graph.trace import Op, Trace, Value, quiet
 from ...graph.trace import record as trace_of
 from ...storage import record as _record
 
