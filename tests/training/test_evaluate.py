@@ -100,3 +100,24 @@ def test_bad_input():
 class _Pair(nn.Module):
     def forward(self, images):
         return images, images
+
+
+class _Two(nn.Module):
+    def forward(self, left, right):
+        return (left + right).flatten(1)[:, :4]
+
+
+def test_several_inputs_dicts_and_lists_of_classes():
+    (images, labels), _ = batches()
+    pair = (images / 2, images / 2)
+    expected = evaluate(Brightest(), [(images, labels)])
+    assert evaluate(_Two(), [(pair, labels)]) == expected
+    assert evaluate(_Two(), [{"left": pair[0], "right": pair[1], "label": labels}]) == expected
+    assert evaluate(Brightest(), [(images.numpy(), labels.tolist())]) == expected
+
+
+def test_targets_that_are_no_classes_are_refused_by_name():
+    images, _ = batches()[0]
+    for targets in ([{"boxes": torch.zeros(1, 4)}] * 3, torch.rand(3), None):
+        with pytest.raises(InputTypeError, match="one class for each"):
+            evaluate(Brightest(), [(images, targets)])

@@ -1,5 +1,6 @@
 """Named data sets and folders of pictures, in batches that are ready for a network."""
 
+from .batches import split_batch
 from .catalog import Entry, describe
 from .catalog import names as list
 from .images import images_of
@@ -19,4 +20,5 @@ __all__ = [
     "images_of",
     "list",
     "load",
+    "split_batch",
 ]

@@ -5,63 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import InputTypeError
-from . import chance
-from .split import Split
+from .batches import Inputs, batches_of
 
 
-def images_of(source: Iterable[Any] | Tensor, limit: int | None = None) -> Iterator[Tensor]:
-    """The image batches of a split, of any iterable of batches, or of one batch.
+def images_of(
+    source: Iterable[Any] | Tensor, limit: int | None = None, *, model: nn.Module | None = None
+) -> Iterator[Inputs]:
+    """The inputs in the batches of a split, of any iterable of batches, or of one batch.
 
     Args:
         source: a `Split`, which is shuffled (of an image folder the first images are all of one class), `limit`
-            images of it chosen by class; an iterable of image tensors or of (images, labels); or one image tensor
+            images of it chosen by class; an iterable of batches, see `split_batch`; or one image tensor
             [B, C, H, W].
         limit: how many images to give out at most; None for all.
+        model: the network they are for, if it takes several inputs or batches are dicts.
 
     Returns:
-        Iterator of floating-point image tensors [B, …].
+        Iterator of floating-point image tensors [B, …]; of tuples of arguments where the network takes several.
 
     Raises:
         InputTypeError: the source is none of these.
         InputError: `limit` is not a whole number of at least 1.
     """
-    if limit is not None:
-        chance.check_whole("limit", limit, least=1)
-    if isinstance(source, Tensor):
-        source = [source]
-    if isinstance(source, Split):
-        source = (source if limit is None else source.at_most(limit)).batches(shuffle=True)
-    if not isinstance(source, Iterable):
-        raise InputTypeError(
-            f"data of type {type(source).__name__}",
-            "it gives out no batches",
-            "pass a split such as data.train, or an iterable of image batches",
-        )
-    return _images(source, limit)
-
-
-def _images(source: Iterable[Any], limit: int | None) -> Iterator[Tensor]:
-    left = limit
-    for batch in source:
-        images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
-            got = (
-                f"{images.dtype} tensor of shape {tuple(images.shape)}"
-                if isinstance(images, Tensor)
-                else type(images).__name__
-            )
-            raise InputTypeError(
-                f"a batch that is a {got}",
-                "images are floating-point tensors [B, C, H, W]",
-                "give out image tensors, or pairs (images, labels)",
-            )
-        if left is None:
-            yield images
-            continue
-        yield images[:left]
-        left -= len(images)
-        if left <= 0:
-            return
+    return (inputs for inputs, _ in batches_of(source, limit=limit, model=model, shuffle=True))

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import InputError, InputTypeError, unknown
-from .options import ExportInfo, Options
+from ..storage.atomic import write_bytes
+from .options import ExportInfo, Made, Options
+from .proof import proved
 
 _WRITERS = {
     ".onnx": "onnx.writer",
-    ".xml": "openvino.runtime",
+    ".xml": "openvino.writer",
     ".pte": "executorch.writer",
     ".pint": "pint.format",
 }
-"""Suffix → module with `write(model, path, options) -> ExportInfo`."""
+"""Suffix → module with `make(model, path, options) -> Made`."""
 
 
 def export(
@@ -29,37 +31,52 @@ def export(
     example: Any = None,
     opset: int | None = None,
     dynamic_batch: bool = True,
+    dynamic: Collection[str] | None = None,
     classes: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     include_normalization: bool = False,
     include_softmax: bool = False,
     licence: str | None = None,
+    check: bool = True,
 ) -> ExportInfo:
     """Write the file that is deployed; its suffix says which.
 
     The model is traced in eval mode and is unchanged afterwards. Quantized weights are stored as
     integers at their true width (8, 4 or 2 bits each).
 
+    Before the file gets its name it is run: the example, in the runtime that the format is for, every output
+    against the model's. That costs one forward of the model and opening the file once.
+
     Args:
         model: any module, compressed or not, on any device.
         path: ends in `.onnx`; in `.xml` for OpenVINO's format (a `.bin` file is written beside it); in
             `.pte` for ExecuTorch; in `.pint` for the smallest file, which `pintsize.load` reads back exactly.
-        example: an input batch, or a tuple of all inputs; may be left out for networks from
-            `pintsize.models`, which are then exported for the image size their stem is made for.
+        example: an input batch, a tuple of all inputs, or a dict of inputs, whose names the file keeps; may
+            be left out for networks from `pintsize.models`, which are then exported for the image size their stem is
+            made for.
         opset: of ONNX, 19 or later; by default the lowest that has the types the weights need.
         dynamic_batch: leave the batch dimension open; False fixes it to the example's.
+        dynamic: which dimensions of inputs [B, C, H, W] are left open, of "batch", "height" and "width", in place
+            of `dynamic_batch`; the example's sizes are those that the file is checked with.
         classes: names of the outputs, kept in the file.
         mean: of each input channel, of images in [0, 1]; kept in the file.
         std: standard deviations to match.
         include_normalization: put (x - mean) / std into the network: it then takes images in [0, 1].
         include_softmax: give probabilities instead of logits.
         licence: of the weights, kept in the file.
+        check: False writes the file without running it.
+
+    Returns:
+        What was written; its `checked` says in which runtime the file was run, or "not run" where the extra that
+        the runtime comes with is not installed.
 
     Raises:
         InputError: another suffix, or an option that does not fit.
-        OperationError: the network cannot be traced, is too large, or the file cannot be written (an
+        OperationError: the network cannot be traced, is too large, or the file cannot be opened or written (an
             older file of that name is then intact).
+        VerificationFailed: the file computes something else than the model, beyond rounding; it is not written, and
+            the first layer that differs is named.
         UnsupportedOp: the format has no integer type for a quantizer.
     """
     if not isinstance(model, nn.Module):
@@ -72,9 +89,13 @@ def export(
     if path.is_dir():
         raise InputError(str(path), "it is a folder", "name a file in it")
     options = Options(
-        example=example, opset=opset, dynamic_batch=dynamic_batch, classes=classes, mean=mean, std=std,
+        example=example, opset=opset, dynamic_batch=dynamic_batch, dynamic=dynamic, classes=classes, mean=mean, std=std,
         include_normalization=include_normalization, include_softmax=include_softmax, licence=licence,
     )  # fmt: skip
-    writer: Callable[[nn.Module, Path, Options], ExportInfo]
-    writer = importlib.import_module(f".{_WRITERS[path.suffix]}", __package__).write
-    return writer(model, path, options)
+    writer: Callable[[nn.Module, Path, Options], Made]
+    writer = importlib.import_module(f".{_WRITERS[path.suffix]}", __package__).make
+    made = writer(model, path, options)
+    info = proved(made) if check else made.info
+    for file, content in made.files.items():
+        write_bytes(file, content)
+    return info

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..graph.trace import as_args
+from ..graph.inputs import as_args
 from ..measure import side_by_side
 from ..quant.bits.allocation import TIMERS
 from ..quant.ptq.calibrate import quantize
@@ -74,7 +74,7 @@ def time_layer(
     quantize(rounded, activations=activations, calibration=[x], example=x, outputs=outputs, progress=False)
     files = {name: folder / f"{name}.onnx" for name in ("floating", "integer")}
     for network, path in zip((plain, rounded), files.values(), strict=True):
-        export(network, path, example=x, dynamic_batch=False)
+        export(network, path, example=x, dynamic_batch=False, check=False)
     with open_runtimes(files, threads=threads) as runtimes:
         times = side_by_side(runtimes, x, warmup=3, repeats=repeats, threads=threads)
     return LayerTimes(times["floating"].median_ms, times["integer"].median_ms)
@@ -97,5 +97,5 @@ def layer_inputs(model: nn.Module, example: Any, layers: Sequence[str]) -> dict[
     network = copy.deepcopy(model).eval()
     for name in layers:
         network.get_submodule(name).register_forward_pre_hook(note(name))
-    network(*(arg[:1] if isinstance(arg, Tensor) else arg for arg in as_args(example)))
+    network(*(arg[:1] if isinstance(arg, Tensor) else arg for arg in as_args(example, model)))
     return found

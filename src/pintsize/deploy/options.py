@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from ..errors import InputError
 from ..storage.record import origin
 from ..tables import Table, Tabular
 from ..units import bytes_text
+
+DIMENSIONS = ("batch", "", "height", "width")
+"""Of an input [B, C, H, W]: those with a name may be left open."""
+_OPEN = frozenset(filter(None, DIMENSIONS))
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class ExportInfo(Tabular):
     """ONNX only."""
     details: dict[str, Any] = field(default_factory=dict)
     """What only this format has to tell, JSON-able."""
+    checked: str = "not run"
+    """The runtime that the file was run in before it was given its name; "not run" with `check=False` or without the
+    extra that the runtime comes with."""
+    difference: float | None = None
+    """Largest difference of an output from the simulation's, over the largest value of that output."""
 
     def __rich__(self) -> Table:
         """All that is known of the file, a line each."""
@@ -38,8 +47,25 @@ class ExportInfo(Tabular):
             ("input", "×".join("any" if size is None else str(size) for size in self.input_shape)),
             *([("opset", str(self.opset))] if self.opset is not None else []),
             *((key.replace("_", " "), str(value)) for key, value in self.details.items()),
+            (
+                "checked",
+                self.checked if self.difference is None else f"{self.checked}, off by {self.difference:.1g}",
+            ),
         ]
         return Table(("written", str(self.path)), rows)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a writer made, before it has its place."""
+
+    files: dict[Path, bytes]
+    """What is to be written where, in that order."""
+    info: ExportInfo
+    target: nn.Module
+    """What the file must compute: the network on the CPU in float32, with all that was put into the file."""
+    args: tuple[Any, ...]
+    """Inputs of it, of the size that the file takes; () if none are known."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,7 @@ class Options:
     example: Any = None
     opset: int | None = None
     dynamic_batch: bool = True
+    dynamic: Collection[str] | None = None
     classes: Sequence[str] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -56,7 +83,28 @@ class Options:
     include_softmax: bool = False
     licence: str | None = None
 
+    @property
+    def open(self) -> frozenset[str]:
+        """The dimensions that are left open: those of `dynamic`, else the batch unless `dynamic_batch` is False."""
+        if self.dynamic is None:
+            return frozenset({"batch"} if self.dynamic_batch else ())
+        return frozenset(self.dynamic)
+
+    def open_shape(self, shape: Sequence[int]) -> tuple[int | None, ...]:
+        """The shape of an input with None for each dimension that is left open."""
+        names = DIMENSIONS if len(shape) == len(DIMENSIONS) else DIMENSIONS[:1]
+        left = {dim for dim, name in enumerate(names) if name in self.open}
+        return tuple(None if dim in left else size for dim, size in enumerate(shape))
+
     def __post_init__(self) -> None:
+        given = (self.dynamic,) if isinstance(self.dynamic, str) else self.dynamic or ()
+        wrong = [name for name in given if name not in _OPEN]
+        if wrong or isinstance(self.dynamic, str):
+            raise InputError(
+                f"dynamic={self.dynamic!r}",
+                "it is no set of dimensions",
+                'pass some of {"batch", "height", "width"}',
+            )
         if (self.mean is None) != (self.std is None):
             raise InputError("mean and std", "one of them is missing", "pass both or neither")
         if self.mean is not None and self.std is not None:
@@ -81,10 +129,10 @@ class Options:
         Raises:
             InputError: there is no example, and the model does not say what it takes.
         """
-        from ..graph.trace import as_args
+        from ..graph.inputs import as_args
 
         if self.example is not None:
-            return as_args(self.example)
+            return as_args(self.example, model)
         shape = known_input_shape(model)
         if shape is None:
             raise InputError(
@@ -93,6 +141,13 @@ class Options:
                 "pass example=, a batch of images, e.g. torch.randn(1, 3, 224, 224)",
             )
         return (torch.zeros(shape),)
+
+    def names(self, model: nn.Module, args: tuple[Any, ...]) -> list[str] | None:
+        """Of the arguments, if the example is a dict of them."""
+        from ..graph.inputs import parameters_of
+
+        named = isinstance(self.example, Mapping) and not isinstance(args[0], Mapping)
+        return list(parameters_of(model))[: len(args)] if named else None
 
 
 def known_input_shape(model: nn.Module) -> tuple[int, ...] | None:

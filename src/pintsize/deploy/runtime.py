@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import InputError, InputTypeError, unknown
 
@@ -23,7 +24,7 @@ Shape = tuple[int | None, ...]
 _BACKENDS = {
     "onnxruntime": ("onnx.runtime", "OnnxRuntime", (".onnx",)),
     "openvino": ("openvino.runtime", "OpenVino", (".xml", ".onnx")),
-    "executorch": ("executorch.writer", "ExecuTorch", (".pte",)),
+    "executorch": ("executorch.runtime", "ExecuTorch", (".pte",)),
     "torch": ("runtime", "TorchRuntime", (".safetensors", ".pint")),
 }
 """Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""
@@ -38,6 +39,8 @@ class Runtime(Protocol):
     threads: int
     input_shape: Shape
     """Of the first input, batch first."""
+    machine: str | None
+    """What this machine lacks of the one that the file was made for; None: nothing."""
 
     def __call__(self, *inputs: Array) -> Any:
         """Run the network on NumPy arrays or on tensors; a tuple comes back if it has several outputs."""
@@ -99,6 +102,27 @@ def open_runtime(
     return runtime
 
 
+def as_written(runtime: Runtime, on: bool = True) -> Runtime:
+    """Let open dimensions stay open, as they are in the file; ours may fix them for speed, other programs do not."""
+    if hasattr(runtime, "as_written"):
+        runtime.as_written = on
+    return runtime
+
+
+def copied(inputs: Any) -> Any:
+    """The inputs of a network that may write into them."""
+    return tree_map_only(Tensor, Tensor.clone, inputs)
+
+
+def file_inputs(inputs: Any, runtime: Runtime) -> list[Tensor]:
+    """The tensors that a file takes for the inputs of its network, in the file's order."""
+    only = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
+    names = getattr(runtime, "input_names", None)
+    if isinstance(only, Mapping) and names is not None and set(names) == set(only):
+        inputs = [only[name] for name in names]
+    return [leaf.detach().cpu() for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
 def opens(backend: str | None, path: str | os.PathLike[str]) -> bool:
     """Whether the runtime of that name runs files of the path's suffix."""
     return backend in _BACKENDS and Path(path).suffix in _BACKENDS[backend][2]
@@ -147,8 +171,10 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in pair)
 
 
-def as_float32(inputs: Sequence[Array], expected: Sequence[Shape], what: str) -> list[np.ndarray[Any, Any]]:
-    """The inputs as contiguous float32 arrays.
+def as_arrays(
+    inputs: Sequence[Array], expected: Sequence[Shape], what: str, kinds: Sequence[str] = ()
+) -> list[np.ndarray[Any, Any]]:
+    """The inputs as contiguous arrays of `kinds`, float32 where that says nothing.
 
     Raises:
         InputTypeError: they are neither arrays nor tensors.
@@ -159,21 +185,21 @@ def as_float32(inputs: Sequence[Array], expected: Sequence[Shape], what: str) ->
             f"input of {what}", f"it takes {len(expected)} inputs, {len(inputs)} were given", "pass each once"
         )
     arrays = []
-    for given, shape in zip(inputs, expected, strict=True):
+    for given, shape, want in zip(inputs, expected, kinds or ["float32"] * len(inputs), strict=True):
         if not isinstance(given, np.ndarray | Tensor):
             raise InputTypeError(
                 f"input of type {type(given).__name__} for {what}",
                 "it is no batch of images",
-                "pass a NumPy array or a tensor of float32",
+                f"pass a NumPy array or a tensor of {want}",
             )
         fits = len(given.shape) == len(shape) and all(
-            want is None or want == size for want, size in zip(shape, given.shape, strict=True)
+            asked is None or asked == size for asked, size in zip(shape, given.shape, strict=True)
         )
         kind = str(given.dtype).removeprefix("torch.")
-        if not fits or kind != "float32":
+        if not fits or kind != want:
             raise InputError(
                 f"input of {what}",
-                f"it takes float32 of shape {_text(shape)}, {kind} of shape {_text(given.shape)} was given",
+                f"it takes {want} of shape {_text(shape)}, {kind} of shape {_text(given.shape)} was given",
                 "bring the images to that size and type",
             )
         array = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
@@ -193,6 +219,8 @@ def _text(shape: Sequence[int | None]) -> str:
 
 class Closing:
     """`with open_runtime(…) as runtime:` closes it at the end."""
+
+    machine: str | None = None
 
     def __enter__(self) -> Any:
         return self
@@ -243,7 +271,9 @@ class TorchRuntime(Closing):
             output = self._model(*tensors)
         if isinstance(inputs[0], Tensor):
             return output
-        return output.numpy() if isinstance(output, Tensor) else tuple(each.numpy() for each in output)
+        return like_input(
+            [leaf.numpy() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)], inputs[0]
+        )
 
     def close(self) -> None:
         """Let go of the network."""

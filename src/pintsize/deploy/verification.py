@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..data.split import Split
+from ..data.batches import Inputs, arguments, batches_of, moved, rows, run, size
 from ..errors import InputError, VerificationFailed
+from ..graph.inputs import batched
 from ..tables import Table, Tabular
 from ..units import bytes_text, milliseconds_text
-from .layers import first_divergence, layer_errors
+from .comparison import Comparison
+from .layers import first_beyond_rounding
 from .onnx.trace import evaluating
-from .runtime import Runtime, open_runtime, opens, size_of
+from .runtime import Runtime, as_written, copied, file_inputs, open_runtime, opens, size_of
+from .tolerance import FLOAT, outputs_of
 
 if TYPE_CHECKING:
     from ..measure import Latency
@@ -33,8 +35,13 @@ class Verification(Tabular):
     threads: int
     images: int
     """How many images were compared."""
-    agreement: float
-    """Percent of the images for which file and model have the same top-1 class."""
+    relative_error: float
+    """‖file − model‖ / ‖model‖ of the output that is nearest to its tolerance, or furthest beyond it."""
+    tolerance: float
+    """What rounding explains of it; measured, see `pintsize.deploy.tolerance`."""
+    agreement: float | None
+    """Percent of the images for which file and model have the same top-1 class; None where outputs are no logits
+    [B, K ≥ 2] or targets are no classes."""
     max_logit_error: float
     """Largest absolute difference of an output."""
     mean_logit_error: float
@@ -53,17 +60,21 @@ class Verification(Tabular):
     integer_nodes: dict[str, dict[str, int]] | None
     """What the runtime computes in integers and what in float; None if it does not tell."""
     first_divergent: str | None
-    """Where images have another top-1 class: the first layer whose output differs by more than rounding."""
+    """Where outputs or classes differ: the first layer whose output differs by more than rounding."""
     agreement_at_least: float
     ok: bool
-    """Whether the agreement reaches `agreement_at_least`."""
+    """Whether every output is finite and within its tolerance, and the agreement reaches `agreement_at_least`."""
+    machine: str | None = None
+    """What this machine lacks of the one that the file was made for; None: nothing."""
 
     def __rich__(self) -> Table:
         """All figures, a line each."""
-        rows = [
-            ("same top class", f"{self.agreement:.2f} % of {self.images} images"),
-            ("largest difference of logits", f"{self.max_logit_error:.3g}"),
-            ("mean difference of logits", f"{self.mean_logit_error:.3g}"),
+        rows = [("relative error", f"{self.relative_error:.2g}, rounding explains {self.tolerance:.2g}")]
+        if self.agreement is not None:
+            rows.append(("same top class", f"{self.agreement:.2f} % of {self.images} images"))
+        rows += [
+            ("largest difference of outputs", f"{self.max_logit_error:.3g}"),
+            ("mean difference of outputs", f"{self.mean_logit_error:.3g}"),
         ]
         if self.accuracy is not None:
             rows.append(("accuracy", f"{self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)"))
@@ -76,13 +87,18 @@ class Verification(Tabular):
             rows.append((f"against {self.against}", f"{self.speedup:.2f}× as fast"))
         if self.first_divergent is not None:
             rows.append(("first layer that differs", self.first_divergent))
+        if self.machine is not None:
+            rows.append(("this machine", self.machine))
         return Table((f"verified in {self.backend}", self.path), rows)
 
     def __str__(self) -> str:
         lines = [
             f"{self.path}: verified on {self.images} images in {self.backend}",
-            f"agreement {self.agreement:.2f} %, largest logit difference {self.max_logit_error:.3g}",
+            f"relative error {self.relative_error:.2g} (rounding explains {self.tolerance:.2g}), largest difference of "
+            f"outputs {self.max_logit_error:.3g}",
         ]
+        if self.agreement is not None:
+            lines[1] = f"agreement {self.agreement:.2f} %, {lines[1]}"
         if self.accuracy is not None:
             lines.append(f"accuracy {self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)")
         lines.append(
@@ -92,41 +108,9 @@ class Verification(Tabular):
             lines.append(f"{self.speedup:.2f}× as fast as {self.against}")
         if self.first_divergent is not None:
             lines.append(f"first layer that differs: {self.first_divergent}")
+        if self.machine is not None:
+            lines.append(f"this machine: {self.machine}")
         return "\n".join(lines)
-
-
-@dataclass
-class _Comparison:
-    """Running sums over the batches."""
-
-    images: int = 0
-    same: int = 0
-    labelled: int = 0
-    file_right: int = 0
-    model_right: int = 0
-    largest: float = 0.0
-    total: float = 0.0
-    outputs: int = 0
-    sample: Tensor = field(default_factory=lambda: torch.empty(0))
-    """A few images, to look into the layers with."""
-
-    def add(self, ours: Tensor, reference: Tensor, labels: Tensor | None) -> None:
-        difference = (ours.double() - reference.double()).abs()
-        if not torch.isfinite(difference).all():
-            difference = torch.where(torch.isfinite(difference), difference, torch.inf)
-        top, expected = ours.argmax(1), reference.argmax(1)
-        self.images += len(ours)
-        self.same += int((top == expected).sum())
-        self.largest = max(self.largest, float(difference.max()))
-        self.total += float(difference.sum())
-        self.outputs += difference.numel()
-        if labels is not None:
-            self.labelled += len(labels)
-            self.file_right += int((top == labels).sum())
-            self.model_right += int((expected == labels).sum())
-
-    def percent(self, count: int) -> float | None:
-        return 100 * count / self.labelled if self.labelled else None
 
 
 def verify(
@@ -138,127 +122,161 @@ def verify(
     batch_size: int = 64,
     backend: str | None = None,
     agreement_at_least: float = 99.0,
+    tolerance: float | None = None,
     limit: int | None = None,
     against: str | os.PathLike[str] | None = None,
     repeats: int = 50,
 ) -> Verification:
-    """Run a file and the model it came from on the same images and compare.
+    """Run a file and the model it came from on the same images and compare every output.
+
+    The file runs as others open it: with open dimensions as they are in the file, on whole batches and on the first
+    image alone.
 
     Args:
         path: the exported file.
         model: the simulated model; runs in eval mode where it is, and is unchanged.
-        split: a split, or any iterable of batches: (images, labels) or images alone.
+        split: a split, or any iterable of batches, `inputs` or `(inputs, targets)`: see `pintsize.data.split_batch`.
         threads: of the runtime and of the timing.
         batch_size: for splits.
         backend: see `open_runtime`.
-        agreement_at_least: percent of top-1 agreement below which this raises.
+        agreement_at_least: percent of top-1 agreement below which this raises, where there are classes.
+        tolerance: relative error of an output above which this raises; by default what rounding explains, measured on
+            the model: 1e-4 for a float network, more for a quantized one the more layers it has and the fewer bits.
         limit: compare this many images at most.
         against: another file, e.g. the fp32 export; its latency is measured in turns with the file's, in the same
             runtime if that opens it.
         repeats: timed calls of each at batch 1.
 
     Raises:
-        VerificationFailed: the agreement is lower, or an output is not finite; the message has the figures.
+        VerificationFailed: an output differs by more, is not finite, or the agreement is lower; the message has the
+            figures.
         InputError: there are no images, or the file does not take them.
     """
     if not 0 <= agreement_at_least <= 100:
         raise InputError(f"agreement_at_least={agreement_at_least}", "it is no percentage", "pass 0 to 100")
+    if tolerance is not None and not tolerance >= 0:
+        raise InputError(
+            f"tolerance={tolerance}", "it is no relative error", "pass e.g. 1e-3, or leave it out"
+        )
     path = Path(path)
+    batches = batches_of(split, limit=limit, model=model, batch_size=batch_size)
     runtime = open_runtime(path, backend=backend, threads=threads)
     other = None
     if against is not None:
         other = open_runtime(against, backend=backend if opens(backend, against) else None, threads=threads)
     try:
-        found, first = _compare(runtime, model, _batches(split, batch_size, limit))
+        found, alone, first = _compare(as_written(runtime), model, batches)
+        as_written(runtime, False)
         latency, other_latency = _time(runtime, other, first, threads, repeats)
         nodes = runtime.integer_nodes()
     finally:
         runtime.close()
         if other is not None:
             other.close()
-    agreement = 100 * found.same / found.images
+    error, allowed = _worst([found, alone], model, tolerance)
+    agreement = found.agreement
+    ok = error <= allowed and (agreement is None or agreement >= agreement_at_least)
     where = None
-    if found.same < found.images and path.suffix == ".onnx":
-        where = first_divergence(layer_errors(path, model, found.sample, backend=backend, threads=threads))
+    if path.suffix == ".onnx" and (not ok or (agreement is not None and agreement < 100)):
+        where = first_beyond_rounding(
+            path, model, arguments(found.sample[0]), backend=backend, threads=threads
+        )
+    count = sum(sums.count for sums in found.outputs)
     result = Verification(
-        path=str(path), backend=runtime.backend, threads=threads, images=found.images, agreement=agreement,
-        max_logit_error=found.largest, mean_logit_error=found.total / max(found.outputs, 1),
+        path=str(path), backend=runtime.backend, threads=threads, images=found.images,
+        relative_error=error, tolerance=allowed, agreement=agreement,
+        max_logit_error=max((sums.largest for sums in found.outputs), default=0.0),
+        mean_logit_error=sum(sums.total for sums in found.outputs) / max(count, 1),
         accuracy=found.percent(found.file_right), model_accuracy=found.percent(found.model_right),
         latency=latency, against=None if against is None else str(against), against_latency=other_latency,
         speedup=None if other_latency is None else other_latency.median_ms / latency.median_ms,
         bytes=size_of(path), integer_nodes=nodes, first_divergent=where,
-        agreement_at_least=agreement_at_least,
-        ok=agreement >= agreement_at_least and found.largest != float("inf"),
+        agreement_at_least=agreement_at_least, ok=ok, machine=runtime.machine,
     )  # fmt: skip
     if not result.ok:
+        cause = found.structure or _figures(result)
         raise VerificationFailed(
-            str(path), _figures(result), "do not deploy it; compare with a different export or runtime"
+            str(path),
+            cause,
+            "do not deploy it; export this model again, or compare with a different export or runtime",
         )
     return result
 
 
+def _worst(views: list[Comparison], model: nn.Module, tolerance: float | None) -> tuple[float, float]:
+    """The relative error of the output that is furthest beyond its tolerance, or nearest to it, and that tolerance."""
+    pairs = [(0.0, FLOAT if tolerance is None else tolerance)]
+    for view in (view for view in views if view.images):
+        limits: Sequence[float] = [FLOAT if tolerance is None else tolerance] * len(view.errors)
+        if tolerance is None and max(view.errors, default=0.0) > FLOAT and not view.structure:
+            with evaluating(model), torch.no_grad():
+                limits = view.allowed(model)
+        pairs += zip(view.errors, limits, strict=True)
+    return max(pairs, key=lambda pair: pair[0] / max(pair[1], 1e-30))
+
+
 def _figures(result: Verification) -> str:
     text = (
-        f"top-1 agreement with the model is {result.agreement:.2f} % on {result.images} images, "
-        f"{result.agreement_at_least:g} % are asked for "
-        f"(largest logit difference {result.max_logit_error:.4g}, mean {result.mean_logit_error:.4g}"
+        f"its outputs differ from the model's by {result.relative_error:.3g} of their size on {result.images} images, "
+        f"{result.tolerance:.2g} is allowed (largest difference {result.max_logit_error:.4g}, mean "
+        f"{result.mean_logit_error:.4g})"
     )
+    if result.agreement is not None:
+        text += (
+            f"; top-1 agreement with the model is {result.agreement:.2f} % on {result.images} images, "
+            f"{result.agreement_at_least:g} % are asked for"
+        )
     if result.accuracy is not None and result.model_accuracy is not None:
         text += f"; accuracy {result.accuracy:.2f} % on the file, {result.model_accuracy:.2f} % in the model"
+    if result.machine is not None:
+        text += f"; this machine: {result.machine}"
     where = result.first_divergent
-    return text + (f"; the first layer that differs is {where})" if where else ")")
-
-
-def _batches(split: Any, batch_size: int, limit: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """(images, labels) with labels where there are any, `limit` images in all."""
-    if isinstance(split, Split) and limit is not None:
-        split = split.at_most(limit)  # the first images of a folder are all of one class
-    source: Iterable[Any] = split.batches(batch_size) if hasattr(split, "batches") else split
-    left = limit
-    for batch in source:
-        images, labels = batch[:2] if isinstance(batch, tuple | list) else (batch, None)
-        if left is not None:
-            images, labels = images[:left], None if labels is None else labels[:left]
-            left -= len(images)
-        if len(images):
-            yield images, labels
-        if left == 0:
-            return
+    return text + (f"; the first layer that differs is {where}" if where else "")
 
 
 def _compare(
-    runtime: Runtime, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor | None]]
-) -> tuple[_Comparison, Tensor]:
-    """The comparison over all batches, and the first image."""
-    start = next(batches, None)
-    if start is None:
-        raise InputError("split", "it has no images", "pass at least one batch")
+    runtime: Runtime, model: nn.Module, batches: Iterator[tuple[Inputs, Any]]
+) -> tuple[Comparison, Comparison, Inputs]:
+    """The comparison over all batches, that of the first image alone, and this image."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     fixed = runtime.input_shape[0] if runtime.input_shape else None
-    count = fixed or 8
-    found = _Comparison(sample=start[0][:count].cpu())
-    with evaluating(model), torch.no_grad():
-        for images, labels in itertools.chain([start], batches):
-            reference = model(images.to(device)).cpu()
-            pieces = images.cpu().split(fixed) if fixed is not None else (images.cpu(),)
-            ours = torch.cat([runtime(piece) for piece in pieces if fixed is None or len(piece) == fixed])
-            kept = len(ours)  # a file of fixed batch cannot take a shorter last one
-            if kept:
-                found.add(ours, reference[:kept], None if labels is None else labels[:kept].cpu())
+    found, alone = Comparison(), Comparison()
+    first: Inputs | None = None
+    with batched(model), evaluating(model), torch.no_grad():
+        for given, targets in batches:
+            inputs, count = moved(given, device), size(given)
+            if first is None and count:
+                first = rows(inputs, 0, 1)
+            step = fixed or count  # a file of fixed batch cannot take a shorter last one
+            for at in range(0, count - step + 1, step) if step else ():
+                _add(
+                    found, runtime, model, rows(inputs, at, at + step), rows(targets, at, at + step, of=count)
+                )
+        if first is None:
+            raise InputError("split", "it has no images", "pass at least one batch")
+        if fixed is None:
+            _add(alone, runtime, model, first, None)
     if not found.images:
         raise InputError(
             "split", f"no batch has the {fixed} images that the file takes at once", "pass larger batches"
         )
-    return found, start[0][:1].cpu()
+    return found, alone, first
+
+
+def _add(found: Comparison, runtime: Runtime, model: nn.Module, inputs: Inputs, targets: Any) -> None:
+    ours = outputs_of(runtime(*file_inputs(inputs, runtime)))
+    found.add(inputs, size(inputs), ours, outputs_of(run(model, copied(inputs))), targets)
 
 
 def _time(
-    runtime: Runtime, other: Runtime | None, image: Tensor, threads: int, repeats: int
+    runtime: Runtime, other: Runtime | None, image: Inputs, threads: int, repeats: int
 ) -> tuple[Latency, Latency | None]:
     from ..measure import side_by_side
 
     fixed = runtime.input_shape[0] if runtime.input_shape else None
-    batch = image.expand(fixed or 1, *image.shape[1:]).contiguous().numpy()
+    batch = tuple(
+        leaf.expand(fixed or 1, *leaf.shape[1:]).contiguous().numpy() for leaf in file_inputs(image, runtime)
+    )
     contenders = {"file": runtime} if other is None else {"file": runtime, "against": other}
     times = side_by_side(contenders, batch, repeats=repeats, threads=threads)
     return times["file"], times.get("against")

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .groups import Graph, Removed
+from .inputs import as_args
 from .labels import along
 from .ops import aten
 from .surgery import _tensor
-from .trace import Alongside, Op, as_args, quiet
+from .trace import Alongside, Op, quiet
 
 TOLERANCE = 1e-4
 """Largest difference over the largest output, in single precision."""
@@ -54,7 +55,7 @@ def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
 
 def run(model: nn.Module, example: Any, mode: Any = None) -> list[Tensor]:
     """The outputs of `model` in eval mode, its mode unchanged afterwards."""
-    args = as_args(example)
+    args = as_args(example, model)
     with quiet(model), mode or contextlib.nullcontext():
         outputs = model(*args)
     return [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)]

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
-from .examples import as_tensors, batch_hint, check_batch
+from .inputs import as_args, batch_hint, batched, check_batch
 from .state import keep_state
 
 
@@ -127,20 +127,6 @@ class CallCounter:
         return CallKey(*where, self._seen[where] - 1)
 
 
-def as_args(example: Any) -> tuple[Any, ...]:
-    """Positional arguments of `forward` for an example: a tensor or array, or a tuple of arguments."""
-    example = as_tensors(example)
-    if isinstance(example, Tensor):
-        return (example,)
-    if isinstance(example, tuple | list) and example:
-        return tuple(example)
-    raise InputError(
-        f"example of type {type(example).__name__}",
-        "it is not an input of the network",
-        "pass a batch of images, e.g. torch.randn(1, 3, 224, 224), or a tuple of all inputs",
-    )
-
-
 _MOODY = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 """Layers that change or draw numbers in training."""
 
@@ -196,7 +182,7 @@ def record(
 
     Args:
         model: any module; its mode and its buffers are as before afterwards.
-        example: an input tensor, or a tuple of them.
+        example: an input tensor, a tuple of them, or a dict by name.
         trace: one without ops to fill, which holds the ops so far if the forward fails; parameters
             that it knows keep their values.
         results: gets, for each op, copies of what it gave.
@@ -205,15 +191,17 @@ def record(
     Raises:
         OperationError: the model's forward fails on `example`.
     """
-    args = as_args(example)
+    args = as_args(example, model)
     recorder = _Recorder(model, trace if trace is not None else Trace(), results)
     for leaf in tree_flatten(args)[0]:
         if isinstance(leaf, Tensor):
             recorder.trace.inputs.append(recorder.value(leaf))
     handles = list(recorder.attach())
     try:
-        with quiet(model, training_paths=training_paths), recorder.functions, recorder:
+        with batched(model), quiet(model, training_paths=training_paths), recorder.functions, recorder:
             outputs = model(*args)
+    except InputError:  # not the network's own fault: it was given one image without a batch
+        raise
     except Exception as error:
         where = recorder.counter.modules[-1] or type(model).__name__
         shapes = [tuple(leaf.shape) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor)]
@@ -228,7 +216,7 @@ def record(
     recorder.trace.outputs = [
         recorder.value(leaf) for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor)
     ]
-    check_batch(recorder.trace)
+    check_batch(recorder.trace.ops, recorder.trace.inputs)
     return recorder.trace
 
 

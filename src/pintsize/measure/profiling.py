@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..errors import InputError
-from ..graph.trace import Trace, Value, as_args, record
+from ..graph.inputs import as_args
+from ..graph.trace import Trace, Value, record
 from ..tables import Table, Tabular
 from ..units import bytes_text, count_text
 from .macs import count
@@ -87,13 +88,14 @@ def profile(model: nn.Module, example: Any) -> Profile:
 
     Args:
         model: any module, compressed or not; unchanged afterwards.
-        example: a batch [B, …] of any B, or a tuple of inputs whose first is one; counts are per image.
+        example: a batch [B, …] of any B, a tuple of inputs whose first is one, or a dict of inputs by name; counts
+            are per image.
 
     Raises:
         InputError: the example is no batch.
         OperationError: the forward fails on it.
     """
-    batch = _batch_size(example)
+    batch = _batch_size(as_args(example, model))
     trace = record(model, example)
     owners = _layers(model)
     tally = _Tally(owners)
@@ -128,8 +130,8 @@ def _weight_bytes(module: nn.Module, parameters: dict[str, nn.Parameter]) -> int
     return total
 
 
-def _batch_size(example: Any) -> int:
-    for leaf in tree_flatten(as_args(example))[0]:
+def _batch_size(args: tuple[Any, ...]) -> int:
+    for leaf in tree_flatten(args)[0]:
         if isinstance(leaf, Tensor):
             if leaf.dim() and len(leaf):
                 return len(leaf)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import Inputs, run
 from ..errors import InputError, InputTypeError
 from ..graph import trace
 from ..storage.record import Step, append, check_order, register
@@ -269,7 +270,7 @@ class _Sample:
 def _calibrate(
     model: nn.Module,
     placed: list[Placement],
-    images: list[Tensor],
+    images: list[Inputs],
     rounding: _Rounding,
     progress: bool | None,
 ) -> None:
@@ -283,7 +284,7 @@ def _calibrate(
         quantizer.enabled, quantizer.observer = False, samples[name]  # type: ignore[assignment]
     with bar("calibrate", len(images), progress) as advance:
         for batch in images:
-            model(batch)
+            run(model, batch)
             advance()
     labels = {place.name: place.label for place in placed}
     check_inputs({labels[p.name]: (samples[p.name].low, samples[p.name].high) for p in inputs(placed)})

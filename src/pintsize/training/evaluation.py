@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pintsize.data.batches import Inputs, class_labels, moved, rows, size, split_batch
 from pintsize.errors import InputError, InputTypeError
+from pintsize.graph.inputs import batched
 
 from .forward import logits_of
-from .parallel import share
 from .placement import device_of, keeping_modes
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def evaluate(
 
     Args:
         model_or_runtime: a network, or what `pintsize.open_runtime` returns.
-        split: a split, or any iterable of `(images, labels)` batches.
+        split: a split, or any iterable of `(inputs, labels)` batches; see `pintsize.data.split_batch`.
         batch_size: images at a time, for a split.
 
     Raises:
@@ -76,13 +77,20 @@ def score(
     with keeping_modes(model), torch.autocast(device.type, enabled=False):
         model.eval()
         for batch in batches:
-            images, labels = (tensor.to(device) for tensor in share(*batch, *part))
-            if not len(images):
+            inputs, labels = _classified(batch, model)
+            n, (index, of) = size(inputs), part
+            if of > 1:
+                inputs, labels = (
+                    rows(each, index * n // of, (index + 1) * n // of, of=n) for each in (inputs, labels)
+                )
+            inputs, labels = moved(inputs, device), labels.to(device)
+            if not len(labels):
                 continue
-            logits = logits_of(model, images, num_classes).float()
+            with batched(model):
+                logits = logits_of(model, inputs, num_classes).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
-            count += len(images)
+            count += len(labels)
     return float(loss), int(correct), count
 
 
@@ -99,6 +107,28 @@ def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[t
     )
 
 
+def _classified(batch: Any, model: nn.Module | None) -> tuple[Inputs, Tensor]:
+    """Inputs and classes int64 [B] of a batch.
+
+    Raises:
+        InputTypeError: its targets are no classes.
+    """
+    inputs, targets = split_batch(batch, model)
+    labels = class_labels(targets, size(inputs))
+    if labels is None:
+        told = (
+            f"{targets.dtype} of shape {list(targets.shape)}"
+            if isinstance(targets, Tensor)
+            else type(targets).__name__
+        )
+        raise InputTypeError(
+            f"targets of {size(inputs)} images",
+            f"accuracy needs one class for each, and they are {told if targets is not None else 'not there'}",
+            "give out (images, labels) with whole numbers [B]",
+        )
+    return inputs, labels
+
+
 def _classes(source: Any) -> int:
     return len(getattr(source, "classes", ()))
 
@@ -106,9 +136,12 @@ def _classes(source: Any) -> int:
 def hits(runtime: Callable[[Any], Any], split: Any, *, batch_size: int = 256) -> Tensor:
     """Which images a runtime classifies rightly, bool [N]; see `evaluate`."""
     found = [torch.zeros(0, dtype=torch.bool)]
-    for images, labels in batches_of(split, batch_size, torch.device("cpu")):
+    for batch in batches_of(split, batch_size, torch.device("cpu")):
+        inputs, labels = _classified(batch, runtime if isinstance(runtime, nn.Module) else None)
         logits = logits_of(
-            lambda x: torch.as_tensor(np.asarray(runtime(x.numpy()))), images.cpu(), _classes(split)
+            lambda *x: torch.as_tensor(np.asarray(runtime(*(each.numpy() for each in x)))),
+            moved(inputs, "cpu"),
+            _classes(split),
         )
         found.append(logits.argmax(1) == labels.cpu())
     return torch.cat(found)

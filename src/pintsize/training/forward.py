@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from pintsize.data.batches import Inputs, arguments, size
 from pintsize.errors import InputError, InputTypeError, OperationError, PintsizeError
 
 
-def logits_of(network: Callable[[Tensor], Any], images: Tensor, num_classes: int) -> Tensor:
-    """Logits `[B, K]` of images `[B, C, H, W]`, with `K` at least `num_classes`.
+def logits_of(network: Callable[..., Any], inputs: Inputs, num_classes: int) -> Tensor:
+    """Logits `[B, K]` of images `[B, C, H, W]`, or of the inputs of a network that takes several; `K` ≥ `num_classes`.
 
     Raises:
         OperationError: the forward fails.
@@ -19,16 +21,17 @@ def logits_of(network: Callable[[Tensor], Any], images: Tensor, num_classes: int
         InputError: there are fewer logits than classes.
     """
     try:
-        output = network(images)
+        output = network(*arguments(inputs))
     except PintsizeError:
         raise
     except Exception as error:
-        raise forward_failure(error, images) from error
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(images):
+        raise forward_failure(error, inputs) from error
+    count = size(inputs)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
         got = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputTypeError(
-            f"model's output for images {list(images.shape)}",
-            f"it is {got}, not logits [{len(images)}, classes]",
+            f"model's output for images {_shapes(inputs)}",
+            f"it is {got}, not logits [{count}, classes]",
             "wrap the model so that it returns one row of logits per image",
         )
     if output.shape[1] < num_classes:
@@ -40,7 +43,11 @@ def logits_of(network: Callable[[Tensor], Any], images: Tensor, num_classes: int
     return output
 
 
-def forward_failure(error: Exception, images: Tensor, what: str = "forward") -> OperationError:
+def _shapes(inputs: Inputs) -> str:
+    return ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
+
+
+def forward_failure(error: Exception, images: Inputs, what: str = "forward") -> OperationError:
     """The error for `what`, a forward or backward, that raised `error` on `images`."""
     message = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
@@ -52,9 +59,11 @@ def forward_failure(error: Exception, images: Tensor, what: str = "forward") -> 
         remedy = (
             "train on batches of two images or more: raise batch_size, or leave the last, short batch out"
         )
-    elif what == "forward":
+    elif what != "forward":
+        remedy = "mend the cause: model.train()(images).sum().backward() must work by itself"
+    elif not isinstance(images, Tensor) or images.dim() < 3:
+        remedy = "the network must take inputs of these shapes"
+    else:
         channels, *pixels = images.shape[1:]
         remedy = f"the network must take {channels} channels of {'×'.join(map(str, pixels))} pixels"
-    else:
-        remedy = "mend the cause: model.train()(images).sum().backward() must work by itself"
-    return OperationError(f"model on images {list(images.shape)}", f"its {what} fails ({reason})", remedy)
+    return OperationError(f"model on images {_shapes(images)}", f"its {what} fails ({reason})", remedy)

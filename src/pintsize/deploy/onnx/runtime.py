@@ -7,11 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...errors import CorruptFile, InputError, OperationError
+from ..instruction_sets import has_vnni, lacking, tell
 from ..pint import seal
-from ..runtime import Array, Closing, Shape, as_float32, like_input
+from ..runtime import Array, Closing, Shape, as_arrays, like_input
 from .paths import check_paths
 
 _HEAVY = {
@@ -38,19 +37,27 @@ class OnnxRuntime(Closing):
         seal.check(path)
         self.path, self.threads = path, threads
         self._session: Any = _session(path, threads=threads)
-        self._names = [value.name for value in self._session.get_inputs()]
+        told = self._session.get_modelmeta().custom_metadata_map.get("pintsize.target")
+        if lacking(told):
+            self.machine = tell(
+                path,
+                "made for a CPU with VNNI, which this one has not: it runs exactly here, by slower kernels, and elsewhere "
+                "only with session.x64quantprecision=1; quantize(reduce_range=True) makes files that need neither",
+            )
+        self.input_names = [value.name for value in self._session.get_inputs()]
         self._shapes: list[Shape] = [
             tuple(size if isinstance(size, int) else None for size in value.shape)
             for value in self._session.get_inputs()
         ]
+        self._kinds = [_kind(value.type) for value in self._session.get_inputs()]
         self.input_shape = self._shapes[0] if self._shapes else ()
 
     def __call__(self, *inputs: Array) -> Any:
         """Run the network on float32 arrays or tensors [B, …]."""
         if self._session is None:
             raise InputError(str(self.path), "this runtime has been closed", "open it again")
-        arrays = as_float32(inputs, self._shapes, str(self.path))
-        outputs = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        arrays = as_arrays(inputs, self._shapes, str(self.path), self._kinds)
+        outputs = self._session.run(None, dict(zip(self.input_names, arrays, strict=True)))
         return like_input(outputs, inputs[0])
 
     def integer_nodes(self) -> dict[str, dict[str, int]]:
@@ -72,6 +79,12 @@ class OnnxRuntime(Closing):
         self._session = None
 
 
+def _kind(written: str) -> str:
+    """`tensor(float)` → float32, as NumPy calls it."""
+    kind = written.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(kind, kind)
+
+
 def _session(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     """An inference session.
 
@@ -90,7 +103,7 @@ def _session(path: Path, *, threads: int, optimised: Path | None = None) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     # an idle session must not burn the cores that another one, or the caller, is using
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not _has_vnni():  # its int8 products would saturate at 16 bits; this makes them exact, if slower
+    if not has_vnni():  # its int8 products would saturate at 16 bits; this makes them exact, if slower
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
@@ -122,14 +135,6 @@ def _refusals(state: Any) -> tuple[type[BaseException], ...]:
         "EPFail",
     )
     return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
-
-
-def _has_vnni() -> bool:
-    """Whether the CPU multiplies uint8 by int8 into 32 bits in one step."""
-    capabilities = torch.cpu.get_capabilities()
-    return capabilities.get("architecture") != "x86_64" or any(
-        capabilities.get(name) for name in ("avx_vnni", "avx512_vnni")
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...errors import OperationError
+from .ends import check_open, name_ends, open_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,20 +29,28 @@ QUANTIZER = "QuantizeDequantize"
 """Node type (x, scale, zero_point; qmin, qmax, axis) → y; axis −1 is per tensor."""
 
 
-def trace(model: nn.Module, args: tuple[Any, ...], *, opset: int, dynamic_batch: bool) -> ir.Model:
+def trace(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    *,
+    opset: int,
+    open_dimensions: Collection[str],
+    names: Sequence[str] | None,
+) -> ir.Model:
     """The graph of `model` in eval mode.
 
     Args:
         model: in eval mode, on the CPU, float32.
-        args: inputs of `forward`; dimension 0 of each tensor is the batch, of size ≥ 2 if `dynamic_batch`.
+        args: inputs of `forward`; dimension 0 of each tensor is the batch, of size ≥ 2 if that is open.
         opset: ONNX opset of the standard nodes.
-        dynamic_batch: leave dimension 0 open.
+        open_dimensions: see `Options.open`.
+        names: of the arguments, if they were given by name.
 
     Raises:
         OperationError: torch.export or the ONNX exporter does not understand the network.
     """
     _register_schema()
-    shapes = _open_batch(model, args) if dynamic_batch else None
+    shapes = open_shapes(model, args, open_dimensions) if open_dimensions else None
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -54,14 +62,13 @@ def trace(model: nn.Module, args: tuple[Any, ...], *, opset: int, dynamic_batch:
             f"export of {type(model).__name__} to ONNX",
             f"its forward cannot be traced ({_root_cause(error)})",
             "remove control flow that depends on tensor values"
-            + (", or pass dynamic_batch=False if it depends on the batch size" if dynamic_batch else ""),
+            + (", or pass dynamic=() if it depends on the size of its input" if open_dimensions else ""),
         ) from error
     assert program is not None
     graph_model: ir.Model = program.model
     _name_by_module(graph_model.graph)
-    for kind, values in (("input", graph_model.graph.inputs), ("output", graph_model.graph.outputs)):
-        for number, value in enumerate(values):
-            value.name = kind if len(values) == 1 else f"{kind}_{number}"
+    name_ends(graph_model.graph, args, names, _outputs(program.exported_program))
+    check_open(graph_model.graph, args, open_dimensions)
     return graph_model
 
 
@@ -85,14 +92,11 @@ def _name_by_module(graph: ir.Graph) -> None:
             nodes[0].outputs[0].name = path
 
 
-def _open_batch(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
-    """What torch.export wants to hear: which dimension of which argument is open, nested like the arguments."""
-    batch = torch.export.Dim("batch")
-    bound = inspect.signature(model.forward).bind(*args).arguments
-    return {
-        name: tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, value)
-        for name, value in bound.items()
-    }
+def _outputs(program: torch.export.ExportedProgram | None) -> Any:
+    """The names of the output tensors, nested as the network nests them."""
+    if program is None or program.call_spec.out_spec is None:
+        return None
+    return tree_unflatten(list(program.graph_signature.user_outputs), program.call_spec.out_spec)
 
 
 @contextlib.contextmanager

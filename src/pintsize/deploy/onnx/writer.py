@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...errors import InputError, OperationError
-from ...storage.atomic import write_bytes
 from ...storage.record import to_json
 from ...version import __version__
-from ..options import Deployed, ExportInfo, Options
+from .. import instruction_sets
+from ..options import Deployed, ExportInfo, Made, Options
 from ..pint import seal
 
 if TYPE_CHECKING:
@@ -27,15 +28,8 @@ _SIZE_LIMIT = 2**31 - 2**20
 """A protocol buffer holds less than 2 GiB; the last MiB is for nodes and names."""
 
 
-def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
-    """Write `model` as one ONNX file, atomically; see `pintsize.export`."""
-    data, shape, opset = content(model, path, options)
-    write_bytes(path, data)
-    return ExportInfo(path, "onnx", len(data), shape, opset)
-
-
-def content(model: nn.Module, path: Path, options: Options) -> tuple[bytes, tuple[int | None, ...], int]:
-    """The bytes of the ONNX file, the shape of its first input, its opset; `path` names it in errors."""
+def make(model: nn.Module, path: Path, options: Options) -> Made:
+    """`model` as one ONNX file; see `pintsize.export`."""
     from .trace import check_forward, evaluating
 
     if options.opset is not None and not DEFAULT_OPSET <= options.opset <= _newest_opset():
@@ -47,17 +41,20 @@ def content(model: nn.Module, path: Path, options: Options) -> tuple[bytes, tupl
     args = options.args(model)
     with evaluating(model):
         check_forward(model, _like(model, args))
-        graph_model, opset = _lowered(model, args, options)
-    shape = tuple(
-        None if options.dynamic_batch and dim == 0 else size for dim, size in enumerate(args[0].shape)
-    )
-    return _serialise(graph_model, model, path, options), shape, opset
+        target, args = deployed(model, options), float_args(args)
+        graph_model, opset = _lowered(target, args, options, options.names(model, args))
+    data = _serialise(graph_model, model, path, options)
+    shape = options.open_shape(next(leaf.shape for leaf in tree_leaves(args) if isinstance(leaf, Tensor)))
+    return Made({path: data}, ExportInfo(path, "onnx", len(data), shape, opset), target, args)
 
 
 def metadata(model: nn.Module, options: Options) -> dict[str, str]:
     """What the file says about itself: `pintsize.*` entries, each JSON."""
     record = zlib.compress(json.dumps(to_json(model)).encode(), 9)  # else a fifth of a small network's file
     entries: dict[str, Any] = {"version": __version__, "record": base64.b64encode(record).decode()}
+    made_for = instruction_sets.target(model)
+    if made_for is not None:
+        entries["target"] = made_for
     if options.classes is not None:
         entries["classes"] = [str(name) for name in options.classes]
     if options.mean is not None and options.std is not None:
@@ -70,18 +67,18 @@ def metadata(model: nn.Module, options: Options) -> dict[str, str]:
     return {f"pintsize.{key}": json.dumps(value) for key, value in entries.items()}
 
 
-def _lowered(model: nn.Module, args: tuple[Any, ...], options: Options) -> tuple[ir.Model, int]:
-    """The graph in standard ONNX, and its opset."""
+def _lowered(
+    target: nn.Module, args: tuple[Any, ...], options: Options, names: list[str] | None
+) -> tuple[ir.Model, int]:
+    """The graph of `target` in standard ONNX, and its opset."""
     from onnxscript import optimizer, version_converter
 
     from .passes import lower_activations, merge_slices, use_global_pools
     from .trace import trace
     from .weights import lower_weights, opset_needed
 
-    wrapped = options.include_normalization or options.include_softmax
-    target = on_cpu(Deployed(model, options).eval() if wrapped else model)
-    inputs = tuple(_two_images(arg) if options.dynamic_batch else arg for arg in _like(target, args))
-    graph_model = trace(target, inputs, opset=DEFAULT_OPSET, dynamic_batch=options.dynamic_batch)
+    inputs = tree_map_only(Tensor, _two_images, args) if "batch" in options.open else args
+    graph_model = trace(target, inputs, opset=DEFAULT_OPSET, open_dimensions=options.open, names=names)
     # masks, parametrizations and the like: only their result belongs in the file
     optimizer.fold_constants(graph_model, input_size_limit=2**31, output_size_limit=2**31)
     opset = options.opset or max(DEFAULT_OPSET, opset_needed(graph_model.graph))
@@ -142,6 +139,23 @@ def _serialise(graph_model: ir.Model, model: nn.Module, path: Path, options: Opt
     return seal.seal(proto.SerializeToString())
 
 
+def deployed(model: nn.Module, options: Options) -> nn.Module:
+    """What the file computes: the network on the CPU, with what was asked to be put around it."""
+    wrapped = options.include_normalization or options.include_softmax
+    return on_cpu(Deployed(model, options).eval() if wrapped else model)
+
+
+def float_args(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`args` on the CPU, contiguous, floating-point tensors in float32."""
+
+    def plain(x: Tensor) -> Tensor:
+        x = x.detach().cpu()
+        return (x.float() if x.is_floating_point() else x).clone(memory_format=torch.contiguous_format)
+
+    moved: tuple[Any, ...] = tree_map_only(Tensor, plain, args)
+    return moved
+
+
 def on_cpu(model: nn.Module) -> nn.Module:
     """`model` itself, or its copy on the CPU in float32 if it is elsewhere."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -156,17 +170,16 @@ def _like(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """`args` where `model` is, floating-point tensors in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
-    def move(arg: Any) -> Any:
-        if not isinstance(arg, Tensor):
-            return arg
+    def move(arg: Tensor) -> Tensor:
         return arg.detach().to(like.device, like.dtype if arg.is_floating_point() else arg.dtype)
 
-    return tuple(move(arg) for arg in args)
+    moved: tuple[Any, ...] = tree_map_only(Tensor, move, args)
+    return moved
 
 
-def _two_images(arg: Any) -> Any:
+def _two_images(arg: Tensor) -> Tensor:
     """A batch of at least two: torch.export takes a dimension of size one for a constant."""
-    return torch.cat([arg, arg]) if isinstance(arg, Tensor) and arg.ndim and arg.shape[0] == 1 else arg
+    return torch.cat([arg, arg]) if arg.ndim and arg.shape[0] == 1 else arg
 
 
 def _newest_opset() -> int:

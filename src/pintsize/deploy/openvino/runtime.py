@@ -1,22 +1,18 @@
-"""OpenVINO on the CPU: run an `.onnx` file or OpenVINO's own `.xml` and `.bin`, and write the latter."""
+"""OpenVINO on the CPU: run an `.onnx` file or OpenVINO's own `.xml` and `.bin`."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
-from ...storage.atomic import write_bytes
-from ..onnx import writer as onnx
+from ..instruction_sets import lacking, tell
 from ..onnx.paths import check_paths
-from ..options import ExportInfo, Options
 from ..pint import seal
-from ..runtime import Array, Closing, Shape, as_float32, like_input
+from ..runtime import Array, Closing, Shape, as_arrays, like_input
 from .graph import prepared
 
 _KEPT = 4
@@ -50,6 +46,16 @@ class OpenVino(Closing):
         self._core = package().Core()
         self._model: Any = _read(self._core, path)
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
+        self._kinds = [np.dtype(value.element_type.to_dtype()).name for value in self._model.inputs]
+        self.input_names = [value.any_name for value in self._model.inputs]
+        if lacking(_told(self._model)):
+            self.machine = tell(
+                path,
+                "made for a CPU with VNNI, which this one has not: sums of 8-bit products may saturate here; make the "
+                "file with quantize(reduce_range=True), or run the .onnx in ONNX Runtime",
+            )
+        self.as_written = False
+        """Compile open dimensions as open ones, as programs do that know nothing of ours."""
         self.input_shape = self._shapes[0] if self._shapes else ()
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
 
@@ -57,7 +63,7 @@ class OpenVino(Closing):
         """Run the network on float32 arrays or tensors [B, …]."""
         if self._model is None:
             raise InputError(str(self.path), "this runtime has been closed", "open it again")
-        arrays = as_float32(inputs, self._shapes, str(self.path))
+        arrays = as_arrays(inputs, self._shapes, str(self.path), self._kinds)
         found = self._request([array.shape for array in arrays]).infer(arrays, share_inputs=True)
         return like_input([np.array(found[number]) for number in range(len(self._model.outputs))], inputs[0])
 
@@ -81,7 +87,7 @@ class OpenVino(Closing):
         self._requests.clear()
 
     def _request(self, shapes: list[tuple[int, ...]]) -> Any:
-        key = tuple(shapes)
+        key = () if self.as_written else tuple(shapes)
         if key in self._requests:
             self._requests.move_to_end(key)
             return self._requests[key]
@@ -89,26 +95,6 @@ class OpenVino(Closing):
             self._requests.popitem(last=False)
         self._requests[key] = _compiled(self._core, self._model, shapes, self).create_infer_request()
         return self._requests[key]
-
-
-def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
-    """Write `model` as OpenVINO's `path` (`.xml`) and, beside it, `.bin`; see `pintsize.export`.
-
-    Each is written atomically. The checksum in the `.xml` covers both, so that halves of different
-    exports are not taken for a network.
-    """
-    openvino = package()
-    content, shape, opset = onnx.content(model, path, options)
-    network = openvino.Core().read_model(prepared(content))
-    for key, value in onnx.metadata(model, options).items():
-        network.set_rt_info(value, key.split("."))
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(network, Path(folder) / "net.xml", compress_to_fp16=False)
-        text, weights = ((Path(folder) / f"net.{suffix}").read_bytes() for suffix in ("xml", "bin"))
-    sealed = seal.seal_pair(text, weights)
-    write_bytes(path.with_suffix(".bin"), weights)
-    write_bytes(path, sealed)
-    return ExportInfo(path, "openvino", len(sealed) + len(weights), shape, opset)
 
 
 def package() -> Any:
@@ -146,6 +132,14 @@ def _read(core: Any, path: Path) -> Any:
         ) from error
 
 
+def _told(model: Any) -> str | None:
+    """What the file says of the machines that it is for."""
+    for entry in (["pintsize", "target"], ["framework", "pintsize.target"]):
+        if model.has_rt_info(entry):
+            return str(model.get_rt_info(entry).astype(str))
+    return None
+
+
 def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: OpenVino) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -154,7 +148,7 @@ def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: Ope
     }
     try:
         fixed = model
-        if any(value.partial_shape.is_dynamic for value in model.inputs):
+        if not runtime.as_written and any(value.partial_shape.is_dynamic for value in model.inputs):
             fixed = model.clone()
             fixed.reshape({index: list(shape) for index, shape in enumerate(shapes)})
         return core.compile_model(fixed, "CPU", settings)

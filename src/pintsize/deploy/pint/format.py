@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CorruptFile, InputError
+from ...graph.inputs import as_args
 from ...storage import network_file as files
 from ...storage.atomic import write_bytes
 from ...storage.record import to_json
-from ..options import ExportInfo, Options
+from ..options import ExportInfo, Made, Options
 from . import entropy
 from .tensors import Entry, as_entries, four_dimensional, restore
 
@@ -57,13 +58,13 @@ _ABOUT = {
 _COPY = "restore it from a copy, or export the network again"
 
 
-def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
-    """Write `model` as one `.pint` file, atomically; see `pintsize.export`.
+def make(model: nn.Module, path: Path, options: Options) -> Made:
+    """`model` as one `.pint` file; see `pintsize.export`.
 
     Raises:
         InputError: an option that only a file with a graph can have.
     """
-    for name in ("opset", "include_normalization", "include_softmax"):
+    for name in ("opset", "dynamic", "include_normalization", "include_softmax"):
         if getattr(options, name):
             raise InputError(
                 f"{name} for {path}", "a .pint file holds weights, no graph", "export to .onnx for that"
@@ -75,8 +76,9 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
         if value is not None
     }
     content, details = pack(model, told)
-    write_bytes(path, content)
-    return ExportInfo(path, "pint", len(content), (), None, details)
+    info = ExportInfo(path, "pint", len(content), (), None, details)
+    args = () if options.example is None else as_args(options.example, model)
+    return Made({path: content}, info, model, args)
 
 
 def pack(model: nn.Module, about: dict[str, Any] | None = None) -> tuple[bytes, dict[str, Any]]:
@@ -324,4 +326,8 @@ def _read_planes(data: bytes, members: list[Entry], size: int, source: str) -> N
         at += count
 
 
-files.FORMATS.add(".pint", files.FileFormat(lambda model, path: write(model, path, Options()), read_tensors))
+def _write(model: nn.Module, path: Path) -> None:
+    write_bytes(path, pack(model)[0])
+
+
+files.FORMATS.add(".pint", files.FileFormat(_write, read_tensors))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed, nn
 
+from ...data.batches import Inputs, run
 from ...graph import trace
 from ...quant import FakeQuantize, FoldStep, QuantizeStep, activation_quantizers, quantize, weight_layers
 from ...quant.grid.ties import settle
@@ -83,12 +84,12 @@ def bits_of(model: nn.Module, example: Any, options: AttentionOptions) -> dict[s
 
 
 @torch.no_grad()
-def _extents(model: nn.Module, images: Iterable[Tensor]) -> dict[str, _Extent]:
+def _extents(model: nn.Module, images: Iterable[Inputs]) -> dict[str, _Extent]:
     observers = {}
     for name, quantizer in activation_quantizers(model).items():
         quantizer.observer = observers[name] = ExtentObserver()
     for batch in images:
-        model(batch)
+        run(model, batch)
     return {name: (observer.low, observer.high) for name, observer in observers.items()}
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...errors import InputError, OperationError, unknown
+from ...graph.inputs import as_args
 from ...graph.ops import aten
-from ...graph.trace import Op, Trace, Value, as_args, quiet
+from ...graph.trace import Op, Trace, Value, quiet
 from ...graph.trace import record as trace_of
 from ...storage import record as _record
 from ...storage.entry import changes_network
@@ -188,7 +189,7 @@ def _can_go(model: nn.Module, example: Any, blocks: dict[str, str]) -> bool:
     """
 
     def run() -> Any:
-        return model(*tree_map_only(Tensor, Tensor.clone, as_args(example)))
+        return model(*tree_map_only(Tensor, Tensor.clone, as_args(example, model)))
 
     stands = {path: _Shortcut(model.get_submodule(path), left) for path, left in _left(blocks).items()}
     try:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...data.batches import run
 from ...graph.trace import quiet
 from .statistics import Statistics
 
@@ -83,7 +84,7 @@ def _each_batch(
     """The gradients of `weights` on each batch."""
     with _batch_statistics(statistics.model):
         for images, labels in statistics.batches(what):
-            value = loss(statistics.model(images), labels)
+            value = loss(run(statistics.model, images), labels)
             yield torch.autograd.grad(
                 value, list(weights.values()), create_graph=create_graph, materialize_grads=True
             )

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from ...errors import InputError
+from ...data.batches import Inputs, moved, run, split_batch
+from ...errors import InputError, InputTypeError
 from ...graph.trace import quiet
 
 _PROBES = 4
@@ -78,7 +80,7 @@ class Statistics:
         """Share of the layer's input that is not zero, per channel."""
         return self._activations[layer][1]
 
-    def batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, what: str) -> Iterator[tuple[Inputs, Any]]:
         """The batches on the model's device."""
         if self.data is None:
             raise InputError(
@@ -87,13 +89,20 @@ class Statistics:
         device = next(self.model.parameters()).device
         seen = False
         for batch in self.data:
-            if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            inputs, targets = split_batch(batch, self.model)
+            if targets is None:
                 raise InputError(
                     f"importance by {what}", "its data has no labels", "pass batches of (images, labels)"
                 )
+            if self.loss is F.cross_entropy and not isinstance(targets, Tensor):
+                raise InputTypeError(
+                    f"importance by {what}",
+                    f"its targets are {type(targets).__name__}, and cross-entropy needs a tensor",
+                    "give out classes int64 [B], or pass loss=, a function of outputs and targets",
+                )
             seen = True
             # contiguous: the channels-last gradients of some convolutions are wrong, see train.placement
-            yield batch[0].to(device).contiguous(), batch[1].to(device)
+            yield tree_map_only(Tensor, Tensor.contiguous, moved(inputs, device)), moved(targets, device)
         if not seen:
             raise InputError(f"importance by {what}", "its data is empty", "pass at least one batch")
 
@@ -116,7 +125,7 @@ class Statistics:
         count = 0
         with quiet(self.model), torch.enable_grad():
             for images, labels in self.batches("gradients"):
-                loss = self.loss(self.model(images), labels)
+                loss = self.loss(run(self.model, images), labels)
                 grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
                 for name, grad in zip(parameters, grads, strict=True):
                     if grad is not None:
@@ -134,7 +143,7 @@ class Statistics:
         count = 0
         with quiet(self.model), torch.enable_grad():
             for images, labels in self.batches("curvature"):
-                loss = self.loss(self.model(images), labels)
+                loss = self.loss(run(self.model, images), labels)
                 grads = torch.autograd.grad(
                     loss, list(parameters.values()), create_graph=True, materialize_grads=True
                 )
@@ -170,7 +179,7 @@ class Statistics:
         try:
             with quiet(self.model):
                 for images, _ in self.batches("activations"):
-                    self.model(images)
+                    run(self.model, images)
         finally:
             for handle in handles:
                 handle.remove()

@@ -12,7 +12,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from ...data.batches import rows, run
 from ...errors import InputError, unknown
 from ...graph.trace import quiet
 from ..channels.loss_gradients import Weights, hessian_times_gradient, mean_gradients
@@ -126,7 +128,7 @@ def synflow(weights: Weights, statistics: Statistics, scope: str) -> Mapping[str
     Tanaka et al., 2006.05467, section 6: without data (only the images' shape is taken), in float64, in many
     rounds: then no layer vanishes before the others.
     """
-    images, _ = next(statistics.batches("synflow"))
+    inputs, _ = next(statistics.batches("synflow"))
     network = copy.deepcopy(statistics.model).double()
     with torch.no_grad():
         for tensor in (*network.parameters(), *network.buffers()):
@@ -135,7 +137,8 @@ def synflow(weights: Weights, statistics: Statistics, scope: str) -> Mapping[str
     own = dict(network.named_parameters(remove_duplicate=False))
     chosen = [own[name].requires_grad_() for name in weights]
     with quiet(network), torch.enable_grad():
-        flow = network(torch.ones_like(images[:1], dtype=torch.float64)).sum()
+        ones = tree_map_only(Tensor, lambda x: torch.ones_like(x, dtype=torch.float64), rows(inputs, 0, 1))
+        flow = run(network, ones).sum()
         gradients = torch.autograd.grad(flow, chosen, materialize_grads=True)
     return {
         name: (tensor.detach() * gradient).abs()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ...data.batches import Inputs, run
 from ...errors import InputError
 from ...registry import Registry
 from ...tables import Table, Tabular
@@ -258,7 +259,7 @@ def _given(costs: Costs, errors: Costs) -> dict[str, dict[int | None, float]]:
 @torch.no_grad()
 def _errors(
     model: nn.Module,
-    images: list[Tensor],
+    images: list[Inputs],
     widths: Sequence[int | None],
     *,
     activations: int | None,
@@ -302,7 +303,7 @@ def _switches(model: nn.Module) -> Iterable[tuple[str, nn.Module, list[FakeQuant
         yield name, layer, [weight, *reads]
 
 
-def _error(model: nn.Module, own: list[FakeQuantize], images: list[Tensor], wanted: list[Tensor]) -> float:
+def _error(model: nn.Module, own: list[FakeQuantize], images: list[Inputs], wanted: list[Tensor]) -> float:
     """Relative squared error of the results with the quantizers `own` alone."""
     for quantizer in own:
         quantizer.enabled = True
@@ -317,10 +318,11 @@ def _error(model: nn.Module, own: list[FakeQuantize], images: list[Tensor], want
     return wrong / max(sum(float(goal.square().sum()) for goal in wanted), 1e-300)
 
 
-def _results(model: nn.Module, batch: Tensor) -> Tensor:
+def _results(model: nn.Module, batch: Inputs) -> Tensor:
     """All floating results of the network in one row, float64."""
-    run: Callable[..., Any] = model
     leaves = [
-        leaf for leaf in tree_leaves(run(batch)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        leaf
+        for leaf in tree_leaves(run(model, batch))
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
     ]
     return torch.cat([leaf.double().flatten() for leaf in leaves])

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...data import images_of
+from ...data.batches import size
 from ...errors import InputError, InputTypeError, OperationError
 from ...tables import Table, Tabular
 from ..grid.quantizer import FakeQuantize
@@ -108,13 +109,14 @@ def compare_with_integers(
     worst, summed = 0.0, 0.0
     float_ops: dict[str, None] = {}
     model = exact_simulation(model) if dtype == torch.float64 else model
-    for batch in images_of(data, images):
-        found = run_integers(model, batch.to(dtype).contiguous())
+    for batch in images_of(data, images, model=model):
+        exact = tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, batch)
+        found = run_integers(model, tree_map_only(Tensor, Tensor.contiguous, exact))
         ours, theirs = (_rows(result) for result in (found.integer, found.simulated))
         error = (ours - theirs).abs().amax(1) / theirs.abs().amax(1).clamp_min(1e-30)
         worst, summed = max(worst, float(error.max())), summed + float(error.sum())
         same += int((ours.argmax(1) == theirs.argmax(1)).sum())
-        count, different, total = count + len(batch), different + found.different, total + found.total
+        count, different, total = count + size(batch), different + found.different, total + found.total
         max_steps = max(max_steps, found.max_steps)
         float_ops.update(found.float_ops)
     if not count:

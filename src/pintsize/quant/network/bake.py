@@ -21,6 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from ...graph import trace
+from ...graph.inputs import as_args
 from ...storage.record import Step, append, check_order, register
 from .flow import Flow, build
 from .subclasses import once, reduced_by
@@ -164,7 +165,7 @@ def _captured(model: nn.Module, paths: list[str], example: Any) -> dict[str, Ten
             layer.__class__ = _baked_class(type(layer))
             layer.__dict__[_SEEN] = []
         with trace.quiet(model):
-            model(*trace.as_args(example))
+            model(*as_args(example, model))
         seen = {path: layer.__dict__[_SEEN] for path, layer in layers.items()}
     finally:
         for path, layer in layers.items():

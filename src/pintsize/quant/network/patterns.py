@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from ...errors import InputError, InputTypeError, unknown
 from ..grid.quantizer import check_bits
@@ -39,6 +40,15 @@ def bits_of_layers(
         for layer in (*layers[:1], *layers[-1:]):
             chosen[layer] = max(everywhere, edges)
     return chosen
+
+
+def at_most(bits: Any, most: int) -> Any:
+    """`bits`, one number or by pattern, with none above `most`; what is no number of bits is left to be refused."""
+    if isinstance(bits, Mapping):
+        return {
+            pattern: at_most(count, most) for pattern, count in {**bits, "*": bits.get("*", most)}.items()
+        }
+    return min(bits, most) if type(bits) is int and most < bits <= 8 else bits
 
 
 def matches(layer: str, pattern: str) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import images_of
+from ...data.batches import Inputs, moved, run, size
 from ...errors import InputError
 from ..network import convert
 from .rounding import captured
@@ -26,7 +27,7 @@ _IMAGES = 128
 def correct_biases(
     model: nn.Module,
     reference: nn.Module,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
@@ -41,7 +42,7 @@ def correct_biases(
         images: calibration batches; the first 128 images or so are used.
         advance: called after each layer.
     """
-    some = list(images[: max(1, -(-_IMAGES // len(images[0])))])
+    some = list(images[: max(1, -(-_IMAGES // size(images[0])))])
     wanted: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -51,7 +52,7 @@ def correct_biases(
     handles = [reference.get_submodule(name).register_forward_hook(note(name)) for name in layers]
     try:
         for batch in some:
-            reference(batch)
+            run(reference, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -90,7 +91,7 @@ def reestimate_norms(model: nn.Module, data: Iterable[Any] | Tensor, *, images: 
     ]
     if not norms:
         return 0
-    batches = list(images_of(data, images))
+    batches = list(images_of(data, images, model=model))
     if not batches:
         raise InputError("data", "it holds no images", "pass data.train or a few batches of images")
     modes = {module: module.training for module in model.modules()}
@@ -103,12 +104,12 @@ def reestimate_norms(model: nn.Module, data: Iterable[Any] | Tensor, *, images: 
             norm.reset_running_stats()
         seen = 0
         for batch in batches:
-            if len(batch) == 1 and len(batches) > 1:
+            if size(batch) == 1 and len(batches) > 1:
                 continue  # it has no variance where a norm sees one value an image
-            seen += len(batch)
+            seen += size(batch)
             for norm in norms:
-                norm.momentum = len(batch) / seen
-            model(batch.to(device))
+                norm.momentum = size(batch) / seen
+            run(model, moved(batch, device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

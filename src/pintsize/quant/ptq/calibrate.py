@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data import images_of
+from ...data.batches import Inputs, moved, rows, run, size
 from ...errors import InputError, InputTypeError
 from ...graph import trace
 from ...storage.entry import changes_network
@@ -27,6 +28,9 @@ from . import observers, ranges, rounding
 from .bias import correct_biases
 from .progress import bar
 from .result import QuantizationResult, describe
+
+_REDUCED = 7
+"""Bits: 2 · 255 · 64 fits in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def quantize(
     calibration_images: int = 512,
     edges: int | None = 8,
     outputs: bool = False,
+    reduce_range: bool = False,
     equalize: bool = False,
     learn_rounding: bool = False,
     correct_bias: bool = False,
@@ -101,6 +106,8 @@ def quantize(
         calibration_images: how many images to look at.
         edges: the first and the last layer get no fewer bits than this when one number is given for all.
         outputs: quantize the results of the network, too.
+        reduce_range: no weight has more than 7 bits: for x86 CPUs without VNNI, whose 8-bit kernels add pairs of
+            products in 16 bits, where those of 8-bit weights do not fit.
         equalize: scale channels between layers beforehand (`quant.equalize`).
         learn_rounding: learn for each weight below 8 bits whether to round up or down (`quant.rounding`).
         correct_bias: make up for shifted means (`quant.bias`).
@@ -114,6 +121,8 @@ def quantize(
         IllegalOrder: the network is quantized already.
     """
     _check(model)
+    if reduce_range:
+        weights, edges = patterns.at_most(weights, _REDUCED), patterns.at_most(edges, _REDUCED)
     best = method == "best"
     trained_scales, follow = method == "lsq", 0.9964 if method == "ema" else None
     method = "mse" if best or trained_scales else method
@@ -176,7 +185,7 @@ def _quantized(
     reference: nn.Module,
     step: QuantizeStep,
     plan: placement.Plan,
-    images: list[Tensor],
+    images: list[Inputs],
     method: str,
     *,
     refinement: Refinement,
@@ -202,7 +211,7 @@ def _quantized(
         ):
             reference, done = other, replace(trial, equalized=equalized)
     if refinement.learn_rounding:
-        parts = rounding.blocks(done.model, images[0][:2])
+        parts = rounding.blocks(done.model, rows(images[0], 0, 2))
         with bar("learn rounding", len(parts), progress) as advance:
             done.rounded = rounding.learn_rounding(
                 done.model, images, iterations=refinement.iterations, seed=refinement.seed, advance=advance
@@ -215,17 +224,19 @@ def _quantized(
 
 
 @torch.no_grad()
-def _error(model: nn.Module, reference: nn.Module, images: Sequence[Tensor]) -> float:
+def _error(model: nn.Module, reference: nn.Module, images: Sequence[Inputs]) -> float:
     """Mean squared difference of the results of two networks on `images`."""
     total = torch.zeros((), dtype=torch.float64)
     for batch in images:
-        for found, wanted in zip(tree_leaves(model(batch)), tree_leaves(reference(batch)), strict=True):
+        for found, wanted in zip(
+            tree_leaves(run(model, batch)), tree_leaves(run(reference, batch)), strict=True
+        ):
             if isinstance(found, Tensor) and found.is_floating_point():
                 total += (found - wanted).double().square().mean().cpu()
     return float(total)
 
 
-def example_of(example: Any, images: list[Tensor]) -> Any:
+def example_of(example: Any, images: list[Inputs]) -> Any:
     """`example`, or two of `images` if it is None."""
     if example is not None:
         return example
@@ -233,7 +244,7 @@ def example_of(example: Any, images: list[Tensor]) -> Any:
         raise InputError(
             "example=None", "the network cannot be traced without an input", "pass an example input"
         )
-    return images[0][:2]
+    return rows(images[0], 0, 2)
 
 
 def commit(model: nn.Module, work: nn.Module, steps: Sequence[BakeStep | FoldStep | QuantizeStep]) -> None:
@@ -246,7 +257,7 @@ def commit(model: nn.Module, work: nn.Module, steps: Sequence[BakeStep | FoldSte
 
 def calibration_batches(
     model: nn.Module, calibration: Iterable[Any] | Tensor | None, limit: int
-) -> list[Tensor]:
+) -> list[Inputs]:
     """`limit` images of `calibration`, in batches, on the device of `model`.
 
     Raises:
@@ -259,12 +270,12 @@ def calibration_batches(
             "pass data.train or a few batches of images, or activations=None",
         )
     tensor = next(model.parameters(), torch.empty(0))
-    images = [batch.to(tensor.device) for batch in images_of(calibration, limit)]
-    images = [batch for batch in images if len(batch)]
+    images = [moved(batch, tensor.device) for batch in images_of(calibration, limit, model=model)]
+    images = [batch for batch in images if size(batch)]
     if not images:
         raise InputError("calibration", "it holds no images", "pass data.train or a few batches of images")
     for number, batch in enumerate(images):
-        if not batch.isfinite().all():
+        if not all(leaf.isfinite().all() for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)):
             raise InputError(
                 f"calibration batch {number}", "it holds NaN or infinite values", "clean the images"
             )

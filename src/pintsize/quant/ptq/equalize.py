@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data.batches import Inputs, rows, run
 from ...graph import trace
 from ..network.flow import Edge, Kind, Node, build
 
@@ -22,7 +23,7 @@ _LARGEST = 32.0
 
 
 @torch.no_grad()
-def equalize(model: nn.Module, images: Sequence[Tensor]) -> list[tuple[str, str]]:
+def equalize(model: nn.Module, images: Sequence[Inputs]) -> list[tuple[str, str]]:
     """Equalise all pairs of layers in place; what the network computes in floating point stays the same.
 
     Args:
@@ -33,7 +34,7 @@ def equalize(model: nn.Module, images: Sequence[Tensor]) -> list[tuple[str, str]
         The pairs, by path: layers of which the second alone reads what the first gives, with at most a
         ReLU in between.
     """
-    found = pairs(model, images[0][:2])
+    found = pairs(model, rows(images[0], 0, 2))
     for first, second, rectified in found:  # in the order they run: each sees what the pair before it left
         a, b = model.get_submodule(first), model.get_submodule(second)
         given = _output_range(model, a, images, rectified=rectified)
@@ -81,7 +82,7 @@ def _only_reader(edge: Edge, outputs: list[Edge]) -> Node | None:
     return edge.readers[0] if len(edge.readers) == 1 and edge not in outputs else None
 
 
-def _output_range(model: nn.Module, layer: nn.Module, images: Sequence[Tensor], *, rectified: bool) -> Tensor:
+def _output_range(model: nn.Module, layer: nn.Module, images: Sequence[Inputs], *, rectified: bool) -> Tensor:
     """Largest magnitude, or largest value if a ReLU follows, of each output channel of `layer`, [C]."""
     found: list[Tensor] = []
 
@@ -93,7 +94,7 @@ def _output_range(model: nn.Module, layer: nn.Module, images: Sequence[Tensor], 
     handle = layer.register_forward_hook(watch)
     try:
         for batch in images:
-            model(batch)
+            run(model, batch)
     finally:
         handle.remove()
     return torch.stack(found).amax(0)

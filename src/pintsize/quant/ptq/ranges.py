@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ...data.batches import Inputs, run
 from ...errors import InputError
 from ..grid.quantizer import LEAST, FakeQuantize, Observer
 from ..network import convert
@@ -43,7 +44,7 @@ def calibrate_weights(model: nn.Module, method: str) -> None:
 def calibrate_activations(
     model: nn.Module,
     step: QuantizeStep,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     method: str,
     *,
     progress: bool | None = False,
@@ -116,7 +117,7 @@ def _watch(
     model: nn.Module,
     quantizers: Mapping[str, FakeQuantize],
     watchers: Mapping[str, Observer],
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     advance: Callable[[], None],
 ) -> None:
     with floating_point(model), torch.no_grad():
@@ -124,7 +125,7 @@ def _watch(
             quantizer.observer = watchers[name]
         try:
             for batch in images:
-                model(batch)
+                run(model, batch)
                 advance()
         finally:
             for quantizer in quantizers.values():

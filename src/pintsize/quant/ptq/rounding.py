@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data.batches import Inputs, rows, run
 from ..grid.quantizer import FakeQuantize
 from ..network import convert
 
@@ -64,7 +65,7 @@ class RoundingVariables(nn.Module):
 
 def learn_rounding(
     model: nn.Module,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     *,
     iterations: int = 500,
     seed: int = 0,
@@ -87,7 +88,7 @@ def learn_rounding(
         quantizer.enabled = False
     done: list[str] = []
     generator = torch.Generator().manual_seed(seed)
-    for path in blocks(model, images[0][:2]):
+    for path in blocks(model, rows(images[0], 0, 2)):
         block = model.get_submodule(path)
         layers = [(name, layer) for name, layer in convert.weight_layers(block) if _learnable(layer)]
         if layers:
@@ -146,7 +147,7 @@ class _CapturedError(Exception):
 
 
 @torch.no_grad()
-def captured(model: nn.Module, path: str, images: Sequence[Tensor], *, output: bool) -> Tensor:
+def captured(model: nn.Module, path: str, images: Sequence[Inputs], *, output: bool) -> Tensor:
     """What the module at `path` takes or gives on all `images`, concatenated."""
     found: list[Tensor] = []
 
@@ -159,7 +160,7 @@ def captured(model: nn.Module, path: str, images: Sequence[Tensor], *, output: b
     try:
         for batch in images:
             try:
-                model(batch)
+                run(model, batch)
             except _CapturedError:
                 continue
     finally:

@@ -1,0 +1,34 @@
+"""The `.xml` and `.bin` writer: the ONNX graph as OpenVINO reads it, in OpenVINO's own format."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from ..onnx import writer as onnx
+from ..options import Made, Options
+from ..pint import seal
+from .graph import prepared
+from .runtime import package
+
+
+def make(model: nn.Module, path: Path, options: Options) -> Made:
+    """`model` as OpenVINO's `path` (`.xml`) and, beside it, `.bin`; see `pintsize.export`.
+
+    Each is to be written atomically. The checksum in the `.xml` covers both, so that halves of different
+    exports are not taken for a network.
+    """
+    openvino = package()
+    exported = onnx.make(model, path, options)
+    network = openvino.Core().read_model(prepared(exported.files[path]))
+    for key, value in onnx.metadata(model, options).items():
+        network.set_rt_info(value, key.split("."))
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(network, Path(folder) / "net.xml", compress_to_fp16=False)
+        text, weights = ((Path(folder) / f"net.{suffix}").read_bytes() for suffix in ("xml", "bin"))
+    sealed = seal.seal_pair(text, weights)
+    info = replace(exported.info, format="openvino", bytes=len(sealed) + len(weights))
+    return replace(exported, files={path.with_suffix(".bin"): weights, path: sealed}, info=info)
