@@ -69,6 +69,9 @@ class Registry(Mapping[str, T]):
             raise unknown(self.what, name, self)
         return self[name]
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name)  # a file may say anything
+
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:  # what is there already needs no further module
             self._fill()
