@@ -15,7 +15,7 @@ from .options import ExportInfo, Options
 
 _WRITERS = {
     ".onnx": "onnx.writer",
-    ".xml": "openvino.runtime",
+    ".xml": "openvino.writer",
     ".pte": "executorch.writer",
     ".pint": "pint.format",
 }

@@ -23,7 +23,7 @@ Shape = tuple[int | None, ...]
 _BACKENDS = {
     "onnxruntime": ("onnx.runtime", "OnnxRuntime", (".onnx",)),
     "openvino": ("openvino.runtime", "OpenVino", (".xml", ".onnx")),
-    "executorch": ("executorch.writer", "ExecuTorch", (".pte",)),
+    "executorch": ("executorch.runtime", "ExecuTorch", (".pte",)),
     "torch": ("runtime", "TorchRuntime", (".safetensors", ".pint")),
 }
 """Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""

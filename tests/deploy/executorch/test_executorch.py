@@ -13,7 +13,7 @@ from torch import nn
 
 from pintsize import errors
 from pintsize.deploy import export, open_runtime, verify
-from pintsize.deploy.executorch import writer as backend
+from pintsize.deploy.executorch import runtime as backend
 
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("the extra 'executorch' cannot be installed here", allow_module_level=True)

@@ -1,20 +1,15 @@
-"""OpenVINO on the CPU: run an `.onnx` file or OpenVINO's own `.xml` and `.bin`, and write the latter."""
+"""OpenVINO on the CPU: run an `.onnx` file or OpenVINO's own `.xml` and `.bin`."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
-from ...storage.atomic import write_bytes
-from ..onnx import writer as onnx
 from ..onnx.paths import check_paths
-from ..options import ExportInfo, Options
 from ..pint import seal
 from ..runtime import Array, Closing, Shape, as_float32, like_input
 from .graph import prepared
@@ -89,26 +84,6 @@ class OpenVino(Closing):
             self._requests.popitem(last=False)
         self._requests[key] = _compiled(self._core, self._model, shapes, self).create_infer_request()
         return self._requests[key]
-
-
-def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
-    """Write `model` as OpenVINO's `path` (`.xml`) and, beside it, `.bin`; see `pintsize.export`.
-
-    Each is written atomically. The checksum in the `.xml` covers both, so that halves of different
-    exports are not taken for a network.
-    """
-    openvino = package()
-    content, shape, opset = onnx.content(model, path, options)
-    network = openvino.Core().read_model(prepared(content))
-    for key, value in onnx.metadata(model, options).items():
-        network.set_rt_info(value, key.split("."))
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(network, Path(folder) / "net.xml", compress_to_fp16=False)
-        text, weights = ((Path(folder) / f"net.{suffix}").read_bytes() for suffix in ("xml", "bin"))
-    sealed = seal.seal_pair(text, weights)
-    write_bytes(path.with_suffix(".bin"), weights)
-    write_bytes(path, sealed)
-    return ExportInfo(path, "openvino", len(sealed) + len(weights), shape, opset)
 
 
 def package() -> Any:

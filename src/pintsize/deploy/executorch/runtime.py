@@ -1,0 +1,183 @@
+"""ExecuTorch on the CPU: run a `.pte` file, and read what it says about itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import CorruptFile, InputError, MissingExtra, OperationError
+from ..pint import seal
+from ..runtime import Array, Closing, Shape, as_float32, like_input
+
+_FORWARD = "forward"
+KEY = "pintsize"
+"""Name of the method of a file that returns what it says about itself."""
+_TRIAL = """
+import sys, torch
+from executorch.runtime import Runtime
+content = open(sys.argv[1], "rb").read()
+program = Runtime.get().load_program(content)
+method = program.load_method("forward")
+inputs = [method.metadata.input_tensor_meta(number) for number in range(method.metadata.num_inputs())]
+method.execute([torch.zeros(tuple(each.sizes())) for each in inputs])
+"""
+_TRIAL_SECONDS = 120
+
+
+class ExecuTorch(Closing):
+    """A `.pte` file in ExecuTorch, on the CPU.
+
+    The file has a fixed number of images, usually one: a larger batch runs in pieces of that size.
+    ExecuTorch has one pool of threads for the process, and a loaded method keeps to the pool that it was
+    loaded with: files of different `threads` that take turns are loaded anew at each turn.
+    """
+
+    backend = "executorch"
+    _pool = 0
+    """Number of the process's pool of threads: a change of its size makes a new one."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        if not seal.check_tail(path):
+            _try_out(path)
+        self.path, self.threads = path, threads
+        self._content: bytes | None = path.read_bytes()
+        self._program: Any
+        self._method: Any
+        self._load()
+        meta = self._method.metadata
+        sizes = [tuple(meta.input_tensor_meta(number).sizes()) for number in range(meta.num_inputs())]
+        self._piece = sizes[0][0] if sizes and sizes[0] else 1
+        self._shapes: list[Shape] = [(None, *size[1:]) for size in sizes]
+        self.input_shape = self._shapes[0] if self._shapes else ()
+
+    def __call__(self, *inputs: Array) -> Any:
+        """Run the network on float32 arrays or tensors [B, …], B a multiple of the file's own batch."""
+        if self._content is None:
+            raise InputError(str(self.path), "this runtime has been closed", "open it again")
+        arrays = as_float32(inputs, self._shapes, str(self.path))
+        if len(arrays[0]) % self._piece or not len(arrays[0]):
+            raise InputError(
+                f"batch of {len(arrays[0])} images for {self.path}",
+                f"it takes {self._piece} at once",
+                "pass a multiple of that, or export it for that batch",
+            )
+        if (
+            self._loaded_in != ExecuTorch._pool
+            or self._library._threadpool_get_thread_count() != self.threads
+        ):
+            self._load()
+        pieces = [
+            self._execute([torch.from_numpy(array[at : at + self._piece]) for array in arrays])
+            for at in range(0, len(arrays[0]), self._piece)
+        ]
+        return like_input([torch.cat(parts).numpy() for parts in zip(*pieces, strict=True)], inputs[0])
+
+    def close(self) -> None:
+        """Free the program."""
+        self._content = self._method = self._program = None
+
+    def _execute(self, tensors: list[Tensor]) -> list[Tensor]:
+        try:
+            return [output.clone() for output in self._method.execute(tensors)]
+        except RuntimeError as error:
+            raise OperationError(
+                str(self.path), f"ExecuTorch cannot run it ({error})", "export it again with this version"
+            ) from error
+
+    def _load(self) -> None:
+        """Load the program with a pool of the right size."""
+        self._library = _portable_library()
+        from executorch.runtime import Runtime
+
+        self._method = self._program = None
+        if self._library._threadpool_get_thread_count() != self.threads:
+            self._library._unsafe_reset_threadpool(self.threads)
+            ExecuTorch._pool += 1
+        self._loaded_in = ExecuTorch._pool
+        try:
+            self._program = Runtime.get().load_program(self._content)
+            self._method = self._program.load_method(_FORWARD)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CorruptFile(
+                str(self.path),
+                f"ExecuTorch cannot open it ({error})",
+                "restore it from a copy, or export again",
+            ) from error
+
+
+def _try_out(path: Path) -> None:
+    """Open and run a file without a checksum in a process of its own: ExecuTorch ends the process at some damage.
+
+    What it refuses in an orderly way is left to be refused again, with its reason.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 (our own script)
+            [sys.executable, "-c", _TRIAL, str(path)],
+            capture_output=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+        )
+        reason = f"signal {-done.returncode}" if done.returncode < 0 else None
+    except subprocess.TimeoutExpired:
+        reason = f"it does not end within {_TRIAL_SECONDS} s"
+    if reason is not None:
+        raise CorruptFile(
+            str(path), f"it kills ExecuTorch ({reason})", "restore it from a copy, or export again"
+        )
+
+
+def about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file says about itself: version, record (packed), classes and so on; nothing if it is not ours."""
+    runtime = ExecuTorch(Path(path), threads=1)
+    if KEY not in runtime._program.method_names:
+        return {}
+    told = json.loads(runtime._program.load_method(KEY).execute([])[0])
+    return {key.removeprefix("pintsize."): json.loads(value) for key, value in told.items()}
+
+
+def require() -> None:
+    """Refuse to go on without ExecuTorch.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        with quiet():
+            import executorch.runtime  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("ExecuTorch", "executorch") from error
+
+
+def _portable_library() -> Any:
+    require()
+    from executorch.extension.pybindings import portable_lib
+
+    return portable_lib
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what ExecuTorch and torchao tell their own developers as they are imported."""
+    names = ("torch.utils._pytree", "torchao", "executorch", "torch.export", "root")
+    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
