@@ -11,8 +11,7 @@ from ...storage.atomic import write_bytes
 from ..onnx import writer as onnx
 from ..options import ExportInfo, Options
 from ..pint import seal
-from .graph import prepared
-from .runtime import package
+from .runtime import package, read_onnx
 
 
 def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
@@ -23,7 +22,7 @@ def write(model: nn.Module, path: Path, options: Options) -> ExportInfo:
     """
     openvino = package()
     content, shape, opset = onnx.content(model, path, options)
-    network = openvino.Core().read_model(prepared(content))
+    network = read_onnx(openvino.Core(), content, f"export of {type(model).__name__} to OpenVINO")
     for key, value in onnx.metadata(model, options).items():
         network.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
