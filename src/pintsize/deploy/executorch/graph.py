@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from ...errors import UnsupportedOp
+from .layers import attribute
 
 _LOW, _HIGH = -128, 127
 _LAYERS = ("conv1d", "conv2d", "conv_transpose2d", "linear")
@@ -106,7 +107,7 @@ def _constants(module: fx.GraphModule) -> _Constants:
     with torch.no_grad():
         for node in module.graph.nodes:
             if node.op == "get_attr":
-                found[node] = _attribute(module, node.target)
+                found[node] = attribute(module, node.target)
             elif (
                 node.op == "call_function"
                 and node.all_input_nodes
@@ -115,12 +116,6 @@ def _constants(module: fx.GraphModule) -> _Constants:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
                 found[node] = node.target(*args, **kwargs)
     return found
-
-
-def _attribute(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
 
 
 def _lower_weight(module: fx.GraphModule, node: fx.Node, constants: _Constants, integer: bool) -> None:

@@ -11,11 +11,12 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data.batches import rows
-from ...errors import InputError, OperationError, PintsizeError
+from ...errors import InputError, OperationError, PintsizeError, UnsupportedOp
 from ..onnx import writer as onnx
 from ..onnx.trace import check_forward, evaluating
 from ..options import ExportInfo, Made, Options
 from ..pint import seal
+from ..rewrites import rewritten
 from .runtime import KEY, quiet, require
 
 
@@ -69,7 +70,7 @@ def _content(model: nn.Module, args: tuple[Any, ...], told: dict[str, str]) -> t
         raise OperationError(
             f"export of {type(model).__name__} to ExecuTorch",
             f"it cannot be lowered ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
-            "remove control flow that depends on tensor values, or export to .onnx",
+            "write that part with other operations and without control flow on values, or export to .onnx",
         ) from error
 
 
@@ -80,14 +81,40 @@ def _lowered(
     from executorch.exir import to_edge_transform_and_lower
 
     from .graph import lower_quantizers, split_to_slices
+    from .layers import lines_as_images, parameters_for_each_call, store_constants
 
-    module = torch.export.export(model, args).module()
+    module = rewritten(torch.export.export(model, args)).module()
     assert isinstance(module, fx.GraphModule)
+    store_constants(module)
     split_to_slices(module)
+    lines_as_images(module)
+    parameters_for_each_call(module)
     lower_quantizers(module, integer_weights=integer_weights)
     program = to_edge_transform_and_lower(
         torch.export.export(module, args),
         partitioner=[XnnpackPartitioner()],
         constant_methods={KEY: json.dumps(told)},
     )
-    return bytes(program.to_executorch().buffer)
+    lowered = program.to_executorch()
+    _check_kernels(lowered.executorch_program)
+    return bytes(lowered.buffer)
+
+
+def _check_kernels(program: Any) -> None:
+    """Refuse what neither XNNPACK nor ExecuTorch's own kernels compute: such a file could not be opened.
+
+    Raises:
+        UnsupportedOp: the program calls such an operation.
+    """
+    from executorch.runtime import Runtime
+
+    known = Runtime.get().operator_registry.operator_names
+    for plan in program.execution_plan:
+        for operator in plan.operators:
+            name = f"{operator.name}.{operator.overload}" if operator.overload else operator.name
+            if name not in known:
+                raise UnsupportedOp(
+                    f"{operator.name.removeprefix('aten::')} in a .pte file",
+                    "neither XNNPACK nor ExecuTorch has a kernel for it",
+                    "write it with other operations, or export to .onnx or .xml",
+                )

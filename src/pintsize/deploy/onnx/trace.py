@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...errors import OperationError
+from ..rewrites import rewritten
 from .ends import check_open, name_ends, open_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_sizes: Any = importlib.import_module("torch.fx.experimental._config")
 DOMAIN = "pintsize"
 QUANTIZER = "QuantizeDequantize"
 """Node type (x, scale, zero_point; qmin, qmax, axis) → y; axis −1 is per tensor."""
@@ -52,12 +56,15 @@ def trace(
     _register_schema()
     shapes = open_shapes(model, args, open_dimensions) if open_dimensions else None
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), _sizes.patch(backed_size_oblivious=True):  # a batch of 1, too
+            captured = torch.export.export(
+                model, args, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+            )
             program = torch.onnx.export(
-                model, args, dynamo=True, opset_version=opset, dynamic_shapes=shapes, verbose=False,
+                rewritten(captured), dynamo=True, opset_version=opset, verbose=False,
                 external_data=False, custom_translation_table=_translations(),
             )  # fmt: skip
-    except torch.onnx.OnnxExporterError as error:
+    except Exception as error:
         raise OperationError(
             f"export of {type(model).__name__} to ONNX",
             f"its forward cannot be traced ({_root_cause(error)})",
@@ -132,17 +139,23 @@ def check_forward(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How the exporter writes our op: as one node of our domain."""
+    """How the exporter writes our ops: a quantizer as one node of our domain, a constant as itself."""
+    import onnx_ir as ir
     import onnxscript
 
     from ...quant.network import qdq_op  # noqa: F401 (defines the op)
 
-    domain = onnxscript.values.Opset(DOMAIN, 1)
+    domain, standard = onnxscript.values.Opset(DOMAIN, 1), onnxscript.opset18
+
+    def constant(values: Sequence[float], shape: Sequence[int]) -> Any:
+        content: Any = ir.tensor(np.array(values, np.float32).reshape(shape))
+        return standard.Constant(value=content)
 
     def quantize_dequantize(x: Any, scale: Any, zero_point: Any, qmin: int, qmax: int, axis: int) -> Any:
         return domain.QuantizeDequantize(x, scale, zero_point, qmin=qmin, qmax=qmax, axis=axis)
 
-    return {torch.ops.pintsize.quantize_dequantize.default: quantize_dequantize}
+    ops = torch.ops.pintsize
+    return {ops.quantize_dequantize.default: quantize_dequantize, ops.constant.default: constant}
 
 
 def _register_schema() -> None:

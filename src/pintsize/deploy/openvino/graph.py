@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 _MEANS = {"ReduceMean", "ReduceSum", "GlobalAveragePool"}
+_SIZES = {"Shape", "GRU", "LSTM", "RNN"}
+"""Ops that OpenVINO computes sizes for while it runs, if the batch is open."""
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
 
 
 def prepared(content: bytes) -> bytes:
@@ -101,17 +104,32 @@ def _wrong_on_integers(proto: Any) -> set[str]:
     makers = {name: node for node in proto.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     ranks = _ranks(proto)
+    sizes = any(node.op_type in _SIZES for node in proto.graph.node)
     return {
         node.output[0]
         for node in proto.graph.node
-        if (node.op_type in _MEANS and ranks.get(node.input[0], 3) == 3)
-        or (_averages_padding(node) and not _zero_is_0(makers.get(node.input[0]), constants))
+        if (sizes and _quantizes_a_layer(node, makers))
+        or (node.op_type in _MEANS and ranks.get(node.input[0], 3) == 3)
+        or (_averages_padding(node, makers) and not _zero_is_0(makers.get(node.input[0]), constants))
     }
 
 
-def _averages_padding(node: Any) -> bool:
+def _quantizes_a_layer(node: Any, makers: dict[str, Any]) -> bool:
+    """Whether it rounds what a layer gives: that goes wrong where sizes are computed, too."""
+    maker = makers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+    return maker is not None and maker.op_type in _LAYERS
+
+
+def _averages_padding(node: Any, makers: dict[str, Any]) -> bool:
+    if node.op_type != "AveragePool":
+        return False
+    before = makers.get(node.input[0])
+    while before is not None and before.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        before = makers.get(before.input[0])
+    if before is not None and before.op_type == "Pad":  # OpenVINO takes it into the pool
+        return True
     given = {attribute.name: attribute for attribute in node.attribute}
-    if node.op_type != "AveragePool" or "count_include_pad" not in given or not given["count_include_pad"].i:
+    if "count_include_pad" not in given or not given["count_include_pad"].i:
         return False
     automatic = "auto_pad" in given and given["auto_pad"].s.startswith(b"SAME")
     return automatic or ("pads" in given and any(given["pads"].ints))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CorruptFile, InputError, MissingExtra, OperationError
+from ...errors import CorruptFile, InputError, MissingExtra, OperationError, PintsizeError, UnsupportedOp
 from ..instruction_sets import lacking, tell
 from ..onnx.paths import check_paths
 from ..pint import seal
@@ -110,6 +110,28 @@ def package() -> Any:
     return openvino
 
 
+def read_onnx(core: Any, content: bytes, what: str) -> Any:
+    """The network of an ONNX file's content, in the form that OpenVINO computes exactly.
+
+    Raises:
+        UnsupportedOp: the file is whole, but has an operation that OpenVINO lacks.
+    """
+    import onnx
+
+    try:
+        return core.read_model(prepared(content))
+    except RuntimeError as error:
+        try:
+            onnx.checker.check_model(content)
+        except (onnx.checker.ValidationError, ValueError):
+            raise error from None
+        raise UnsupportedOp(
+            what,
+            f"OpenVINO has not all of its operations ({_reason(error)})",
+            "write that part with other operations, or run the .onnx file in ONNX Runtime",
+        ) from error
+
+
 def _read(core: Any, path: Path) -> Any:
     """The network of a file.
 
@@ -123,8 +145,10 @@ def _read(core: Any, path: Path) -> Any:
         seal.check(path)
         check_paths(path)
     try:
-        return core.read_model(prepared(path.read_bytes())) if pair is None else core.read_model(*pair)
+        return read_onnx(core, path.read_bytes(), str(path)) if pair is None else core.read_model(*pair)
     except (DecodeError, RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, PintsizeError):
+            raise
         raise CorruptFile(
             str(path),
             f"OpenVINO cannot open it ({_reason(error)})",

@@ -11,8 +11,7 @@ from torch import nn
 from ..onnx import writer as onnx
 from ..options import Made, Options
 from ..pint import seal
-from .graph import prepared
-from .runtime import package
+from .runtime import package, read_onnx
 
 
 def make(model: nn.Module, path: Path, options: Options) -> Made:
@@ -23,7 +22,8 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
     """
     openvino = package()
     exported = onnx.make(model, path, options)
-    network = openvino.Core().read_model(prepared(exported.files[path]))
+    source = f"export of {type(model).__name__} to OpenVINO"
+    network = read_onnx(openvino.Core(), exported.files[path], source)
     for key, value in onnx.metadata(model, options).items():
         network.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,129 @@
+"""The layers of a traced network in the form that ExecuTorch's passes and XNNPACK understand: one call, one weight.
+
+XNNPACK folds batch norms into the weight of the layer before them and stores a bias as integers of its
+input's scale, both in place: a layer that runs several times needs a weight and a bias for each call. Of
+one-dimensional convolutions it has no integer kernel: they become two-dimensional ones on images one pixel high.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import fx
+
+LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+QUANTIZER = "quantize_dequantize"
+_RELU = ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "relu6_")
+_AS_IMAGES = {"conv1d": "conv2d", "conv_transpose1d": "conv_transpose2d"}
+
+
+def parameters_for_each_call(module: fx.GraphModule) -> None:
+    """Give each call of a layer that runs several times its own copy of weight and bias, in place."""
+    graph = module.graph
+    readers = Counter(
+        str(given.target) for node in graph.nodes for given in node.all_input_nodes if given.op == "get_attr"
+    )
+    for node in list(graph.nodes):
+        for position in (1, 2) if is_layer(node) and node.args[1:] else ():
+            given = node.args[position] if position < len(node.args) else None
+            if not isinstance(given, fx.Node):
+                continue
+            with graph.inserting_before(node):
+                if given.op == "get_attr" and readers[str(given.target)] > 1:
+                    copy = attribute(module, str(given.target)).detach().clone()
+                    node.update_arg(position, stored(module, f"{node.name}_own_{position}", copy))
+                elif name_of(given) == QUANTIZER and len(given.users) > 1:
+                    node.update_arg(position, graph.call_function(given.target, given.args))  # type: ignore[arg-type]
+
+
+def store_constants(module: fx.GraphModule) -> None:
+    """Make the constants that `rewrites` has worked out buffers, in place."""
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.pintsize.constant.default:
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(stored(module, f"{node.name}_stored", node.target(*node.args)))
+            module.graph.erase_node(node)
+
+
+def lines_as_images(module: fx.GraphModule) -> None:
+    """Write one-dimensional convolutions between quantizers as two-dimensional ones, in place."""
+    for node in list(module.graph.nodes):
+        behind = _quantizer_behind(node)
+        if name_of(node) in _AS_IMAGES and behind and all(name_of(x) == QUANTIZER for x in node.args[:2]):
+            _as_image(module.graph, node, behind)
+    module.graph.eliminate_dead_code()
+
+
+def _quantizer_behind(node: fx.Node) -> fx.Node | None:
+    """The quantizer that alone reads what `node`, or a ReLU behind it, gives."""
+    for _ in range(2):
+        if len(node.users) != 1:
+            return None
+        node = next(iter(node.users))
+        if name_of(node) == QUANTIZER:
+            return node
+        if name_of(node) not in _RELU:
+            return None
+    return None
+
+
+def _as_image(graph: fx.Graph, node: fx.Node, behind: fx.Node) -> None:
+    """`node` … `behind`, once more in two dimensions; the quantizers are written at both ends, for XNNPACK looks there."""
+    aten, call = torch.ops.aten, graph.call_function
+    x, weight, *rest = node.args
+    assert isinstance(x, fx.Node)
+    assert isinstance(weight, fx.Node)
+    kind = _AS_IMAGES[name_of(node)]
+    fills = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = dict(zip(names[2:], rest, strict=False)) | node.kwargs
+    options = {
+        key: [fills[key], *(value if isinstance(value, list | tuple) else [value])]
+        if key in fills and not isinstance(value, str) else value
+        for key, value in given.items()
+    }  # fmt: skip
+    target: Any = getattr(
+        getattr(aten, kind), "padding" if isinstance(given.get("padding"), str) else _overload(kind)
+    )
+    with graph.inserting_before(behind):
+        image = call(x.target, (call(aten.unsqueeze.default, (x, 2)), *x.args[1:]))  # type: ignore[arg-type]
+        kernel = call(weight.target, (call(aten.unsqueeze.default, (weight.args[0], 2)), *weight.args[1:]))  # type: ignore[arg-type]
+        result = call(target, (image, kernel), options)
+        middle = behind.args[0]
+        if middle is not node:
+            assert isinstance(middle, fx.Node)
+            result = call(middle.target, (result, *middle.args[1:]), middle.kwargs)  # type: ignore[arg-type]
+        result = call(behind.target, (result, *behind.args[1:]))  # type: ignore[arg-type]
+        line = call(aten.squeeze.dim, (result, 2))
+    behind.replace_all_uses_with(line)
+
+
+def _overload(kind: str) -> str:
+    return "input" if kind == "conv_transpose2d" else "default"
+
+
+def is_layer(node: Any) -> bool:
+    """Whether it is a call of a convolution or a linear layer."""
+    return name_of(node) in LAYERS
+
+
+def stored(module: fx.GraphModule, name: str, value: torch.Tensor) -> fx.Node:
+    """A new buffer of that value, and the node that reads it, at the graph's present insertion point."""
+    module.register_buffer(name, value)
+    return module.graph.get_attr(name)
+
+
+def attribute(module: Any, path: str) -> Any:
+    """The parameter, buffer or constant at a dotted path."""
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def name_of(node: Any) -> str:
+    """An operation's name without its overload; nothing for what calls none."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return ""
+    return getattr(node.target, "__name__", "").split(".")[0]

@@ -1,0 +1,74 @@
+"""Every operation of the table in every runtime, as numbers and as integers: what torch computes, or refused by name."""
+
+import importlib.util
+
+import pytest
+import torch
+
+import op_table
+from pintsize import errors
+from pintsize.deploy import export, open_runtime
+from pintsize.quant import quantize
+
+ROWS = op_table.rows()
+GROUPS = sorted({(dims, side) for _, dims, side in ROWS.values()})
+SUFFIXES = {"onnxruntime": "onnx", "openvino": "onnx", "executorch": "pte"}
+NOT_IN_EXECUTORCH = ("average", "maximum", "convolution", "transposed", "pad")
+"""Of these XNNPACK and ExecuTorch have no kernel in three dimensions."""
+
+
+def names(group, runtime):
+    """The rows of a group that a runtime has."""
+    dims, _ = group
+    kept = [name for name, (_, *given) in ROWS.items() if tuple(given) == group]
+    return [name for name in kept if runtime != "executorch" or dims < 3]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Group, kind, runtime's rows → their networks together, an input, what torch computes: made once."""
+    made = {}
+
+    def make(group, kind, chosen):
+        key = group, kind, tuple(chosen)
+        if key not in made:
+            dims, side = group
+            model = op_table.Together([op_table.network(ROWS[name], relu=kind == "relu") for name in chosen])
+            x = torch.randn(4, 3, *[side] * dims, generator=torch.Generator().manual_seed(0))
+            if kind != "float":
+                quantize(model.eval(), calibration=[x], example=x[:1], progress=False)
+            with torch.no_grad():
+                made[key] = model.eval(), x, model(x)
+        return made[key]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["float", "integers"])
+@pytest.mark.parametrize("runtime", SUFFIXES)
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[0]}d of {group[1]}")
+def test_runtimes_compute_what_torch_does(group, runtime, kind, networks, tmp_path):
+    pytest.importorskip(runtime)
+    chosen = names(group, runtime)
+    if not chosen:
+        pytest.skip("nothing in three dimensions")
+    model, x, expected = networks(group, kind, chosen)
+    path = export(model, tmp_path / f"net.{SUFFIXES[runtime]}", example=x[:1]).path
+    with open_runtime(path, backend=runtime, threads=1) as opened:
+        found = opened(x)
+    gaps = {
+        name: float((one - other).abs().max() / other.abs().max())
+        for name, one, other in zip(chosen, found, expected, strict=True)
+    }
+    # in integers a number at a half may round the other way: a step of the convolution behind it
+    assert not {name: gap for name, gap in gaps.items() if not gap < (1e-5 if kind == "float" else 1e-2)}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("executorch") is None, reason="the extra 'executorch' is not there"
+)
+def test_what_executorch_has_no_kernel_for_is_refused_by_name(tmp_path):
+    model = op_table.network(ROWS["average even, 3d of 9"], relu=True)
+    with pytest.raises(errors.UnsupportedOp, match=r"avg_pool3d.*no(r)? .*kernel.*export to \.onnx"):
+        export(model, tmp_path / "net.pte", example=torch.zeros(1, 3, 9, 9, 9))
+    assert not (tmp_path / "net.pte").exists()
