@@ -328,3 +328,25 @@ def test_training_after_all_three_keeps_zeros_and_sharing():
         assert (after[before[name] == 0] == 0).all()
         assert max(distinct(row) for row in after) <= 4
         assert not torch.equal(after, before[name])
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_clustered_norm_inside_a_module_is_folded(tmp_path):
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(2, 8, 3), NormAndActivation(8), nn.Conv2d(8, 2, 1))
+
+    torch.manual_seed(0)
+    model, x = trained_norms(plain()), torch.randn(4, 2, 6, 6)
+    quant.cluster(model, k=3)
+    with torch.no_grad():
+        wanted = model(x)
+        quant.quantize(model, calibration=x, progress=False)
+        assert torch.allclose(model(x), wanted, atol=0.05 * float(wanted.abs().max()))
+    for suffix in ("safetensors", "pint"):
+        path = tmp_path / f"net.{suffix}"
+        ps.save(model, path) if suffix == "safetensors" else ps.export(model, path)
+        assert torch.equal(ps.load(path, model=plain())(x), model(x))
