@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...errors import UnsupportedOp
+
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 QUANTIZER = "quantize_dequantize"
 _RELU = ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "relu6_")
-_AS_IMAGES = {"conv1d": "conv2d", "conv_transpose1d": "conv_transpose2d"}
 
 
 def parameters_for_each_call(module: fx.GraphModule) -> None:
@@ -48,12 +49,38 @@ def store_constants(module: fx.GraphModule) -> None:
 
 
 def lines_as_images(module: fx.GraphModule) -> None:
-    """Write one-dimensional convolutions between quantizers as two-dimensional ones, in place."""
+    """Write one-dimensional convolutions between quantizers as two-dimensional ones, in place.
+
+    Raises:
+        UnsupportedOp: one of them is transposed.
+    """
     for node in list(module.graph.nodes):
-        behind = _quantizer_behind(node)
-        if name_of(node) in _AS_IMAGES and behind and all(name_of(x) == QUANTIZER for x in node.args[:2]):
-            _as_image(module.graph, node, behind)
+        if name_of(node) == "conv_transpose1d" and name_of(node.args[0]) == QUANTIZER:
+            raise UnsupportedOp(
+                f"conv_transpose1d ({node.name}) of quantized numbers",
+                "XNNPACK computes it neither in integers nor behind them",
+                "export to .onnx or .xml, or write it as a conv_transpose2d on images one pixel high",
+            )
+        if name_of(node) == "conv1d" and all(name_of(given) == QUANTIZER for given in node.args[:2]):
+            behind = _quantizer_behind(node)
+            if behind is not None:
+                _as_image(module.graph, node, behind)
     module.graph.eliminate_dead_code()
+
+
+def quantize_behind_pads(module: fx.GraphModule) -> None:
+    """Round again, to the same levels, what is padded with zeros: XNNPACK pads integers only if integers come out."""
+    for node in list(module.graph.nodes):
+        before = node.args[0] if name_of(node) in ("pad", "constant_pad_nd") else None
+        if not isinstance(before, fx.Node) or name_of(before) != QUANTIZER or any(node.args[3:4]):
+            continue
+        if node.args[2:3] not in ((), ("constant",)) or all(
+            name_of(user) == QUANTIZER for user in node.users
+        ):
+            continue
+        with module.graph.inserting_after(node):
+            again = _again(module.graph, before, node)
+        node.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again)
 
 
 def _quantizer_behind(node: fx.Node) -> fx.Node | None:
@@ -70,38 +97,44 @@ def _quantizer_behind(node: fx.Node) -> fx.Node | None:
 
 
 def _as_image(graph: fx.Graph, node: fx.Node, behind: fx.Node) -> None:
-    """`node` … `behind`, once more in two dimensions; the quantizers are written at both ends, for XNNPACK looks there."""
+    """`node` … `behind`, once more in two dimensions.
+
+    XNNPACK finds integer kernels by the quantizers at both ends, which are therefore written again there.
+    """
     aten, call = torch.ops.aten, graph.call_function
-    x, weight, *rest = node.args
+    x, weight, *_ = node.args
     assert isinstance(x, fx.Node)
     assert isinstance(weight, fx.Node)
-    kind = _AS_IMAGES[name_of(node)]
-    fills = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    given = dict(zip(names[2:], rest, strict=False)) | node.kwargs
-    options = {
-        key: [fills[key], *(value if isinstance(value, list | tuple) else [value])]
-        if key in fills and not isinstance(value, str) else value
-        for key, value in given.items()
-    }  # fmt: skip
-    target: Any = getattr(
-        getattr(aten, kind), "padding" if isinstance(given.get("padding"), str) else _overload(kind)
-    )
+    target, options = _in_two_dimensions(node)
     with graph.inserting_before(behind):
-        image = call(x.target, (call(aten.unsqueeze.default, (x, 2)), *x.args[1:]))  # type: ignore[arg-type]
-        kernel = call(weight.target, (call(aten.unsqueeze.default, (weight.args[0], 2)), *weight.args[1:]))  # type: ignore[arg-type]
+        image = _again(graph, x, call(aten.unsqueeze.default, (x, 2)))
+        kernel = _again(graph, weight, call(aten.unsqueeze.default, (weight.args[0], 2)))
         result = call(target, (image, kernel), options)
         middle = behind.args[0]
         if middle is not node:
             assert isinstance(middle, fx.Node)
-            result = call(middle.target, (result, *middle.args[1:]), middle.kwargs)  # type: ignore[arg-type]
-        result = call(behind.target, (result, *behind.args[1:]))  # type: ignore[arg-type]
-        line = call(aten.squeeze.dim, (result, 2))
+            result = _again(graph, middle, result)
+        line = call(aten.squeeze.dim, (_again(graph, behind, result), 2))
     behind.replace_all_uses_with(line)
 
 
-def _overload(kind: str) -> str:
-    return "input" if kind == "conv_transpose2d" else "default"
+def _again(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
+    """The operation of `node`, of `x`."""
+    return graph.call_function(node.target, (x, *node.args[1:]), node.kwargs)  # type: ignore[arg-type]
+
+
+def _in_two_dimensions(node: fx.Node) -> tuple[Any, dict[str, Any]]:
+    """The two-dimensional operation for a one-dimensional convolution, and its arguments behind the weight."""
+    fills = {"stride": 1, "padding": 0, "dilation": 1}
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    options = {
+        key: [fills[key], *(value if isinstance(value, list | tuple) else [value])]
+        if key in fills and not isinstance(value, str) else value
+        for key, value in given.items() if key not in ("input", "weight")
+    }  # fmt: skip
+    overload = "padding" if isinstance(given.get("padding"), str) else "default"
+    return getattr(torch.ops.aten.conv2d, overload), options
 
 
 def is_layer(node: Any) -> bool:

@@ -108,10 +108,19 @@ def _wrong_on_integers(proto: Any) -> set[str]:
     return {
         node.output[0]
         for node in proto.graph.node
-        if (sizes and _quantizes_a_layer(node, makers))
+        if _pads_with_a_value(node, constants)
+        or (sizes and _quantizes_a_layer(node, makers))
         or (node.op_type in _MEANS and ranks.get(node.input[0], 3) == 3)
         or (_averages_padding(node, makers) and not _zero_is_0(makers.get(node.input[0]), constants))
     }
+
+
+def _pads_with_a_value(node: Any, constants: dict[str, Any]) -> bool:
+    """Whether it pads with something else than 0, which OpenVINO tries to store as an integer as it is."""
+    from onnx import numpy_helper
+
+    value = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
+    return value in constants and bool(numpy_helper.to_array(constants[value]).any())
 
 
 def _quantizes_a_layer(node: Any, makers: dict[str, Any]) -> bool:
