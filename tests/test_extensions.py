@@ -1,16 +1,21 @@
 """A criterion, an op rule and a technique of one's own, from outside, through the public registries alone."""
 
 import importlib
+import json
 import sys
 import textwrap
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import pintsize as ps
-from pintsize import graph
+from pintsize import deploy, graph
 from pintsize.cli import main
+from pintsize.deploy.options import ExportInfo, Made
+from pintsize.deploy.runtime import Closing, like_input
 from pintsize.pruning import criterion
 
 SECTION = '''
@@ -170,3 +175,57 @@ def test_an_op_rule():
     model = Net()
     ps.prune(model, image, ratio=0.5)
     assert model.first.out_channels == 2
+
+
+class TextRuntime(Closing):
+    """Runs the `.txt` files of `make_text`."""
+
+    backend = "text"
+
+    def __init__(self, path, *, threads):
+        self.path, self.threads = Path(path), threads
+        self.weight = torch.tensor(json.loads(self.path.read_text()))
+        self.input_shape = (None, self.weight.shape[1])
+
+    def __call__(self, *inputs):
+        return like_input([(torch.as_tensor(inputs[0]) @ self.weight.T).numpy()], inputs[0])
+
+    def close(self):
+        pass
+
+
+def make_text(model, path, options, *, off=0.0):
+    weight = (model.weight + off).tolist()
+    content = json.dumps(weight).encode()
+    args = options.args(model)
+    return Made({path: content}, ExportInfo(path, "text", len(content), tuple(args[0].shape)), model, args)
+
+
+@pytest.fixture
+def text():
+    """The format and its runtime, forgotten afterwards."""
+    deploy.WRITERS.add(".txt", make_text)
+    deploy.RUNTIMES.add("text", deploy.Backend(TextRuntime, (".txt",)))
+    yield
+    deploy.WRITERS.remove(".txt")
+    deploy.RUNTIMES.remove("text")
+
+
+def test_a_format_and_a_runtime(text, tmp_path):
+    model, images = nn.Linear(3, 2, bias=False).eval(), torch.randn(5, 3)
+    written = ps.export(model, tmp_path / "net.txt", example=images)
+    assert written.checked == "text"
+    torch.testing.assert_close(ps.open_runtime(tmp_path / "net.txt")(images), model(images))
+    assert ps.verify(tmp_path / "net.txt", model, [images], repeats=2).agreement == 100
+
+
+def test_a_file_of_ones_own_is_proved_too(text, tmp_path):
+    deploy.WRITERS.add(".txt", partial(make_text, off=0.1))
+    with pytest.raises(ps.errors.VerificationFailed):
+        ps.export(nn.Linear(3, 2, bias=False).eval(), tmp_path / "net.txt", example=torch.randn(5, 3))
+    assert not (tmp_path / "net.txt").exists()
+
+
+def test_what_is_not_registered_is_unknown(tmp_path):
+    with pytest.raises(ps.errors.InputError, match="no such export format"):
+        ps.export(nn.Linear(3, 2), tmp_path / "net.txt", example=torch.randn(5, 3))

@@ -10,18 +10,30 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError, InputTypeError, unknown
+from ..errors import InputError, InputTypeError
+from ..registry import Registry
 from ..storage.atomic import write_bytes
 from .options import ExportInfo, Made, Options
 from .proof import proved
 
-_WRITERS = {
-    ".onnx": "onnx.writer",
-    ".xml": "openvino.writer",
-    ".pte": "executorch.writer",
-    ".pint": "pint.format",
-}
-"""Suffix → module with `make(model, path, options) -> Made`."""
+WRITERS: Registry[Callable[[nn.Module, Path, Options], Made]] = Registry("export format")
+"""Suffix → what makes the files, which are then proved and written."""
+
+
+def _late(module: str) -> Callable[[nn.Module, Path, Options], Made]:
+    """The `make` of a module of this package, imported when it makes its first file."""
+
+    def make(model: nn.Module, path: Path, options: Options) -> Made:
+        made: Made = importlib.import_module(f".{module}", __package__).make(model, path, options)
+        return made
+
+    return make
+
+
+WRITERS.add(".onnx", _late("onnx.writer"))
+WRITERS.add(".xml", _late("openvino.writer"))
+WRITERS.add(".pte", _late("executorch.writer"))
+WRITERS.add(".pint", _late("pint.format"))
 
 
 def export(
@@ -84,17 +96,14 @@ def export(
             f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
         )
     path = Path(path)
-    if path.suffix not in _WRITERS:
-        raise unknown("export format", path.suffix, _WRITERS)
+    WRITERS.find(path.suffix)
     if path.is_dir():
         raise InputError(str(path), "it is a folder", "name a file in it")
     options = Options(
         example=example, opset=opset, dynamic_batch=dynamic_batch, dynamic=dynamic, classes=classes, mean=mean, std=std,
         include_normalization=include_normalization, include_softmax=include_softmax, licence=licence,
     )  # fmt: skip
-    writer: Callable[[nn.Module, Path, Options], Made]
-    writer = importlib.import_module(f".{_WRITERS[path.suffix]}", __package__).make
-    made = writer(model, path, options)
+    made = WRITERS[path.suffix](model, path, options)
     info = proved(made) if check else made.info
     for file, content in made.files.items():
         write_bytes(file, content)

@@ -18,10 +18,9 @@ from .layers import first_beyond_rounding
 from .onnx import writer as onnx
 from .onnx.trace import evaluating
 from .options import ExportInfo, Made, Options
-from .runtime import as_written, copied, open_runtime
+from .runtime import as_written, backends_of, copied, open_runtime
 from .tolerance import FLOAT, explained, outputs_of, relative_error
 
-_RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pte": "executorch"}
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +48,7 @@ def proved(made: Made) -> ExportInfo:
             return made.info
         except PintsizeError as error:
             raise _unusable(made, error) from error
-        backend, name = _RUNTIMES[staged.suffix], made.info.path
+        backend, name = backends_of(staged)[0], made.info.path
         errors = _held(name, backend, found, wanted)
         if max(errors, default=0.0) > FLOAT:
             allowed = explained(lambda: made.target(*copied(args)), wanted, enough=errors)
@@ -100,7 +99,7 @@ def _unusable(made: Made, error: PintsizeError) -> OperationError:
     _log.debug("the file of %s cannot be run", made.info.path, exc_info=error)
     return OperationError(
         str(made.info.path),
-        f"nothing was written: {_RUNTIMES[made.info.path.suffix]} cannot run what was made ({error.cause})",
+        f"nothing was written: {backends_of(made.info.path)[0]} cannot run what was made ({error.cause})",
         "export to another format, or pass check=False to have the file as it is",
     )
 

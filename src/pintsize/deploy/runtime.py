@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -16,18 +17,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import InputError, InputTypeError, unknown
+from ..registry import Registry
 
 Array = TypeVar("Array", np.ndarray[Any, Any], Tensor)
 Shape = tuple[int | None, ...]
 """None is a dimension of any size."""
-
-_BACKENDS = {
-    "onnxruntime": ("onnx.runtime", "OnnxRuntime", (".onnx",)),
-    "openvino": ("openvino.runtime", "OpenVino", (".xml", ".onnx")),
-    "executorch": ("executorch.runtime", "ExecuTorch", (".pte",)),
-    "torch": ("runtime", "TorchRuntime", (".safetensors", ".pint")),
-}
-"""Name → module, class with `(path, *, threads)`, suffixes it opens. The first that fits is the default."""
 
 
 @runtime_checkable
@@ -55,6 +49,34 @@ class Runtime(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Backend:
+    """What opens files."""
+
+    open: Callable[..., Runtime]
+    """Called with a path and `threads=`."""
+    suffixes: tuple[str, ...]
+
+
+def _late(module: str, name: str) -> Callable[..., Runtime]:
+    """A class of this package that is imported when it opens its first file."""
+
+    def open_file(path: Path, *, threads: int) -> Runtime:
+        found = importlib.import_module(f".{module}", __package__)
+        runtime: Runtime = getattr(found, name)(path, threads=threads)
+        return runtime
+
+    return open_file
+
+
+RUNTIMES: Registry[Backend] = Registry("backend")
+"""By name; of several that open a suffix, the first is the default."""
+RUNTIMES.add("onnxruntime", Backend(_late("onnx.runtime", "OnnxRuntime"), (".onnx",)))
+RUNTIMES.add("openvino", Backend(_late("openvino.runtime", "OpenVino"), (".xml", ".onnx")))
+RUNTIMES.add("executorch", Backend(_late("executorch.runtime", "ExecuTorch"), (".pte",)))
+RUNTIMES.add("torch", Backend(_late("runtime", "TorchRuntime"), (".safetensors", ".pint")))
+
+
 def open_runtime(
     path: str | os.PathLike[str] | nn.Module, *, backend: str | None = None, threads: int = 2
 ) -> Runtime:
@@ -74,8 +96,8 @@ def open_runtime(
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads={threads!r}", "it is not a positive whole number", "pass 1 or more")
-    if backend is not None and backend not in _BACKENDS:
-        raise unknown("backend", backend, _BACKENDS)
+    if backend is not None:
+        RUNTIMES.find(backend)
     if isinstance(path, nn.Module):
         if backend not in (None, "torch"):
             raise InputError(f"backend={backend!r} for a module", "it runs files", "export the module first")
@@ -83,11 +105,9 @@ def open_runtime(
     path = Path(path)
     if not path.is_file():
         raise InputError(str(path), "there is no such file", "check the path")
-    fitting = [name for name, (_, _, suffixes) in _BACKENDS.items() if path.suffix in suffixes]
+    fitting = backends_of(path)
     if not fitting:
-        raise unknown(
-            "file format", path.suffix, {s for _, _, suffixes in _BACKENDS.values() for s in suffixes}
-        )
+        raise unknown("file format", path.suffix, {s for one in RUNTIMES.values() for s in one.suffixes})
     backend = backend or fitting[0]
     if backend not in fitting:
         raise InputError(
@@ -95,11 +115,7 @@ def open_runtime(
             f"it does not run {path.suffix} files",
             f"choose one of: {', '.join(sorted(fitting))}",
         )
-    module, name, _ = _BACKENDS[backend]
-    runtime: Runtime = getattr(importlib.import_module(f".{module}", __package__), name)(
-        path, threads=threads
-    )
-    return runtime
+    return RUNTIMES[backend].open(path, threads=threads)
 
 
 def as_written(runtime: Runtime, on: bool = True) -> Runtime:
@@ -123,9 +139,14 @@ def file_inputs(inputs: Any, runtime: Runtime) -> list[Tensor]:
     return [leaf.detach().cpu() for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
 
 
+def backends_of(path: Path) -> list[str]:
+    """The runtimes that open files of the path's suffix, the default one first."""
+    return [name for name, one in RUNTIMES.items() if path.suffix in one.suffixes]
+
+
 def opens(backend: str | None, path: str | os.PathLike[str]) -> bool:
     """Whether the runtime of that name runs files of the path's suffix."""
-    return backend in _BACKENDS and Path(path).suffix in _BACKENDS[backend][2]
+    return backend in backends_of(Path(path))
 
 
 @contextlib.contextmanager
