@@ -52,8 +52,10 @@ def export(
         "format": written.format,
         "bytes": written.bytes,
         "input_shape": written.input_shape,
+        "checked": written.checked,
     }
-    return told(result, f"{out}: {bytes_text(written.bytes)}, input {shape}")
+    proof = "not run" if written.checked == "not run" else f"right in {written.checked}"
+    return told(result, f"{out}: {bytes_text(written.bytes)}, input {shape}, {proof}")
 
 
 @verb(place=51)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import CorruptFile, InputError, MissingExtra, OperationError, PintsizeError, VerificationFailed
+from ..storage.atomic import unwritable
 from .layers import first_beyond_rounding
 from .onnx import writer as onnx
 from .onnx.trace import evaluating
@@ -36,8 +37,11 @@ def proved(made: Made) -> ExportInfo:
         OperationError: the runtime cannot open or run the file.
     """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), evaluating(made.target):
-        for path, content in made.files.items():
-            (Path(folder) / path.name).write_bytes(content)
+        try:
+            for path, content in made.files.items():
+                (Path(folder) / path.name).write_bytes(content)
+        except OSError as error:
+            raise unwritable(made.info.path, error) from error
         staged = Path(folder) / made.info.path.name
         if staged.suffix == ".pint":
             return _read_back(made, staged)

@@ -31,6 +31,8 @@ class QuantizeSection(Section):
     """Fewest bits of the first and the last layer where one number is given for all; null for no exception."""
     outputs: bool = False
     """Quantize the results of the network, too."""
+    reduce_range: bool = False
+    """Weights of 7 bits at most, for x86 CPUs without VNNI."""
     equalize: bool = False
     """Scale channels between layers first, so that their ranges agree; method best tries it by itself."""
     learn_rounding: bool = False

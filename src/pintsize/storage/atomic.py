@@ -37,7 +37,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; ours are ordinary ones
         temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):  # it was renamed, or its disk is gone: nothing left to tidy
@@ -57,7 +57,8 @@ def remove_partial(folder: Path, within: str = "**", *, of: str | None = None) -
         file.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> OperationError:
+def unwritable(path: Path, error: OSError) -> OperationError:
+    """The error for a file that cannot be written."""
     return OperationError(
         str(path),
         f"cannot be written ({error.strerror or error})",
@@ -91,7 +92,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
         with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def append(file: io.FileIO, data: bytes) -> None:
