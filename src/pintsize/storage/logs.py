@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,3 +124,19 @@ class _File(logging.FileHandler):
 def _text(value: Any) -> str:
     text = without_secrets(f"{value:.6g}" if isinstance(value, float) else str(value))
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def silenced(*names: str) -> Iterator[None]:
+    """Keep what libraries tell their own developers from the user: log lines of these loggers, and warnings."""
+    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

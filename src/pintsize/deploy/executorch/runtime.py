@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CorruptFile, InputError, MissingExtra, OperationError
+from ...storage.logs import silenced
 from ..pint import seal
 from ..runtime import Array, Closing, Shape, as_arrays, like_input
 
@@ -173,18 +171,6 @@ def _portable_library() -> Any:
     return portable_lib
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> contextlib.AbstractContextManager[None]:
     """Silence what ExecuTorch and torchao tell their own developers as they are imported."""
-    names = ("torch.utils._pytree", "torchao", "executorch", "torch.export", "root")
-    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return silenced("torch.utils._pytree", "torchao", "executorch", "torch.export", "root")

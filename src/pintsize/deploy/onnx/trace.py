@@ -10,8 +10,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
-import logging
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +19,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...errors import OperationError
+from ...storage.logs import silenced
 from ..rewrites import rewritten
 from .ends import check_open, name_ends, open_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_TALKATIVE = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
 _sizes: Any = importlib.import_module("torch.fx.experimental._config")
 DOMAIN = "pintsize"
 QUANTIZER = "QuantizeDequantize"
@@ -56,7 +56,11 @@ def trace(
     _register_schema()
     shapes = open_shapes(model, args, open_dimensions) if open_dimensions else None
     try:
-        with _quiet(), torch.no_grad(), _sizes.patch(backed_size_oblivious=True):  # a batch of 1, too
+        with (
+            silenced(*_TALKATIVE),
+            torch.no_grad(),
+            _sizes.patch(backed_size_oblivious=True),
+        ):  # a batch of 1, too
             captured = torch.export.export(
                 model, args, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
             )
@@ -176,23 +180,6 @@ def _register_schema() -> None:
             attributes=[attribute(name, defs.OpSchema.AttrType.INT) for name in ("qmin", "qmax", "axis")],
         )
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch's exporter tells its own developers (log lines, deprecations of its internals)."""
-    names = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _root_cause(error: BaseException) -> str:
