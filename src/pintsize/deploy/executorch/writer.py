@@ -78,14 +78,14 @@ def _lowered(
     from executorch.exir import to_edge_transform_and_lower
 
     from .graph import lower_quantizers, split_to_slices
-    from .layers import lines_as_images, parameters_for_each_call, quantize_behind_pads, store_constants
+    from .layers import lines_as_images, parameters_for_each_call, quantize_behind_moves, store_constants
 
     module = rewritten(torch.export.export(model, args)).module()
     assert isinstance(module, fx.GraphModule)
     store_constants(module)
     split_to_slices(module)
+    quantize_behind_moves(module)
     lines_as_images(module)
-    quantize_behind_pads(module)
     parameters_for_each_call(module)
     lower_quantizers(module, integer_weights=integer_weights)
     program = to_edge_transform_and_lower(
