@@ -95,7 +95,27 @@ def _lowered(
     )
     lowered = program.to_executorch()
     _check_kernels(lowered.executorch_program)
-    return bytes(lowered.buffer)
+    content = bytes(lowered.buffer)
+    _check_loads(content)
+    return content
+
+
+def _check_loads(content: bytes) -> None:
+    """Refuse what XNNPACK was given by its own partitioner, but does not take.
+
+    Raises:
+        UnsupportedOp: the program cannot be loaded.
+    """
+    from executorch.runtime import Runtime
+
+    try:
+        Runtime.get().load_program(content).load_method("forward")
+    except RuntimeError as error:
+        raise UnsupportedOp(
+            "the network as a .pte file",
+            f"XNNPACK refuses an operation that ExecuTorch has chosen it for ({error}; its log names the operation)",
+            "leave the layer there in floating point, or export to .onnx or .xml",
+        ) from error
 
 
 def _check_kernels(program: Any) -> None:

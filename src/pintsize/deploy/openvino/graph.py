@@ -121,7 +121,8 @@ def _pads_with_a_value(node: Any, constants: dict[str, Any]) -> bool:
     from onnx import numpy_helper
 
     value = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
-    return value in constants and bool(numpy_helper.to_array(constants[value]).any())
+    content = numpy_helper.to_array(constants[value]) if value in constants else np.zeros(0, np.float32)
+    return content.dtype == np.float32 and bool(content.any())  # integers are padded with the zero point
 
 
 def _quantizes_a_layer(node: Any, makers: dict[str, Any]) -> bool:
