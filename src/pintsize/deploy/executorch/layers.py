@@ -13,11 +13,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from ...errors import UnsupportedOp
-
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 QUANTIZER = "quantize_dequantize"
 _RELU = ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "relu6_")
+
+
+_MOVES = ("pad", "slice", "narrow", "cat")
+_AS_IMAGES = {
+    "conv1d": (torch.ops.aten.conv2d, "default"),
+    "conv_transpose1d": (torch.ops.aten.conv_transpose2d, "input"),
+}
+"""One dimension → the operation in two, and its overload."""
 
 
 def parameters_for_each_call(module: fx.GraphModule) -> None:
@@ -49,38 +55,40 @@ def store_constants(module: fx.GraphModule) -> None:
 
 
 def lines_as_images(module: fx.GraphModule) -> None:
-    """Write one-dimensional convolutions between quantizers as two-dimensional ones, in place.
-
-    Raises:
-        UnsupportedOp: one of them is transposed.
-    """
+    """Write one-dimensional convolutions of quantized numbers as two-dimensional ones, in place."""
     for node in list(module.graph.nodes):
-        if name_of(node) == "conv_transpose1d" and name_of(node.args[0]) == QUANTIZER:
-            raise UnsupportedOp(
-                f"conv_transpose1d ({node.name}) of quantized numbers",
-                "XNNPACK computes it neither in integers nor behind them",
-                "export to .onnx or .xml, or write it as a conv_transpose2d on images one pixel high",
-            )
-        if name_of(node) == "conv1d" and all(name_of(given) == QUANTIZER for given in node.args[:2]):
-            behind = _quantizer_behind(node)
-            if behind is not None:
-                _as_image(module.graph, node, behind)
+        if name_of(node) in _AS_IMAGES and all(name_of(given) == QUANTIZER for given in node.args[:2]):
+            _as_image(module.graph, node, _quantizer_behind(node))
     module.graph.eliminate_dead_code()
 
 
-def quantize_behind_pads(module: fx.GraphModule) -> None:
-    """Round again, to the same levels, what is padded with zeros: XNNPACK pads integers only if integers come out."""
+def quantize_behind_moves(module: fx.GraphModule) -> None:
+    """Round again, to the same levels, what is padded, cut or joined, in place.
+
+    XNNPACK does these on integers as soon as integers go in, and then expects that integers come out.
+    """
+    sources: dict[fx.Node, fx.Node] = {}
     for node in list(module.graph.nodes):
-        before = node.args[0] if name_of(node) in ("pad", "constant_pad_nd") else None
-        if not isinstance(before, fx.Node) or name_of(before) != QUANTIZER or any(node.args[3:4]):
+        if name_of(node) == QUANTIZER:
+            sources[node] = node
+        found = [sources.get(given) for given in node.all_input_nodes]
+        source = found[0] if found else None
+        if name_of(node) not in _MOVES or source is None or _pads_with_a_value(node):
             continue
-        if node.args[2:3] not in ((), ("constant",)) or all(
-            name_of(user) == QUANTIZER for user in node.users
-        ):
+        if any(other is None or other.args[1:] != source.args[1:] for other in found):
             continue
-        with module.graph.inserting_after(node):
-            again = _again(module.graph, before, node)
-        node.replace_all_uses_with(again, delete_user_cb=lambda user, again=again: user is not again)
+        sources[node] = source
+        readers = [user for user in node.users if name_of(user) not in (*_MOVES, QUANTIZER)]
+        if readers:
+            with module.graph.inserting_after(node):
+                again = _again(module.graph, source, node)
+            for reader in readers:
+                reader.replace_input_with(node, again)
+
+
+def _pads_with_a_value(node: fx.Node) -> bool:
+    value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    return name_of(node) == "pad" and bool(value)
 
 
 def _quantizer_behind(node: fx.Node) -> fx.Node | None:
@@ -96,26 +104,30 @@ def _quantizer_behind(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _as_image(graph: fx.Graph, node: fx.Node, behind: fx.Node) -> None:
-    """`node` … `behind`, once more in two dimensions.
+def _as_image(graph: fx.Graph, node: fx.Node, behind: fx.Node | None) -> None:
+    """`node` … `behind`, if there is such a quantizer, once more in two dimensions.
 
-    XNNPACK finds integer kernels by the quantizers at both ends, which are therefore written again there.
+    XNNPACK finds its kernels by the quantizers at their ends, which are therefore written again there.
     """
     aten, call = torch.ops.aten, graph.call_function
     x, weight, *_ = node.args
     assert isinstance(x, fx.Node)
     assert isinstance(weight, fx.Node)
     target, options = _in_two_dimensions(node)
-    with graph.inserting_before(behind):
+    with graph.inserting_before(behind or node):
         image = _again(graph, x, call(aten.unsqueeze.default, (x, 2)))
         kernel = _again(graph, weight, call(aten.unsqueeze.default, (weight.args[0], 2)))
         result = call(target, (image, kernel), options)
-        middle = behind.args[0]
-        if middle is not node:
-            assert isinstance(middle, fx.Node)
-            result = _again(graph, middle, result)
-        line = call(aten.squeeze.dim, (_again(graph, behind, result), 2))
-    behind.replace_all_uses_with(line)
+        if behind is not None:
+            middle = behind.args[0]
+            if middle is not node:
+                assert isinstance(middle, fx.Node)
+                result = _again(graph, middle, result)
+            result = _again(graph, behind, result)
+        line = call(aten.squeeze.dim, (result, 2))
+        if behind is not None:
+            line = _again(graph, behind, line)
+    (behind or node).replace_all_uses_with(line)
 
 
 def _again(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
@@ -125,7 +137,7 @@ def _again(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
 
 def _in_two_dimensions(node: fx.Node) -> tuple[Any, dict[str, Any]]:
     """The two-dimensional operation for a one-dimensional convolution, and its arguments behind the weight."""
-    fills = {"stride": 1, "padding": 0, "dilation": 1}
+    fills = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
     options = {
@@ -133,8 +145,8 @@ def _in_two_dimensions(node: fx.Node) -> tuple[Any, dict[str, Any]]:
         if key in fills and not isinstance(value, str) else value
         for key, value in given.items() if key not in ("input", "weight")
     }  # fmt: skip
-    overload = "padding" if isinstance(given.get("padding"), str) else "default"
-    return getattr(torch.ops.aten.conv2d, overload), options
+    plain, overload = _AS_IMAGES[name_of(node)]
+    return getattr(plain, "padding" if isinstance(given.get("padding"), str) else overload), options
 
 
 def is_layer(node: Any) -> bool:

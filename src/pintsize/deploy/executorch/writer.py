@@ -81,14 +81,14 @@ def _lowered(
     from executorch.exir import to_edge_transform_and_lower
 
     from .graph import lower_quantizers, split_to_slices
-    from .layers import lines_as_images, parameters_for_each_call, quantize_behind_pads, store_constants
+    from .layers import lines_as_images, parameters_for_each_call, quantize_behind_moves, store_constants
 
     module = rewritten(torch.export.export(model, args)).module()
     assert isinstance(module, fx.GraphModule)
     store_constants(module)
     split_to_slices(module)
+    quantize_behind_moves(module)
     lines_as_images(module)
-    quantize_behind_pads(module)
     parameters_for_each_call(module)
     lower_quantizers(module, integer_weights=integer_weights)
     program = to_edge_transform_and_lower(
@@ -98,7 +98,27 @@ def _lowered(
     )
     lowered = program.to_executorch()
     _check_kernels(lowered.executorch_program)
-    return bytes(lowered.buffer)
+    content = bytes(lowered.buffer)
+    _check_loads(content)
+    return content
+
+
+def _check_loads(content: bytes) -> None:
+    """Refuse what XNNPACK was given by its own partitioner, but does not take.
+
+    Raises:
+        UnsupportedOp: the program cannot be loaded.
+    """
+    from executorch.runtime import Runtime
+
+    try:
+        Runtime.get().load_program(content).load_method("forward")
+    except RuntimeError as error:
+        raise UnsupportedOp(
+            "the network as a .pte file",
+            f"XNNPACK refuses an operation that ExecuTorch has chosen it for ({error}; its log names the operation)",
+            "leave the layer there in floating point, or export to .onnx or .xml",
+        ) from error
 
 
 def _check_kernels(program: Any) -> None:

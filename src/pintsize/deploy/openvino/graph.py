@@ -111,7 +111,8 @@ def _wrong_on_integers(proto: Any) -> set[str]:
         if _pads_with_a_value(node, constants)
         or (sizes and _quantizes_a_layer(node, makers))
         or (node.op_type in _MEANS and ranks.get(node.input[0], 3) == 3)
-        or (_averages_padding(node, makers) and not _zero_is_0(makers.get(node.input[0]), constants))
+        or _averages_what_is_padded(node, makers)
+        or (_averages_padding(node) and not _zero_is_0(makers.get(node.input[0]), constants))
     }
 
 
@@ -120,7 +121,8 @@ def _pads_with_a_value(node: Any, constants: dict[str, Any]) -> bool:
     from onnx import numpy_helper
 
     value = node.input[2] if node.op_type == "Pad" and len(node.input) > 2 else ""
-    return value in constants and bool(numpy_helper.to_array(constants[value]).any())
+    content = numpy_helper.to_array(constants[value]) if value in constants else np.zeros(0, np.float32)
+    return content.dtype == np.float32 and bool(content.any())  # integers are padded with the zero point
 
 
 def _quantizes_a_layer(node: Any, makers: dict[str, Any]) -> bool:
@@ -129,16 +131,19 @@ def _quantizes_a_layer(node: Any, makers: dict[str, Any]) -> bool:
     return maker is not None and maker.op_type in _LAYERS
 
 
-def _averages_padding(node: Any, makers: dict[str, Any]) -> bool:
+def _averages_what_is_padded(node: Any, makers: dict[str, Any]) -> bool:
+    """Whether it is an average pool behind a Pad: OpenVINO takes that into the pool, and rounds what comes out."""
     if node.op_type != "AveragePool":
         return False
     before = makers.get(node.input[0])
     while before is not None and before.op_type in {"QuantizeLinear", "DequantizeLinear"}:
         before = makers.get(before.input[0])
-    if before is not None and before.op_type == "Pad":  # OpenVINO takes it into the pool
-        return True
+    return before is not None and before.op_type == "Pad"
+
+
+def _averages_padding(node: Any) -> bool:
     given = {attribute.name: attribute for attribute in node.attribute}
-    if "count_include_pad" not in given or not given["count_include_pad"].i:
+    if node.op_type != "AveragePool" or "count_include_pad" not in given or not given["count_include_pad"].i:
         return False
     automatic = "auto_pad" in given and given["auto_pad"].s.startswith(b"SAME")
     return automatic or ("pads" in given and any(given["pads"].ints))
