@@ -249,3 +249,15 @@ def test_nan_weights_and_illegal_orders():
         fixed_point(model, calibration=IMAGES)
     with pytest.raises(IllegalOrder):
         ps.quantize(model, calibration=IMAGES)
+
+
+@pytest.mark.parametrize("mode", ["linear", "minmax", "log", "tanh"])
+def test_thirty_two_bits_are_what_fewer_are_compared_with(mode, tmp_path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+    model, images = nn.Sequential(*layers).eval(), torch.randn(16, 1, 8, 8)
+    with torch.no_grad():
+        wanted = model(images)
+        fixed_point(model, weights=32, activations=32, norm=32, mode=mode, calibration=[images])
+        assert (model(images) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert export(model, tmp_path / "net.onnx", example=images).checked == "onnxruntime"

@@ -118,7 +118,8 @@ def fixed_point(
 
     Args:
         model: any network.
-        weights: bits of weights and biases of convolutions and linear layers, 2 to 16; None leaves them float.
+        weights: bits of weights and biases of convolutions and linear layers, 2 to 16, or 32 to compare with; None leaves
+            them float.
         activations: bits of what those layers read and give.
         norm: bits of the factor and the shift of each batch norm.
         mode: how levels are laid out: 'linear', 'minmax', 'log' or 'tanh' (see `FixedPoint`).
@@ -353,9 +354,9 @@ def _round_norm(norm: nn.Module, path: str, bits: int, rounding: _Rounding) -> N
 def _check_bits(option: str, bits: int | None) -> None:
     if bits is None:
         return
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not (2 <= bits <= 16 or bits == 32):
         raise InputError(
             f"{option}={bits!r}",
-            "the number of bits must be a whole number from 2 to 16",
+            "the number of bits must be a whole number from 2 to 16, or 32",
             "pass 8, or None to leave it in floating point",
         )

@@ -16,11 +16,11 @@ from .section import Chosen, Section, section
 class FixedPointSection(Section):
     """Parameters, activations and batch norms in few bits each."""
 
-    weights: int | None = Field(default=8, ge=2, le=32)
-    """Bits of weights and biases; null leaves them float."""
-    activations: int | None = Field(default=8, ge=2, le=32)
+    weights: int | None = 8
+    """Bits of weights and biases, 2 to 16, or 32; null leaves them float."""
+    activations: int | None = 8
     """Bits of activations; null leaves them float."""
-    norm: int | None = Field(default=10, ge=2, le=32)
+    norm: int | None = 10
     """Bits of batch norms' factors and shifts; null leaves them float."""
     mode: Literal["linear", "minmax", "log", "tanh"] = "linear"
     """How levels are laid out."""

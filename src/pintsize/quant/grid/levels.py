@@ -35,7 +35,7 @@ class FixedPoint(nn.Module):
     - tanh: `2^b` levels even in `tanh(x · 2/v)`, the outermost a quarter of a level inside, where the inverse is finite.
 
     Args:
-        bits: 2 to 16.
+        bits: 2 to 16, or 32.
         mode: see above.
     """
 
@@ -95,6 +95,8 @@ class FixedPoint(nn.Module):
         return y + (x - x.detach()) * inside
 
     def _linear(self, x: Tensor) -> Tensor:
+        if self.bits == 32:  # finer than float32, whose numbers are all levels
+            return x.clamp(self.range[0], self.range[1])
         count = 1 << (self.bits - 1)
         scale = self.scale
         zero = torch.zeros((), dtype=torch.int32, device=x.device)

@@ -8,6 +8,7 @@ trained like any other.
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -163,7 +164,7 @@ def _captured(model: nn.Module, paths: list[str], example: Any) -> dict[str, Ten
     try:
         for layer in layers.values():
             layer.__class__ = _baked_class(type(layer))
-            layer.__dict__[_SEEN] = []
+            layer.__dict__[_SEEN] = deque()  # a list would be put back as it was after the run
         with trace.quiet(model):
             model(*as_args(example, model))
         seen = {path: layer.__dict__[_SEEN] for path, layer in layers.items()}
