@@ -260,4 +260,4 @@ def test_thirty_two_bits_are_what_fewer_are_compared_with(mode, tmp_path):
         wanted = model(images)
         fixed_point(model, weights=32, activations=32, norm=32, mode=mode, calibration=[images])
         assert (model(images) - wanted).abs().max() < 1e-5 * wanted.abs().max()
-    assert export(model, tmp_path / "net.onnx", example=images).checked == "onnxruntime"
+    assert ps.export(model, tmp_path / "net.onnx", example=images).checked == "onnxruntime"

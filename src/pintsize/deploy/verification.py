@@ -69,10 +69,11 @@ class Verification(Tabular):
 
     def __rich__(self) -> Table:
         """All figures, a line each."""
-        rows = [("relative error", f"{self.relative_error:.2g}, rounding explains {self.tolerance:.2g}")]
+        rows = []
         if self.agreement is not None:
             rows.append(("same top class", f"{self.agreement:.2f} % of {self.images} images"))
         rows += [
+            ("relative error", f"{self.relative_error:.2g}, rounding explains {self.tolerance:.2g}"),
             ("largest difference of outputs", f"{self.max_logit_error:.3g}"),
             ("mean difference of outputs", f"{self.mean_logit_error:.3g}"),
         ]

@@ -24,7 +24,7 @@ class FixedPointSection(Section):
     """Bits of batch norms' factors and shifts; null leaves them float."""
     mode: Literal["linear", "minmax", "log", "tanh"] = "linear"
     """How levels are laid out."""
-    overflow_rate: float = Field(default=0.0, ge=0, lt=1)
+    overflow_rate: float = 0.0
     """Share of a tensor's values that may lie beyond its range."""
     calibration_images: int = Field(default=512, ge=1)
     """Training images that the ranges are taken from."""

@@ -71,10 +71,12 @@ class QuantizationResult(Tabular):
         """Bits of each layer's weights and of what it reads."""
         reasons = {layer.name: layer.reason for layer in self.in_float}
         bits = {layer.name: (layer.weight_bits, layer.activation_bits) for layer in self.layers}
+        heads = ("layer", "weights", "reads", *(["in floating point because"] if reasons else []))
         rows = [
             (name, *(str(count or "fp32") for count in bits.get(name, (None, None))), reasons.get(name, ""))
             for name in dict.fromkeys((*bits, *reasons))
         ]
+        rows = [row[: len(heads)] for row in rows]
         done = (
             ("in floating point", self.in_float),
             ("folded", self.folded),
@@ -88,9 +90,7 @@ class QuantizationResult(Tabular):
             told.append(
                 f"{len(self.codebooks)} with shared values ({parted} with a codebook per output channel)"
             )
-        return Table(
-            ("layer", "weights", "reads", "in floating point because"), rows, caption=", ".join(told)
-        )
+        return Table(heads, rows, caption=", ".join(told))
 
 
 def describe(
