@@ -55,7 +55,8 @@ def test_runtimes_compute_what_torch_does(group, runtime, kind, networks, tmp_pa
     if not chosen:
         pytest.skip("ExecuTorch has none of them")
     model, x, expected = networks(group, kind, chosen)
-    path = export(model, tmp_path / f"net.{SUFFIXES[runtime]}", example=x[:1]).path
+    path = tmp_path / f"net.{SUFFIXES[runtime]}"
+    export(model, path, example=x[:1], check=False)  # proved below, on four images
     with open_runtime(path, backend=runtime, threads=1) as opened:
         found = opened(x)
     gaps = {
