@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -176,3 +178,15 @@ def _terminal_style(heat: float | None) -> str:
 def _html_style(heat: float | None) -> str:
     """The same, translucent: a notebook may be dark."""
     return "" if heat is None else f";background:rgb(213 94 0 / {0.45 * heat:.2f})"
+
+
+def jsonable(value: Any, path: Callable[[Path], str] = str) -> Any:
+    """`value` in the types that JSON has; of a dataclass the fields that its repr has; a path as `path` writes it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown = (field.name for field in dataclasses.fields(value) if field.repr)
+        return {name: jsonable(getattr(value, name), path) for name in shown}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item, path) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item, path) for item in value]
+    return path(value) if isinstance(value, Path) else value

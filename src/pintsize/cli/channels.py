@@ -14,20 +14,13 @@ from .verbs import Given, Told, refuse, told, verb
 
 @verb(place=31, data="optional", section="prune", more=("recover",))
 def prune(
-    *,
-    inputs: Inputs,
-    given: Given,
-    out: Out = Path("pruned.safetensors"),
+    *, inputs: Inputs, given: Given, out: Out = Path("pruned.safetensors"),
     rules: Annotated[
-        Path | None,
-        typer.Option(help="Rule file, instead of an amount: its stages, retraining for --recover-epochs."),
+        Path | None, typer.Option(help="Rule file, instead of an amount: its stages, retraining for --recover-epochs.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option(help="With --rules: print what each rule matches, and stop.")
-    ] = False,
-    baseline: Baseline = False,
-    folder: Folder = None,
-) -> Told:
+    dry_run: Annotated[bool, typer.Option(help="With --rules: print what each rule matches, and stop.")] = False,
+    baseline: Baseline = False, folder: Folder = None,
+) -> Told:  # fmt: skip
     """Remove channels from a network, to an amount or by a rule file, and save what is left."""
     from ..pruning import prune as prune_network
     from ..storage.network_file import check_savable, save

@@ -27,6 +27,9 @@ OptionalModel = Annotated[
     str | None,
     typer.Option("--model", "-m", help="A name, package.module:factory, or a file; else what is already named."),
 ]  # fmt: skip
+Plain = Annotated[
+    str | None, typer.Option("--model", "-m", help="The plain network, for a file that does not name its own.")
+]  # fmt: skip
 DataName = Annotated[
     str, typer.Option("--data", "-d", help="A data set (see `pintsize datasets`) or imagefolder:PATH.")
 ]
@@ -112,4 +115,6 @@ class Inputs:
     @property
     def example(self) -> Tensor:
         """Two images for the network."""
-        return loading.example_for(self.network, self.images_if_any, self.image_size)
+        from ..run.networks import example_for
+
+        return example_for(self.network, self.images_if_any, self.image_size)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from ..tables import jsonable
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -31,18 +31,6 @@ def emit(values: Mapping[str, Any] | list[Any], *shown: object, as_json: bool) -
             Console().print(part)
         else:
             typer.echo(part.table() if hasattr(part, "table") else str(part))
-
-
-def jsonable(value: Any) -> Any:
-    """`value` in the types that JSON has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = (field.name for field in dataclasses.fields(value) if field.repr)
-        return {name: jsonable(getattr(value, name)) for name in shown}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def compared(before: float, after: float, images: Data) -> tuple[dict[str, float], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .loading import load_model
 
@@ -24,18 +24,6 @@ def labels(networks: list[str]) -> list[str]:
     """What tells files apart: their stems, else their paths."""
     stems = [Path(name).stem if Path(name).suffix else name for name in networks]
     return stems if len(set(stems)) == len(stems) else [str(Path(name).with_suffix("")) for name in networks]
-
-
-def layer_of(network: nn.Module, name: str | None) -> tuple[str, Any]:
-    """A layer's path and weight; of all, the one with the most weights."""
-    from ..errors import unknown
-    from ..viz.weights import layer_weights
-
-    weights = layer_weights(network)
-    name = name or max(weights, key=lambda layer: weights[layer].numel())
-    if name not in weights:
-        raise unknown("layer", name, weights)
-    return name, weights[name]
 
 
 def cost_of(name: str) -> str:

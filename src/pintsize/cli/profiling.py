@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .inputs import Inputs
+from .inputs import Inputs, Plain
 from .verbs import Told, told, verb
 
 
@@ -24,14 +24,7 @@ def profile(*, inputs: Inputs) -> Told:
 
 @verb(place=92)
 def show(
-    file: Annotated[Path, typer.Argument(help="A .safetensors, .onnx or .pint file.")],
-    *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="package.module:factory of the plain network, for a file that does not name it."
-        ),
-    ] = None,
+    file: Annotated[Path, typer.Argument(help="A .safetensors, .onnx or .pint file.")], *, model: Plain = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels, to count MACs at another size.")
     ] = None,

@@ -13,17 +13,14 @@ from .verbs import Told, told, verb
 
 @verb(place=10)
 def compress(
-    *,
-    model: OptionalModel = None,
-    data: DataName | None = None,
+    *, model: OptionalModel = None, data: DataName | None = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file; the options below overrule it.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")] = Path("runs/compress"),
     shared: Annotated[
         Path | None, typer.Option(help="Folder in which runs leave stages that they have in common.")
     ] = None,
-    verbose: Verbose = 0,
-    **options: Any,
-) -> Told:
+    verbose: Verbose = 0, **options: Any,
+) -> Told:  # fmt: skip
     """Train, prune, recover, quantize, export, verify and measure a network."""
     from ..report.outcome import outcome_lines
     from ..run import compress as run
@@ -40,20 +37,15 @@ def compress(
 
 @verb(place=91)
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folder of a run; of several, to compare them.")],
-    *,
+    runs: Annotated[list[Path], typer.Argument(help="Folder of a run; of several, to compare them.")], *,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="File to write: report.html in the run, or comparison.html of several."
-        ),
+        Path | None, typer.Option("--out", "-o", help="File to write: report.html in the run, or comparison.html.")
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve the report on this machine while the run goes on.")
     ] = False,
-    port: Annotated[int, typer.Option(help="Port of --watch; 0 takes any free one.")] = 0,
-    as_json: bool = False,
-) -> Told | None:
+    port: Annotated[int, typer.Option(help="Port of --watch; 0 takes any free one.")] = 0, as_json: bool = False,
+) -> Told | None:  # fmt: skip
     """Write the report of a run again, compare several runs, or follow one that goes on."""
     from ..errors import InputError
     from ..report import compare, serve, write

@@ -13,22 +13,16 @@ from .verbs import Told, refuse, told, verb
 
 @verb(place=30, data="needed")
 def scan(
-    *,
-    inputs: Inputs,
+    *, inputs: Inputs,
     level: Annotated[str, typer.Option(help="What is pruned alone: weight, filter or group.")] = "weight",
-    ratios: Annotated[
-        str | None, typer.Option(help="Removed fractions, rising; by default 0.1,0.2,…,0.9.")
-    ] = None,
+    ratios: Annotated[str | None, typer.Option(help="Removed fractions, rising; by default 0.1,0.2,…,0.9.")] = None,
     importance: Annotated[str | None, typer.Option(help="Criterion; what scores lowest goes first.")] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Layers to leave out, names or shell patterns; repeatable.")
     ] = None,
     images: Annotated[int, typer.Option(help="Validation images.")] = 1000,
     out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="JSON file, written as the scan goes; one that was stopped goes on."
-        ),
+        Path, typer.Option("--out", "-o", help="JSON file, written as the scan goes; one that was stopped goes on.")
     ] = Path("scan.json"),
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves to write.")] = None,
     rules: Annotated[Path | None, typer.Option(help="Rule file to write, for --max-drop.")] = None,
@@ -41,7 +35,7 @@ def scan(
         int, typer.Option(help="Layer importance: retrain for so many epochs after each cut (level group).")
     ] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate of that retraining.")] = 0.01,
-) -> Told:
+) -> Told:  # fmt: skip
     """Measure what each part of a network costs when it alone is pruned; write the rules that follow."""
     from ..pruning import layer_importance, sensitivity
     from ..pruning.scans.scan import RATIOS

@@ -13,22 +13,17 @@ from .verbs import Told, told, verb
 
 @verb(place=11)
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The sweep file: a recipe, and the fields that vary.")],
-    *,
-    model: OptionalModel = None,
-    data: DataName | None = None,
+    file: Annotated[Path, typer.Argument(help="The sweep file: a recipe, and the fields that vary.")], *,
+    model: OptionalModel = None, data: DataName | None = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the sweep; on a cluster, on shared storage.")
     ] = Path("runs/sweep"),
     engine: Annotated[
         str, typer.Option(help="ray, serial (in this process), or auto: Ray where it is installed.")
     ] = "auto",
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; by default this machine alone.")
-    ] = None,
-    verbose: Verbose = 0,
-    **options: Any,
-) -> Told:
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; by default this machine alone.")] = None,
+    verbose: Verbose = 0, **options: Any,
+) -> Told:  # fmt: skip
     """Run all trials of a sweep, on one machine or many, and compare them; again, to go on where it was."""
     from ..errors import OperationError
     from ..search.sweep import COSTS

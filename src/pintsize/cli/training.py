@@ -14,18 +14,14 @@ from .verbs import Given, Told, told, verb
 
 @verb(place=20, data="needed", section="train")
 def train(
-    *,
-    inputs: Inputs,
-    given: Given,
-    out: Out = Path("model.safetensors"),
+    *, inputs: Inputs, given: Given, out: Out = Path("model.safetensors"),
     teacher: Annotated[
         Path | None, typer.Option(help="A .safetensors file of a network whose outputs are learned, too.")
     ] = None,
     distill_weight: Annotated[float, typer.Option(help="Share of the teacher in the loss.")] = 0.5,
     temperature: Annotated[float, typer.Option(help="Softens the outputs of teacher and student.")] = 4.0,
-    checkpoint: Checkpoint = None,
-    log_dir: LogDir = None,
-) -> Told | None:
+    checkpoint: Checkpoint = None, log_dir: LogDir = None,
+) -> Told | None:  # fmt: skip
     """Train a network and save it."""
     from ..run.stages.stages import training_of
     from ..storage.network_file import check_savable, load, save

@@ -87,14 +87,9 @@ class Given:
 
 
 def verb(
-    *,
-    place: int,
-    data: Literal["needed", "optional", "none"] = "none",
-    section: str | None = None,
-    more: Iterable[str] = (),
-    called: Mapping[str, tuple[str, ...]] | None = None,
-    bare: bool = False,
-) -> Callable[[Callable[..., Told | None]], Callable[..., None]]:
+    *, place: int, data: Literal["needed", "optional", "none"] = "none", section: str | None = None,
+    more: Iterable[str] = (), called: Mapping[str, tuple[str, ...]] | None = None, bare: bool = False,
+) -> Callable[[Callable[..., Told | None]], Callable[..., None]]:  # fmt: skip
     """Decorator: make a function a verb of its name.
 
     Args:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import viz as pictures  # each is imported when it is drawn
-from .inputs import DataName, ImageSize, Limit, Seed, ValFraction
-from .loading import example_for, load_data
+from .inputs import DataName, ImageSize, Limit, Plain, Seed, ValFraction
+from .loading import load_data
 from .output import emit
-from .picture_sources import cost_of, labels, layer_of, network_of
+from .picture_sources import cost_of, labels, network_of
 from .verbs import AsJson, shown_as
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ app = typer.Typer(help="Draw a picture of a network, a scan, a run or a benchmar
 _WHAT = "a .safetensors or .pint file, a name (see `pintsize models`) or package.module:factory."
 Network = Annotated[str, typer.Argument(help=f"Network: {_WHAT}")]
 Networks = Annotated[list[str], typer.Argument(help=f"Networks, in order, each {_WHAT}")]
-Plain = Annotated[
-    str | None, typer.Option("--model", "-m", help="The plain network, for a file that does not name its own.")
-]  # fmt: skip
 Layer = Annotated[str | None, typer.Option(help="Path of the layer; by default one is chosen.")]
 Scan = Annotated[Path, typer.Argument(help="What a scan wrote, .json.")]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
@@ -119,6 +116,8 @@ def filter_norms(
 @picture
 def channel_box(network: Network, *, model: Plain = None, layer: Layer = None) -> Figure:
     """Spread of the weights of each output channel of a layer."""
+    from ..viz.weights import layer_of
+
     name, weight = layer_of(network_of(network, model), layer)
     return pictures.channel_box(weight, layer=name)
 
@@ -132,6 +131,8 @@ def weight_histogram(
 ) -> Figure:  # fmt: skip
     """Weights of a layer before and after quantization, with the levels."""
     import torch
+
+    from ..viz.weights import layer_of
 
     after = network_of(network, model)
     name, weight = layer_of(after, layer)
@@ -163,6 +164,7 @@ def channel_group_graph(
 ) -> Figure:  # fmt: skip
     """Which layers share their channels."""
     from ..graph import channel_groups
+    from ..run.networks import example_for
 
     images = None if data is None else load_data(data, image_size=image_size)
     plain = network_of(network, model)
@@ -191,6 +193,7 @@ def round_bars(
 ) -> Figure:  # fmt: skip
     """Parameters, MACs, bytes and validation accuracy, network by network."""
     from ..measure import profile
+    from ..run.networks import example_for
     from ..training import evaluate
 
     images = load_data(data, val_fraction=val_fraction, limit=limit, image_size=image_size, seed=seed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .. import models
 from ..data import Data
+from ..deploy.options import known_input_shape
 from ..errors import InputError, InputTypeError, unknown
 from ..recipe.inputs import ModelSection
 from ..storage import network_file as files
@@ -71,3 +73,32 @@ def _stem(stem: str, image_shape: tuple[int, ...] | None) -> str:
     if stem != "auto" or image_shape is None:
         return stem
     return "small" if max(image_shape[1:]) <= SMALL_IMAGE else "imagenet"
+
+
+def example_for(model: nn.Module, data: Data | None, image_size: int | None) -> Tensor:
+    """Two images for `model`: of the data, else zeros of the size that is given or that its stem is made for.
+
+    Raises:
+        InputError: the size is not known.
+    """
+    if data is not None:
+        images, _ = next(iter(data.val.batches(batch_size=2)))
+        return images
+    known = known_input_shape(model)
+    if known is None and image_size is None:
+        raise InputError(
+            f"model {type(model).__name__}",
+            "the size of its images is not known",
+            "pass --image-size or --data",
+        )
+    channels, side = (known[1], known[2]) if known else (in_channels(model), 0)
+    side = image_size or side
+    return torch.zeros(2, channels, side, side)
+
+
+def in_channels(model: nn.Module) -> int:
+    """Colour channels that a network takes: those of its first convolution; 3 if it has none."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3

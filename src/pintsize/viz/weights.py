@@ -305,3 +305,12 @@ def _numbers(tensor: Tensor, layer: str) -> np.ndarray[tuple[int], np.dtype[np.f
     if not values.size or not np.isfinite(values).all():
         raise InputError(f"weights of {layer}", "they are empty or not finite", "pass trained weights")
     return values
+
+
+def layer_of(network: nn.Module, name: str | None) -> tuple[str, Any]:
+    """A layer's path and weight; of all, the one with the most weights."""
+    weights = layer_weights(network)
+    name = name or max(weights, key=lambda layer: weights[layer].numel())
+    if name not in weights:
+        raise unknown("layer", name, weights)
+    return name, weights[name]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...deploy import export, open_runtimes, verify
 from ...deploy.openvino import runtime as openvino
 from ...measure import Profile, profile, side_by_side
 from ...recipe.recipe import Recipe
+from ...tables import jsonable
 from ...training import evaluate
 from ..forms import Form
 from .stages import DENSE, Stage, Stages, packed, stage
@@ -78,7 +76,13 @@ class Verify(_Closing):
             threads=run.recipe.export.threads,
         )
         # where the folder lies is nothing that a run tells
-        return {"verification": {**plain(found), "path": last.exported, "against": against}}
+        return {
+            "verification": {
+                **jsonable(found, lambda path: path.name),
+                "path": last.exported,
+                "against": against,
+            }
+        }
 
 
 @stage
@@ -156,16 +160,3 @@ def _layers(run: Stages) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON-able parts; a path becomes its name, the single times of a latency are left out."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr
-        }
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.name if isinstance(value, Path) else value
