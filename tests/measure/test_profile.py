@@ -230,7 +230,7 @@ def test_resnet50_is_profiled_within_a_second():
 
 def test_a_clustered_layer_has_the_width_of_its_codes():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8))
-    ps.cluster(model, k=8)
+    ps.cluster(model, k=8, norms=False)
     layer, norm = profile(model, torch.randn(1, 3, 8, 8)).layers
     assert (layer.bits, layer.bytes) == (3, 8 * 4 + 8 * 3 * 9 * 3 // 8)
     assert (norm.bits, norm.bytes) == (32, 2 * 8 * 4)
