@@ -127,9 +127,10 @@ def follow(
 
 def _recompute(model: nn.Module, removed: Removed) -> None:
     """Let torch's hooks compute weights anew from what was cut, for whoever reads them before the next forward."""
+    modules = dict(model.named_modules())
     for path in dict.fromkeys(name.rpartition(".")[0] for name in removed):
-        module = model.get_submodule(path)
-        for hook in module._forward_pre_hooks.values():
+        module = modules.get(path)  # None: the cut was for another network, and is being taken back
+        for hook in module._forward_pre_hooks.values() if module is not None else ():
             if type(hook).__module__.startswith("torch.nn.utils.") and hasattr(module, "weight"):
                 with torch.no_grad():
                     hook(module, ())

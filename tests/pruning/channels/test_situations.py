@@ -248,7 +248,7 @@ def test_half_precision_arrays_and_single_images() -> None:
     )
     assert len(channel_groups(network(), np.zeros((1, 3, 12, 12)))) == 2
     for model in (network(), network()[:5]):
-        with pytest.raises(ps.errors.PintsizeError, match=r"pass example\[None\]"):
+        with pytest.raises(ps.errors.PintsizeError, match=r"e.g. image\[None\]"):
             ps.prune(model, X[0], ratio=0.5)
     with torch.device("meta"):
         model = network()
