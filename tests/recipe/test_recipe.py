@@ -1,8 +1,10 @@
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 
+import pintsize as ps
 from pintsize import data, models
 from pintsize.errors import InputError, InputTypeError
 from pintsize.pruning.channels import importance
@@ -235,3 +237,38 @@ def test_the_recipes_of_the_project_are_valid(path):
     assert recipe.model.name in models.list()
     assert recipe.data.name in data.list()
     assert recipe.prune is None or recipe.prune.importance in importance.names()
+
+
+CALLS = {
+    "train": "train", "prune": "prune", "sparsify": "sparsify", "rounds": "prune_rounds", "cluster": "cluster",
+    "quantize": "quantize", "fixed_point": "fixed_point",
+}  # fmt: skip
+OF_THE_RUN = {
+    "epochs",
+    "lr",
+    "batch_size",
+    "regularize",
+    "from_scratch",
+    "schedule",
+    "epoch",
+    "end",
+    "every",
+    "densities",
+}
+"""How a run trains while it does this: no keywords of the call itself."""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_keywords_of_a_call_are_its_section_with_the_same_defaults(name):
+    keywords = inspect.signature(getattr(ps, CALLS[name])).parameters
+    fields = SECTIONS[name].fields()
+    assert fields.keys() - keywords.keys() <= OF_THE_RUN
+    differ = {
+        field.name: (field.default, keywords[field.name].default)
+        for field in fields.values()
+        if field.name in keywords
+        and field.default is not ...
+        and keywords[field.name].default != field.default
+    }
+    # a run makes a file, and rounds to what its runtime likes; a call prunes what it is told to
+    assert differ == ({"round_to": ("auto", 1)} if name == "prune" else {})
