@@ -163,7 +163,8 @@ def adaptive_maximum(x: Tensor, size: Sequence[int]) -> Any:
 class Resize:
     """A resize as a matrix product for each side: it is linear and separable.
 
-    What `fine(shape, *options)` says is left alone. The matrices are what the operation itself makes of single rows and columns of ones.
+    What `fine(shape, *options)` says is left alone.
+    The matrices are what the operation itself makes of single rows and columns of ones.
     """
 
     def __init__(self, target: Any, fine: Callable[..., bool] = lambda *_: False) -> None:
