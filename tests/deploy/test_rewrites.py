@@ -67,6 +67,16 @@ def test_adaptive_maxima_of_unequal_windows(dims):
     )
 
 
+def test_a_factor_that_is_no_quotient_of_the_sizes():
+    resize = rewrites.Resize(torch.ops.aten.upsample_bilinear2d.vec, fine=rewrites._whole)
+    x = torch.randn(2, 3, 12, 10)
+    resize.prepare(x.shape, None, False, [1.7, 2.0])
+    expected = F.interpolate(x, scale_factor=(1.7, 2.0), mode="bilinear")
+    torch.testing.assert_close(resize(x, None, False, [1.7, 2.0]), expected, atol=1e-5, rtol=1e-5)
+    assert resize(x, None, False, [1.5, 2.0]) is NotImplemented
+    assert resize(x, [7, 9], False, None) is NotImplemented
+
+
 def test_what_is_fine_stays():
     x = torch.ones(1, 3, 8, 8)
     assert rewrites.average_pool(2)(x, [2, 2]) is NotImplemented

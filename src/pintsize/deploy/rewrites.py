@@ -31,13 +31,18 @@ def _(values: list[float], shape: list[int]) -> Tensor:  # noqa: ARG001
     return torch.empty(shape)
 
 
-def rewritten(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def rewritten(
+    program: torch.export.ExportedProgram, *, exact_scales: bool = True
+) -> torch.export.ExportedProgram:
     """The program with every such operation replaced; the program itself if it has none.
 
     Args:
         program: as `torch.export.export` gives it, before any decomposition.
+        exact_scales: the runtime resizes by the factor that torch does, not by the quotient of the sizes.
     """
     resizes = {target: Resize(target) for target in _RESIZES}
+    if not exact_scales:
+        resizes |= {target: Resize(target, fine=_whole) for target in _SCALED}
     table: dict[Any, Rewrite] = {
         _aten.pad.default: pad,
         **{getattr(_aten, f"avg_pool{dims}d").default: average_pool(dims) for dims in (1, 2, 3)},
@@ -136,27 +141,34 @@ class _Windows:
         return [min(start + self.kernel, high) - max(start, low) for start in starts]
 
 
-def adaptive_maximum(x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The maxima of slices, one dimension after the other; which places they are at is not told.
+def adaptive_maximum(x: Tensor, size: Sequence[int]) -> Any:
+    """Maxima of slices of unequal length, one dimension after the other; which places they are at is not told.
 
     ONNX has a maximum over windows of one size alone.
     """
-    for place, number in enumerate(reversed(size)):
-        dim = x.dim() - 1 - place
+    dims = len(size)
+    pool = getattr(functional, f"max_pool{dims}d")
+    if all(side % number == 0 for side, number in zip(x.shape[-dims:], size, strict=True)):
+        return NotImplemented
+    for place, number in enumerate(size):
+        dim = x.dim() - dims + place
         length = x.shape[dim]
         bounds = [(at * length // number, -(-(at + 1) * length // number)) for at in range(number)]
-        x = torch.cat([x.narrow(dim, low, high - low).amax(dim, keepdim=True) for low, high in bounds], dim)
+        slices = [x.narrow(dim, low, high - low) for low, high in bounds]
+        windows = [[part.shape[dim] if at == place else 1 for at in range(dims)] for part in slices]
+        x = torch.cat([pool(part, window) for part, window in zip(slices, windows, strict=True)], dim)
     return x, torch.zeros_like(x, dtype=torch.int64)
 
 
 class Resize:
-    """An antialiased resize as a matrix product for each side: it is linear and separable.
+    """A resize as a matrix product for each side: it is linear and separable.
 
+    What `fine(shape, *options)` says is left alone.
     The matrices are what the operation itself makes of single rows and columns of ones.
     """
 
-    def __init__(self, target: Any) -> None:
-        self.target = target
+    def __init__(self, target: Any, fine: Callable[..., bool] = lambda *_: False) -> None:
+        self.target, self.fine = target, fine
         self.matrices: dict[str, tuple[list[list[float]], ...]] = {}
 
     def prepare(self, shape: Sequence[int], *options: Any) -> None:
@@ -169,8 +181,10 @@ class Resize:
             columns[:, 0, 0, :].tolist(),
         )
 
-    def __call__(self, x: Tensor, *options: Any) -> Tensor:
+    def __call__(self, x: Tensor, *options: Any) -> Any:
         """Rows from the left, columns from the right."""
+        if self.fine(x.shape, *options):
+            return NotImplemented
         rows, columns = self.matrices[_key(x.shape[-2], x.shape[-1], options)]
         return _stored(rows) @ (x @ _stored(columns))
 
@@ -182,6 +196,12 @@ def _key(height: int, width: int, options: tuple[Any, ...]) -> str:
 def _stored(matrix: list[list[float]]) -> Tensor:
     stored: Tensor = torch.ops.pintsize.constant([*itertools.chain(*matrix)], [len(matrix), len(matrix[0])])
     return stored
+
+
+def _whole(shape: Sequence[int], size: Sequence[int] | None, _: bool, factors: Any = None) -> bool:
+    """Whether a resize's factors are the quotients of its sizes, too."""
+    sides = zip(shape[-2:], factors or (), strict=False)
+    return size is not None or all(float(side * factor).is_integer() for side, factor in sides)
 
 
 def _each(numbers: Sequence[int], dims: int) -> list[int]:
@@ -198,3 +218,4 @@ _RESIZES = [
     for mode in ("bilinear", "bicubic")
     for overload in ("default", "vec")
 ]
+_SCALED = [_aten.upsample_bilinear2d.vec]

@@ -14,6 +14,7 @@ from torch import nn
 from pintsize import errors
 from pintsize.deploy import export, open_runtime, verify
 from pintsize.deploy.executorch import runtime as backend
+from pintsize.quant import quantize
 
 if importlib.util.find_spec("executorch") is None:
     pytest.skip("the extra 'executorch' cannot be installed here", allow_module_level=True)
@@ -161,3 +162,52 @@ def test_a_file_that_would_end_the_process_is_refused(tmp_path, monkeypatch, tri
     monkeypatch.setattr(backend, "_TRIAL_SECONDS", 0.5 if "while" in trial else 60)
     with pytest.raises(errors.CorruptFile, match=f"kills ExecuTorch.*{reason}"):
         open_runtime(tmp_path / "net.pte")
+
+
+class Shared(nn.Module):
+    """A layer that runs three times, with norms of its own or none, on values of different size."""
+
+    def __init__(self, layer: nn.Module, norms: list[nn.Module]) -> None:
+        super().__init__()
+        self.shared, self.norms = layer, nn.ModuleList(norms)
+
+    def forward(self, x):
+        for norm in self.norms:
+            x = norm(self.shared(x)).relu()
+        return x.flatten(1)
+
+
+def shared(kind):
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(6) for _ in range(3)] if "norms" in kind else [nn.Identity() for _ in range(3)]
+    for number, norm in enumerate(norms):
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.constant_(norm.weight, 0.5 + number)
+            norm.running_mean += number
+    layer = nn.Linear(6, 6) if "linear" in kind else nn.Conv2d(6, 6, 3, padding=1)
+    return Shared(layer, norms).eval(), torch.randn((8, 6) if "linear" in kind else (4, 6, 8, 8))
+
+
+@pytest.mark.parametrize("integers", [False, True])
+@pytest.mark.parametrize("kind", ["convolution", "convolution with norms", "linear"])
+def test_a_layer_that_runs_three_times(kind, integers, tmp_path):
+    model, x = shared(kind)
+    if integers:
+        quantize(model, calibration=[x], example=x[:1], progress=False)
+    path = export(model, tmp_path / "net.pte", example=x[:1]).path
+    with torch.no_grad(), open_runtime(path, threads=1) as runtime:
+        gap = (runtime(x) - model(x)).abs().max() / model(x).abs().max()
+    assert gap < (0.01 if integers else 1e-5)
+
+
+def test_one_dimensional_convolutions_in_a_row_are_integers(tmp_path):
+    torch.manual_seed(0)
+    line = nn.Sequential(
+        nn.Conv1d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.Conv1d(8, 4, 3)
+    ).eval()
+    x = torch.rand(8, 1, 40)
+    quantize(line, calibration=[x], progress=False)
+    info = export(line, tmp_path / "net.pte", example=x[:1])
+    assert info.details["integer_weights"]
+    with torch.no_grad(), open_runtime(info.path, threads=1) as runtime:
+        assert (runtime(x) - line(x)).abs().max() < 1e-3 * line(x).abs().max()

@@ -192,3 +192,37 @@ def test_without_openvino_the_error_names_the_extra(plain, tmp_path, monkeypatch
         open_runtime(path, backend="openvino")
     with pytest.raises(errors.MissingExtra):
         export(plain, tmp_path / "net.xml", example=EXAMPLE)
+
+
+class Sequences(nn.Module):
+    """A convolution, and what makes OpenVINO compute sizes while it runs, if the batch is open."""
+
+    def __init__(self, rnn: nn.Module | None) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.rnn, self.fc = rnn, nn.Linear(48 if rnn is None else 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(self.one(x).relu()).relu().permute(0, 3, 1, 2).flatten(2)
+        y = y + torch.zeros(x.shape[0], 1, 1) if self.rnn is None else self.rnn(y)[0]
+        return self.fc(y[:, -1])
+
+
+@pytest.mark.parametrize("kind", [None, nn.GRU, nn.LSTM, nn.RNN])
+def test_layers_are_right_where_sizes_are_computed_and_the_batch_is_open(kind, tmp_path):
+    import openvino
+
+    torch.manual_seed(0)
+    model = Sequences(None if kind is None else kind(48, 16, batch_first=True)).eval()
+    x = torch.rand(4, 1, 12, 6)
+    quantize(model, calibration=[x], progress=False)
+    path = export(model, tmp_path / "net.xml", example=x[:1]).path
+    with torch.no_grad():
+        expected = model(x)
+    for shape in (None, [4, 1, 12, 6]):  # as its users open it, and as our runtime does
+        network = openvino.Core().read_model(path)
+        if shape:
+            network.reshape(shape)
+        compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = torch.tensor(next(iter(compiled(x.numpy()).values())))
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -83,7 +83,7 @@ def _lowered(
     from .graph import lower_quantizers, split_to_slices
     from .layers import lines_as_images, parameters_for_each_call, quantize_behind_moves, store_constants
 
-    module = rewritten(torch.export.export(model, args)).module()
+    module = rewritten(torch.export.export(model, args), exact_scales=False).module()
     assert isinstance(module, fx.GraphModule)
     store_constants(module)
     split_to_slices(module)

@@ -2,9 +2,11 @@
 
 OpenVINO computes a convolution and the sum behind it in one kernel, and there leaves out the rounding
 of the convolution's result: on ResNet32 that moves every sum by a quarter of a step, on average. With
-the rounding written as arithmetic the kernel keeps it. OpenVINO reads no 2-bit numbers. And two of its
-8-bit kernels are wrong (2026.4): an average pool pads with the integer 0 in place of the zero point, and
-sums and means of tensors [B, T, C] are arbitrary; both are computed in float32 here.
+the rounding written as arithmetic the kernel keeps it. OpenVINO reads no 2-bit numbers. And some of
+its 8-bit kernels are wrong (2026.4): an average pool pads with the integer 0 in place of the zero point, and
+rounds what a factor behind it waits for; sums and means of tensors [B, T, C] are arbitrary;
+padding with a value fails; and a layer whose result is rounded loses its bias where the batch is open and
+sizes are computed (an RNN, `x.shape[0]`). All these are computed in float32 here.
 """
 
 from __future__ import annotations
