@@ -148,8 +148,10 @@ def adaptive_maximum(x: Tensor, size: Sequence[int]) -> Any:
     """
     dims = len(size)
     pool = getattr(functional, f"max_pool{dims}d")
-    if all(side % number == 0 for side, number in zip(x.shape[-dims:], size, strict=True)):
-        return NotImplemented
+    sides = list(zip(x.shape[-dims:], size, strict=True))
+    if all(side % number == 0 for side, number in sides):
+        x = pool(x, [side // number for side, number in sides])
+        return x, torch.zeros_like(x, dtype=torch.int64)
     for place, number in enumerate(size):
         dim = x.dim() - dims + place
         length = x.shape[dim]
