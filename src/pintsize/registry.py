@@ -17,6 +17,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "record step": (".pruning", ".quant"),
     "file format": (".deploy.pint.format",),
     "network": (".models",),
+    "task": (".tasks.*",),
     "display": (".report",),
     "layer timer": (".deploy.layer_latency",),
     "recipe section": (".recipe.*",),

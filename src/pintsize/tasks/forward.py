@@ -8,8 +8,22 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pintsize.data.batches import Inputs, arguments, size
-from pintsize.errors import InputError, InputTypeError, OperationError, PintsizeError
+from ..data.batches import Inputs, arguments, size
+from ..errors import InputError, InputTypeError, OperationError, PintsizeError
+
+
+def outputs_of(network: Callable[..., Any], inputs: Inputs) -> Any:
+    """What the network makes of the inputs of a batch.
+
+    Raises:
+        OperationError: the forward fails.
+    """
+    try:
+        return network(*arguments(inputs))
+    except PintsizeError:
+        raise
+    except Exception as error:
+        raise forward_failure(error, inputs) from error
 
 
 def logits_of(network: Callable[..., Any], inputs: Inputs, num_classes: int) -> Tensor:
@@ -20,19 +34,13 @@ def logits_of(network: Callable[..., Any], inputs: Inputs, num_classes: int) -> 
         InputTypeError: what it returns is not one logit per class and image.
         InputError: there are fewer logits than classes.
     """
-    try:
-        output = network(*arguments(inputs))
-    except PintsizeError:
-        raise
-    except Exception as error:
-        raise forward_failure(error, inputs) from error
-    count = size(inputs)
+    output, count = outputs_of(network, inputs), size(inputs)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
         got = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputTypeError(
             f"model's output for images {_shapes(inputs)}",
             f"it is {got}, not logits [{count}, classes]",
-            "wrap the model so that it returns one row of logits per image",
+            "name the task, such as task='segmentation', or wrap the model so that it returns one row of logits per image",
         )
     if output.shape[1] < num_classes:
         raise InputError(

@@ -1,0 +1,8 @@
+"""What a network is for: loss, metric, agreement."""
+
+from .catalog import names as list
+from .catalog import task_of
+from .metric import Metric
+from .task import TASKS, Task
+
+__all__ = ["TASKS", "Metric", "Task", "list", "task_of"]

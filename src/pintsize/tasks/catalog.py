@@ -1,0 +1,100 @@
+"""Which task is meant: by name, with options, of a module, or by what the data is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InputError, InputTypeError, PintsizeError
+from .task import TASKS, Task
+
+
+def task_of(given: Any, data: Any = None) -> Task:
+    """The task that a call means.
+
+    Args:
+        given: a task, a name of `pintsize.tasks.list()`, a mapping `{name: …, option: …}`, `package.module:task`, or
+            None for that of the data: its `task`, else classification.
+        data: splits, or one of them.
+
+    Raises:
+        InputError: there is no such task or option.
+        InputTypeError: it is no task.
+    """
+    if given is None:
+        given = getattr(data, "task", None) or "classification"
+    if isinstance(given, Task):
+        return given
+    if isinstance(given, Mapping):
+        options = {str(key): value for key, value in given.items()}
+        return _made(options.pop("name", None), options)
+    if isinstance(given, str):
+        return _made(given, {})
+    raise InputTypeError(
+        f"task of type {type(given).__name__}",
+        "it is no task",
+        f"pass a name ({', '.join(names())}) or ps.Task(loss=…, metric=…)",
+    )
+
+
+def names() -> list[str]:
+    """The tasks that have a name."""
+    return sorted(TASKS)
+
+
+def _made(name: Any, options: dict[str, Any]) -> Task:
+    if not isinstance(name, str):
+        raise InputError(
+            f"task without a name: {options}", "it is not clear which", "write name: segmentation"
+        )
+    found = _imported(name) if ":" in name and name not in TASKS else TASKS.find(name)
+    if isinstance(found, Task):
+        if options:
+            raise InputError(
+                f"task {name!r} with {', '.join(options)}",
+                "it is made already",
+                "name the function that makes it",
+            )
+        return found
+    try:
+        task = found(**{key: _option(key, value) for key, value in options.items()})
+    except TypeError as error:
+        raise InputError(
+            f"task {name!r} with {', '.join(options) or 'no options'}",
+            f"it cannot be made ({error})",
+            "see its documentation",
+        ) from error
+    if not isinstance(task, Task):
+        raise InputTypeError(
+            f"task {name!r}", f"it is {type(task).__name__}", "name a ps.Task, or what makes one"
+        )
+    return task
+
+
+def _option(key: str, value: Any) -> Any:
+    """Options that are functions may be named `package.module:function`."""
+    if (
+        key in ("loss", "decode", "step", "metric", "distill", "agreement")
+        and isinstance(value, str)
+        and ":" in value
+    ):
+        return _imported(value)
+    return value
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except PintsizeError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{name!r}",
+            f"it cannot be imported ({type(error).__name__}: {error})",
+            "write package.module:name",
+        ) from error
+    return found

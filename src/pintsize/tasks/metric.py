@@ -1,0 +1,195 @@
+"""What a network is judged by: a number over all images, from records that are kept image by image.
+
+Records make three things possible that a running sum does not: shares of several processes are put together, a
+standard error is drawn from them, and images on which two networks differ are found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, InputTypeError, OperationError
+
+_DRAWS = 64
+"""Bootstrap samples of a standard error: its own relative error is then 9 %."""
+
+
+class Metric:
+    """Base of all metrics: `records` of each batch, and `value` of all records."""
+
+    name: str = "metric"
+    unit: str = ""
+    """What stands behind its numbers: %, dB, px."""
+    higher_is_better: bool = True
+
+    def records(self, outputs: Any, targets: Any) -> Sequence[Any] | Tensor:
+        """What counts of each image of a batch, one entry for each; on the CPU, if it is no tensor."""
+        raise NotImplementedError
+
+    def value(self, records: Sequence[Any]) -> float:
+        """The metric of all images."""
+        raise NotImplementedError
+
+    def standard_error(self, records: Sequence[Any]) -> float:
+        """How far the value would scatter with other images of the same kind: bootstrap over images (Efron 1979)."""
+        generator = np.random.Generator(np.random.PCG64(0))
+        drawn = [
+            self.value([records[i] for i in generator.integers(len(records), size=len(records))])
+            for _ in range(_DRAWS)
+        ]
+        return float(np.std(drawn, ddof=1))
+
+    def told(self, value: float) -> str:
+        """A value with its unit."""
+        return (
+            f"{value:.2f} {self.unit}".rstrip()
+            if abs(value) >= 1 or not value
+            else f"{value:.4g} {self.unit}".rstrip()
+        )
+
+    def worse(self, before: float, now: float) -> float:
+        """How much is lost, in the metric's units; below 0 if something is gained."""
+        return before - now if self.higher_is_better else now - before
+
+
+class Mean(Metric):
+    """The mean over images of one number each.
+
+    Args:
+        name: of the metric.
+        score: outputs and targets → one number for each image, [B].
+        unit: of the value.
+        higher_is_better: the direction.
+        scale: of the mean: 100 for shares in percent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        score: Callable[[Any, Any], Tensor],
+        *,
+        unit: str = "",
+        higher_is_better: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        self.name, self.unit, self.higher_is_better = name, unit, higher_is_better
+        self._score, self._scale = score, scale
+
+    def records(self, outputs: Any, targets: Any) -> Tensor:
+        """The numbers of a batch."""
+        return self._score(outputs, targets)
+
+    def value(self, records: Sequence[Any]) -> float:
+        """Their mean, scaled."""
+        numbers = torch.as_tensor(records)
+        return self._scale * float(numbers.double().sum()) / len(numbers)
+
+    def standard_error(self, records: Sequence[Any]) -> float:
+        """σ / √n."""
+        numbers = torch.as_tensor(records).double()
+        return self._scale * float(numbers.std(correction=min(1, len(numbers) - 1))) / math.sqrt(len(numbers))
+
+
+class OfBatches(Metric):
+    """A function of the outputs and targets of one batch: its mean over batches, each as its images count.
+
+    A record is the batch's value, said again for each of its images.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], *, higher_is_better: bool = True) -> None:
+        self.function, self.higher_is_better = function, higher_is_better
+        self.name = getattr(function, "__name__", type(function).__name__).replace("_", " ").strip("<>")
+
+    def records(self, outputs: Any, targets: Any) -> list[float]:
+        """The value of a batch, for each of its images."""
+        from ..data.batches import size
+
+        found = self.function(outputs, targets)
+        if isinstance(found, Tensor) and found.numel() == 1:
+            found = found.item()
+        if isinstance(found, bool) or not isinstance(found, int | float | np.number):
+            raise InputTypeError(
+                f"metric {self.name!r}",
+                f"it returns {type(found).__name__}, not a number",
+                "return one float for a batch of outputs and targets",
+            )
+        return [float(found)] * max(1, size(outputs) or size(targets))
+
+    def value(self, records: Sequence[Any]) -> float:
+        """The mean."""
+        return float(np.mean(records))
+
+
+class OfTorchmetrics(Metric):
+    """A metric of torchmetrics, or any other with `update`, `compute` and `reset`; a record is a batch."""
+
+    def __init__(self, metric: Any, *, higher_is_better: bool = True) -> None:
+        self.metric, self.name = metric, type(metric).__name__
+        told = getattr(metric, "higher_is_better", None)
+        self.higher_is_better = higher_is_better if told is None else bool(told)
+
+    def records(self, outputs: Any, targets: Any) -> list[Any]:
+        """The batch, on the CPU."""
+        from ..data.batches import moved
+
+        return [(moved(outputs, "cpu"), moved(targets, "cpu"))]
+
+    def value(self, records: Sequence[Any]) -> float:
+        """The metric over these batches; its own state stays empty."""
+        self.metric.reset()
+        for outputs, targets in records:
+            self.metric.update(outputs, targets)
+        found = self.metric.compute()
+        self.metric.reset()
+        if not isinstance(found, Tensor) or found.numel() != 1:
+            told = list(found) if isinstance(found, dict) else getattr(found, "shape", type(found).__name__)
+            raise InputTypeError(
+                f"metric {self.name!r}",
+                f"it computes {told}, not one number",
+                "pass one that averages over classes, or a ps.tasks.Metric that picks one number",
+            )
+        return float(found)
+
+
+def as_metric(given: Any, *, higher_is_better: bool = True) -> Metric:
+    """A metric from what a user passes: one of ours, of torchmetrics, or a function of outputs and targets.
+
+    Raises:
+        InputTypeError: it is none of them.
+    """
+    if isinstance(given, Metric):
+        return given
+    if all(callable(getattr(given, name, None)) for name in ("update", "compute", "reset")):
+        return OfTorchmetrics(given, higher_is_better=higher_is_better)
+    if callable(given):
+        return OfBatches(given, higher_is_better=higher_is_better)
+    raise InputTypeError(
+        f"metric of type {type(given).__name__}",
+        "it is no metric",
+        "pass a function of (outputs, targets), a metric of torchmetrics, or a ps.tasks.Metric",
+    )
+
+
+def value_of(metric: Metric, records: Sequence[Any]) -> float:
+    """The metric of all records, which must be a finite number.
+
+    Raises:
+        InputError: there are no images.
+        OperationError: it is not finite.
+    """
+    if not len(records):
+        raise InputError("split to evaluate on", "it has no images", "pass a split with at least one")
+    value = metric.value(records)
+    if not math.isfinite(value):
+        raise OperationError(
+            f"metric {metric.name!r}",
+            f"it is {value} over {len(records)} images",
+            "check that outputs and targets are finite, and that the metric is defined for these targets",
+        )
+    return value

@@ -1,0 +1,271 @@
+"""A task: what a network is for. Every place that trains, judges or compares networks asks it.
+
+A task is a few plain functions of outputs and targets, whatever these are: one tensor, a tuple, a dict, nested.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from ..data.batches import Inputs, size
+from ..errors import InputError, InputTypeError, OperationError, UnsupportedOp
+from ..registry import Registry
+from .forward import outputs_of
+from .metric import Metric, as_metric
+
+TASKS: Registry[Callable[..., Task]] = Registry("task")
+"""By name: what makes the task from its options."""
+
+
+class Task:
+    """Loss, metric and comparison of a network's outputs.
+
+    Args:
+        loss: outputs and targets → a scalar tensor, the mean over the images of a batch. None: the network is trained
+            by `step`, or not at all.
+        metric: outputs and targets of a batch → a number; or a metric of torchmetrics; or a `Metric`.
+        higher_is_better: of a metric that is a plain function.
+        distill: outputs, the teacher's outputs and the temperature → a scalar tensor; by default the squared error of
+            every output, relative to the teacher's.
+        agreement: outputs of two networks → whether they decide alike, bool [B]; None: there are no decisions.
+        step: model, inputs, targets → a scalar tensor, for networks that compute their own loss in training mode.
+        name: for messages and reports.
+    """
+
+    name = "task of one's own"
+    key = "metric"
+    """What its figures are called in histories, results and JSON, after `train_`, `val_` or nothing."""
+
+    def __init__(
+        self,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        metric: Any = None,
+        *,
+        higher_is_better: bool = True,
+        distill: Callable[[Any, Any, float], Tensor] | None = None,
+        agreement: Callable[[Any, Any], Tensor] | None = None,
+        step: Callable[[nn.Module, Any, Any], Tensor] | None = None,
+        name: str | None = None,
+    ) -> None:
+        for what, given in (("loss", loss), ("distill", distill), ("agreement", agreement), ("step", step)):
+            if given is not None and not callable(given):
+                raise InputTypeError(
+                    f"{what} of type {type(given).__name__}",
+                    "it is no function",
+                    f"pass {what}=fn(outputs, targets)",
+                )
+        self._loss, self._distill, self._agreement, self._step = loss, distill, agreement, step
+        self.metric: Metric | None = (
+            None if metric is None else as_metric(metric, higher_is_better=higher_is_better)
+        )
+        self.name = name or self.name
+
+    def __repr__(self) -> str:
+        return f"Task({self.name}, metric={None if self.metric is None else self.metric.name})"
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        if self._loss is None:
+            raise InputError(
+                f"task {self.name!r}", "it has no loss", "pass loss=fn(outputs, targets) to ps.Task, or step="
+            )
+        return scalar(self._loss(outputs, targets), self.name)
+
+    def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
+        """The loss summed over the `count` images of a batch."""
+        return self.loss(outputs, targets) * count
+
+    @property
+    def own_step(self) -> bool:
+        """Whether networks compute their loss themselves."""
+        return self._step is not None or type(self).step is not Task.step
+
+    def step(self, model: nn.Module, inputs: Inputs, targets: Any) -> Tensor:
+        """The mean loss of a batch, from the network in training mode."""
+        if self._step is not None:
+            return scalar(self._step(model, inputs, targets), self.name)
+        return self.loss(self.outputs(model, inputs), targets)
+
+    def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
+        """What the network makes of the inputs.
+
+        Raises:
+            OperationError: the forward fails.
+            InputTypeError: its outputs are none of this task.
+        """
+        return outputs_of(network, inputs)
+
+    def smoothed(self, amount: float) -> Task:
+        """With labels smoothed, where targets are classes.
+
+        Raises:
+            InputError: they are not.
+        """
+        if amount:
+            raise InputError(
+                f"label_smoothing={amount}",
+                f"the targets of task {self.name!r} are no classes",
+                "leave it out",
+            )
+        return self
+
+    def hits(self, outputs: Any, targets: Any) -> Tensor | None:
+        """How many of a training batch are right, where that costs nothing; None elsewhere."""
+        return None
+
+    def distill(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
+        """The mean loss of a batch against a teacher's outputs, a scalar.
+
+        Raises:
+            InputError: teacher and student do not have the same outputs.
+        """
+        if self._distill is not None:
+            return scalar(self._distill(outputs, taught, temperature), self.name)
+        return relative_errors(outputs, taught).mean()
+
+    def distill_total(self, outputs: Any, taught: Any, temperature: float, count: int) -> Tensor:
+        """`distill` summed over the `count` images of a batch."""
+        return self.distill(outputs, taught, temperature) * count
+
+    def agreement(self, ours: Any, theirs: Any) -> Tensor | None:
+        """Whether two networks decide alike about each image, bool [B]; None where there are no decisions."""
+        return None if self._agreement is None else self._agreement(ours, theirs)
+
+    def judged(self) -> Metric:
+        """Its metric.
+
+        Raises:
+            InputError: it has none.
+        """
+        if self.metric is None:
+            raise InputError(
+                f"task {self.name!r}", "it has no metric", "pass metric=fn(outputs, targets) to ps.Task"
+            )
+        return self.metric
+
+    def named(self, name: str) -> Task:
+        """A copy of another name."""
+        task = copy.copy(self)
+        task.name = name
+        return task
+
+
+def scalar(loss: Any, name: str) -> Tensor:
+    """A loss, which must be one number with a gradient's worth of precision.
+
+    Raises:
+        InputTypeError: it is something else.
+    """
+    if (
+        isinstance(loss, dict)
+        and loss
+        and all(isinstance(one, Tensor) and one.numel() == 1 for one in loss.values())
+    ):
+        loss = torch.stack(
+            [one.reshape(()) for one in loss.values()]
+        ).sum()  # as torchvision's detectors return it
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        told = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise InputTypeError(
+            f"loss of task {name!r}",
+            f"it is {told}, not a scalar",
+            "return the mean over the batch: loss.mean()",
+        )
+    return loss.reshape(())
+
+
+def relative_errors(outputs: Any, reference: Any) -> Tensor:
+    """‖o − r‖² / ‖r‖² of every output and image, the mean over outputs, [B].
+
+    Raises:
+        InputError: the two have other structures or shapes.
+    """
+    (ours, structure), (theirs, wanted) = tree_flatten(outputs), tree_flatten(reference)
+    pairs = [
+        (a, b) for a, b in zip(ours, theirs, strict=False) if isinstance(b, Tensor) and b.is_floating_point()
+    ]
+    shapes = [[list(one.shape) for one in leaves if isinstance(one, Tensor)] for leaves in (ours, theirs)]
+    if structure != wanted or shapes[0] != shapes[1] or not pairs:
+        raise InputError(
+            f"outputs {_told(shapes[0])}",
+            f"those to compare with are {_told(shapes[1])}",
+            "use a teacher and a student of the same outputs",
+        )
+    errors = []
+    for a, b in pairs:
+        difference, scale = (a.float() - b.float()).square(), b.float().square()
+        over = list(range(1, b.dim()))
+        errors.append(
+            (difference.sum(over) if over else difference)
+            / (scale.sum(over) if over else scale).clamp_min(1e-12)
+        )
+    return torch.stack(errors).mean(0)
+
+
+def _told(shapes: Sequence[list[int]]) -> str:
+    return ", ".join(map(str, shapes)) or "no tensors"
+
+
+def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, trained: bool) -> None:
+    """Try a task on one batch, in eval mode, before hours of training; raise what would be raised then.
+
+    Args:
+        task: to try.
+        model: unchanged.
+        batch: inputs and targets on the model's device.
+        trained: whether the loss is wanted, too.
+
+    Raises:
+        OperationError: the loss is not finite, or loss or metric raise.
+        InputTypeError: they do not give what they should.
+    """
+    inputs, targets = batch
+    if not size(inputs) or (task.own_step and task.metric is None):
+        return
+    outputs = task.outputs(model, inputs)
+    tries: list[tuple[str, Callable[[], Any]]] = []
+    if trained and not task.own_step:
+        tries.append(("loss", lambda: task.loss(outputs, targets)))
+    if task.metric is not None:
+        metric = task.metric
+        tries.append(
+            (f"metric {metric.name!r}", lambda: metric.value(list(metric.records(outputs, targets))))
+        )
+    for what, attempt in tries:
+        try:
+            found = attempt()
+        except (OperationError, InputError, UnsupportedOp):
+            raise
+        except Exception as error:
+            raise _unfit(task, what, error, targets) from error
+        if what == "loss" and not torch.isfinite(found):
+            raise OperationError(
+                f"loss of task {task.name!r}", f"it is {float(found)} on the first batch",
+                "check the range of inputs and targets, and the weights",
+            )  # fmt: skip
+
+
+def _unfit(task: Task, what: str, error: Exception, targets: Any) -> OperationError:
+    words = str(error).strip().splitlines()
+    return OperationError(
+        f"{what} of task {task.name!r}",
+        f"it fails on the first batch ({type(error).__name__}: {words[0] if words else ''}); targets are {described(targets)}",
+        "make loss, metric and targets fit each other, or name another task",
+    )
+
+
+def described(values: Any) -> str:
+    """Targets or outputs in a few words."""
+    if isinstance(values, Tensor):
+        return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+    if isinstance(values, dict):
+        return "{" + ", ".join(f"{key}: {described(value)}" for key, value in list(values.items())[:6]) + "}"
+    if isinstance(values, list | tuple) and values:
+        return f"{type(values).__name__} of {len(values)} × {described(values[0])}"
+    return type(values).__name__
