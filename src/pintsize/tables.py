@@ -21,6 +21,17 @@ _NARROWEST = 10
 Cells = Sequence[str]
 
 
+def judged(row: Mapping[str, Any], prefix: str = "") -> float | None:
+    """How good the network of a row is: its accuracy, or the metric of another task; None if it was not judged.
+
+    Args:
+        row: of a history, a result or a file.
+        prefix: of the key: `val_`, `train_`, `best_val_`, …
+    """
+    found = row.get(f"{prefix}accuracy")
+    return row.get(f"{prefix}metric") if found is None else found
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of texts under headings: words to the left, numbers to the right."""

@@ -10,7 +10,7 @@ from torch import nn
 import pintsize as ps
 from pintsize.errors import InputError, InputTypeError
 from pintsize.training import train
-from pintsize.training.distill import soft_loss
+from pintsize.tasks.classification import soft_loss
 
 
 def test_soft_loss_by_hand():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pintsize.training.parallel import share
+from pintsize.data.batches import rows
 
 SCRIPT = '''
 import copy, os, sys, warnings
@@ -105,7 +105,8 @@ def test_a_run_is_for_one_process_and_the_first_alone_saves_a_training(tmp_path,
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
 def test_shares_make_up_the_batch(n):
     images, labels = torch.arange(n * 3.0).view(n, 3), torch.arange(n)
-    parts = [share(images, labels, index, 3) for index in range(3)]
+    cuts = [(index * n // 3, (index + 1) * n // 3) for index in range(3)]
+    parts = [(rows(images, *cut, of=n), rows(labels, *cut, of=n)) for cut in cuts]
     assert torch.equal(torch.cat([part[0] for part in parts]), images)
     assert torch.equal(torch.cat([part[1] for part in parts]), labels)
     assert max(len(part[0]) for part in parts) - min(len(part[0]) for part in parts) <= 1

@@ -4,6 +4,7 @@ from .batches import split_batch
 from .catalog import Entry, describe
 from .catalog import names as list
 from .images import images_of
+from .loaders import LoaderSplit, from_loaders
 from .loading import load
 from .split import Batch, Data, MemoryStore, Split, Store
 from .transform import Transform
@@ -12,11 +13,13 @@ __all__ = [
     "Batch",
     "Data",
     "Entry",
+    "LoaderSplit",
     "MemoryStore",
     "Split",
     "Store",
     "Transform",
     "describe",
+    "from_loaders",
     "images_of",
     "list",
     "load",

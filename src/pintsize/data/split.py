@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ class Split:
         classes: names of all classes of the data set.
         transform: what makes pixels a network's input.
         positions: int64 [N], where in the store each image is; None when it is the whole store, in order.
+        task: what networks are to do with it; see `Data.task`.
 
     Attributes:
         labels: int64 [N].
@@ -92,10 +94,11 @@ class Split:
         transform: Transform,
         *,
         positions: Tensor | None = None,
+        task: Any = None,
     ) -> None:
         self._store = store
         self._positions = torch.arange(len(labels)) if positions is None else positions
-        self.labels, self.classes, self.transform = labels, classes, transform
+        self.labels, self.classes, self.transform, self.task = labels, classes, transform, task
         H, W, C = store.pixel_shape
         self.image_shape = (C, *(transform.size or (H, W)))
 
@@ -166,8 +169,15 @@ class Split:
     def take(self, images: Tensor) -> Split:
         """The split of the images at these positions of this one, int64 [n]."""
         return Split(
-            self._store, self.labels[images], self.classes, self.transform, positions=self._positions[images]
-        )
+            self._store, self.labels[images], self.classes, self.transform,
+            positions=self._positions[images], task=self.task,
+        )  # fmt: skip
+
+    def for_task(self, task: Any) -> Split:
+        """The same images for another task."""
+        split = copy.copy(self)
+        split.task = task
+        return split
 
     def subset(self, n: int, seed: int = 0) -> Split:
         """A stratified choice of `n` images, in this split's order.
@@ -207,3 +217,12 @@ class Data:
     """Per channel, of the [0, 1] images: what the batches are normalised by."""
     std: tuple[float, ...]
     """Per channel, of the [0, 1] images."""
+    task: Any = None
+    """What networks are to do with it: a name, a mapping or a `pintsize.Task`; None for a classification."""
+
+    def for_task(self, task: Any) -> Data:
+        """The same images for another task; None leaves it as it is."""
+        if task is None:
+            return self
+        parts = {part: getattr(self, part).for_task(task) for part in ("train", "val", "test")}
+        return dataclasses.replace(self, **parts, task=task)

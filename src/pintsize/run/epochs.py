@@ -10,7 +10,7 @@ from ..storage import logs
 from ..training.callbacks import Callback, TrainState
 
 _logger = logging.getLogger("pintsize")
-_LOGGED = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+_LOGGED = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_metric", "seconds")
 
 
 class Epochs(Callback):

@@ -50,23 +50,26 @@ def build(
 
 
 def check_fits(model: nn.Module, data: Data) -> None:
-    """Raise unless `model` takes the images of `data` and gives a logit for each of its classes.
+    """Raise unless `model` takes the images of `data` and what it gives is of their task.
 
     Raises:
-        InputTypeError: it is no network, or its output is no batch of logits.
+        InputTypeError: it is no network, or its output is none of the task.
         InputError: it has fewer outputs than there are classes.
-        OperationError: its forward fails.
+        OperationError: its forward fails, or the task's loss or metric.
     """
     from ..graph.trace import quiet
-    from ..training.forward import logits_of
+    from ..data.batches import split_batch
+    from ..tasks import task_of
+    from ..tasks.task import checked
 
     if not isinstance(model, nn.Module):
         raise InputTypeError(
             f"model of type {type(model).__name__}", "it is no network", "pass a torch.nn.Module"
         )
-    images, _ = next(iter(data.val.batches(batch_size=2)))
+    inputs, targets = split_batch(next(iter(data.val.batches(batch_size=2))), model)
+    task = task_of(None, data)
     with quiet(model):
-        logits_of(model, images, len(data.classes))
+        checked(task, model, (inputs, targets), num_classes=len(data.classes))
 
 
 def _stem(stem: str, image_shape: tuple[int, ...] | None) -> str:

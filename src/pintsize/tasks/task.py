@@ -17,7 +17,7 @@ from ..data.batches import Inputs, size
 from ..errors import InputError, InputTypeError, OperationError, UnsupportedOp
 from ..registry import Registry
 from .forward import outputs_of
-from .metric import Metric, as_metric
+from .metric import Metric, as_metric, value_of
 
 TASKS: Registry[Callable[..., Task]] = Registry("task")
 """By name: what makes the task from its options."""
@@ -212,30 +212,30 @@ def _told(shapes: Sequence[list[int]]) -> str:
     return ", ".join(map(str, shapes)) or "no tensors"
 
 
-def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, trained: bool) -> None:
+def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_classes: int = 0) -> None:
     """Try a task on one batch, in eval mode, before hours of training; raise what would be raised then.
 
     Args:
         task: to try.
         model: unchanged.
         batch: inputs and targets on the model's device.
-        trained: whether the loss is wanted, too.
+        num_classes: of the data.
 
     Raises:
         OperationError: the loss is not finite, or loss or metric raise.
         InputTypeError: they do not give what they should.
     """
     inputs, targets = batch
-    if not size(inputs) or (task.own_step and task.metric is None):
-        return
-    outputs = task.outputs(model, inputs)
+    outputs = task.outputs(model, inputs, num_classes)
+    if task.key == "accuracy":
+        return  # logits and classes have been looked at
     tries: list[tuple[str, Callable[[], Any]]] = []
-    if trained and not task.own_step:
+    if not task.own_step:
         tries.append(("loss", lambda: task.loss(outputs, targets)))
     if task.metric is not None:
         metric = task.metric
         tries.append(
-            (f"metric {metric.name!r}", lambda: metric.value(list(metric.records(outputs, targets))))
+            (f"metric {metric.name!r}", lambda: value_of(metric, list(metric.records(outputs, targets))))
         )
     for what, attempt in tries:
         try:

@@ -1,30 +1,10 @@
-"""Learning from a teacher: what the dense network knows helps the smaller one to recover.
-
-Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 1503.02531, section 2.
-Legend: `B` images, `K` classes.
-"""
+"""Who may teach a network; what is learned from it is the task's (`pintsize.tasks`)."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from pintsize.errors import InputError, InputTypeError
-
-
-def soft_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """`T² · KL(softmax(teacher / T) ‖ softmax(student / T))`, summed over the batch.
-
-    The factor `T²` keeps the gradients' size when `T` changes (section 2.1 of the paper).
-
-    Args:
-        logits: the student's, `[B, K]`.
-        teacher_logits: `[B, K]`.
-        temperature: `T`, above 0.
-    """
-    student = F.log_softmax(logits.float() / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2
 
 
 def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
@@ -44,14 +24,4 @@ def check_teacher(teacher: nn.Module, student: nn.Module) -> None:
             "teacher",
             "it shares parameters with the model it is to teach",
             "pass a copy made before the model was compressed: copy.deepcopy(model)",
-        )
-
-
-def check_teacher_logits(teacher_logits: Tensor, logits: Tensor) -> None:
-    """Raise `InputError` unless teacher and student have the same outputs."""
-    if teacher_logits.shape != logits.shape:
-        raise InputError(
-            f"teacher with {teacher_logits.shape[1]} outputs",
-            f"the model has {logits.shape[1]}",
-            "pass a teacher of the same classes",
         )

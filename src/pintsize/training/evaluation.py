@@ -1,20 +1,22 @@
-"""Accuracy of a network or of a file opened in a runtime."""
+"""A network, or a file opened in a runtime, judged by its task's metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from pintsize.data.batches import Inputs, class_labels, moved, rows, size, split_batch
-from pintsize.errors import InputError, InputTypeError
+from pintsize.errors import InputTypeError
 from pintsize.graph.inputs import batched
+from pintsize.tasks import Task, task_of
+from pintsize.tasks.metric import value_of
 
-from .forward import logits_of
 from .placement import device_of, keeping_modes
 
 if TYPE_CHECKING:
@@ -22,79 +24,98 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model_or_runtime: nn.Module | Callable[[Any], Any],
-    split: Split | Iterable[tuple[Tensor, Tensor]],
+    model_or_runtime: nn.Module | Callable[..., Any],
+    split: Split | Iterable[Any],
     *,
+    task: Task | str | Mapping[str, Any] | None = None,
     batch_size: int = 256,
 ) -> float:
-    """Top-1 accuracy in percent.
+    """The metric of a task over a split: of a classification the top-1 accuracy in percent.
 
     A module runs in eval mode, without gradients, in the precision of its own weights (no autocast), where
-    it is; its modes are as before afterwards. Anything else is called on `float32 [B, C, H, W]` arrays.
+    it is; its modes are as before afterwards. Anything else is called on float32 arrays.
 
     Args:
         model_or_runtime: a network, or what `pintsize.open_runtime` returns.
-        split: a split, or any iterable of `(inputs, labels)` batches; see `pintsize.data.split_batch`.
+        split: a split, or any iterable of `(inputs, targets)` batches; see `pintsize.data.split_batch`.
+        task: see `pintsize.train`.
         batch_size: images at a time, for a split.
 
+    Returns:
+        The metric in its own units.
+
     Raises:
-        InputError: no images, or fewer outputs than classes.
-        InputTypeError: not something to evaluate.
-        OperationError: the forward fails.
+        InputError: no images, fewer outputs than classes, no such task, or one without a metric.
+        InputTypeError: not something to evaluate, or targets that are not of the task.
+        OperationError: the forward fails, or the metric is not finite.
     """
+    chosen = task_of(task, split)
+    return value_of(chosen.judged(), records_of(model_or_runtime, split, task=chosen, batch_size=batch_size))
+
+
+def records_of(
+    model_or_runtime: nn.Module | Callable[..., Any], split: Any, *, task: Task, batch_size: int = 256
+) -> Sequence[Any]:
+    """What the task's metric notes of each image; see `evaluate`."""
+    task.judged()
     if isinstance(model_or_runtime, nn.Module):
-        device = device_of(model_or_runtime)
-        _, correct, count = score(
-            model_or_runtime, batches_of(split, batch_size, device), _classes(split), device
-        )
-    elif callable(model_or_runtime):
-        right = hits(model_or_runtime, split, batch_size=batch_size)
-        correct, count = int(right.sum()), len(right)
-    else:
-        raise InputTypeError(
-            f"evaluate on {type(model_or_runtime).__name__}",
-            "it is neither a network nor a runtime",
-            "pass an nn.Module or ps.open_runtime(path)",
-        )
-    if not count:
-        raise InputError("split to evaluate on", "it has no images", "pass a split with at least one")
-    return 100.0 * correct / count
+        return score(model_or_runtime, split, task, batch_size=batch_size, loss=False).records
+    if callable(model_or_runtime):
+        return _of_runtime(model_or_runtime, split, task, batch_size)
+    raise InputTypeError(
+        f"evaluate on {type(model_or_runtime).__name__}",
+        "it is neither a network nor a runtime",
+        "pass an nn.Module or ps.open_runtime(path)",
+    )
+
+
+@dataclass
+class Score:
+    """Sums over a split."""
+
+    loss: float
+    """Summed over the images; 0 where the network computes it itself."""
+    count: int
+    records: Sequence[Any]
 
 
 @torch.no_grad()
 def score(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
-    device: torch.device,
+    split: Any,
+    task: Task,
     *,
+    batch_size: int = 256,
     part: tuple[int, int] = (0, 1),
-) -> tuple[float, int, int]:
-    """Summed cross-entropy, correct predictions and images, of share `part` = (index, of how many)."""
-    loss = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device, dtype=torch.int64)
-    count = 0
+    loss: bool = True,
+) -> Score:
+    """Loss and records of a network over a split, of share `part` = (index, of how many)."""
+    device = device_of(model)
+    total = torch.zeros((), device=device)
+    count, classes, parts = 0, _classes(split), list[Any]()
     with keeping_modes(model), torch.autocast(device.type, enabled=False):
         model.eval()
-        for batch in batches:
-            inputs, labels = _classified(batch, model)
+        for batch in batches_of(split, batch_size, device):
+            inputs, targets = _judged(batch, model, task)
             n, (index, of) = size(inputs), part
             if of > 1:
-                inputs, labels = (
-                    rows(each, index * n // of, (index + 1) * n // of, of=n) for each in (inputs, labels)
+                inputs, targets = (
+                    rows(each, index * n // of, (index + 1) * n // of, of=n) for each in (inputs, targets)
                 )
-            inputs, labels = moved(inputs, device), labels.to(device)
-            if not len(labels):
+            inputs, targets = moved(inputs, device), moved(targets, device)
+            if not size(inputs):
                 continue
             with batched(model):
-                logits = logits_of(model, inputs, num_classes).float()
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-            count += len(labels)
-    return float(loss), int(correct), count
+                outputs = tree_map_only(Tensor, _single, task.outputs(model, inputs, classes))
+            if loss and not task.own_step:
+                total += task.total(outputs, targets, size(inputs))
+            if task.metric is not None:
+                parts.append(task.metric.records(outputs, targets))
+            count += size(inputs)
+    return Score(float(total), count, _joined(parts))
 
 
-def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
+def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[Any]:
     """The batches of a split on `device`, or `source` itself if it is an iterable of batches."""
     if hasattr(source, "batches"):
         return source.batches(batch_size, device=device)  # type: ignore[no-any-return]
@@ -107,13 +128,35 @@ def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[t
     )
 
 
-def _classified(batch: Any, model: nn.Module | None) -> tuple[Inputs, Tensor]:
-    """Inputs and classes int64 [B] of a batch.
+def _of_runtime(runtime: Callable[..., Any], split: Any, task: Task, batch_size: int) -> Sequence[Any]:
+    def network(*args: Any) -> Any:
+        given = [leaf.numpy() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        return tree_map(lambda leaf: torch.as_tensor(np.asarray(leaf)), runtime(*given))
+
+    metric, parts = task.judged(), []
+    for batch in batches_of(split, batch_size, torch.device("cpu")):
+        inputs, targets = _judged(batch, None, task)
+        inputs, targets = moved(inputs, "cpu"), moved(targets, "cpu")
+        if size(inputs):
+            parts.append(metric.records(task.outputs(network, inputs, _classes(split)), targets))
+    return _joined(parts)
+
+
+def _judged(batch: Any, model: nn.Module | None, task: Task) -> tuple[Inputs, Any]:
+    """Inputs and targets of a batch; of a classification classes int64 [B].
 
     Raises:
-        InputTypeError: its targets are no classes.
+        InputTypeError: its targets are no classes, or there are none.
     """
     inputs, targets = split_batch(batch, model)
+    if task.key != "accuracy":
+        if targets is None:
+            raise InputTypeError(
+                f"a batch without targets for task {task.name!r}",
+                "there is nothing to judge by",
+                "give out (inputs, targets), or name the task imitation",
+            )
+        return inputs, targets
     labels = class_labels(targets, size(inputs))
     if labels is None:
         told = (
@@ -124,24 +167,21 @@ def _classified(batch: Any, model: nn.Module | None) -> tuple[Inputs, Tensor]:
         raise InputTypeError(
             f"targets of {size(inputs)} images",
             f"accuracy needs one class for each, and they are {told if targets is not None else 'not there'}",
-            "give out (images, labels) with whole numbers [B]",
+            "give out (images, labels) with whole numbers [B], or name the task, such as task='segmentation'",
         )
     return inputs, labels
 
 
+def _joined(parts: list[Any]) -> Sequence[Any]:
+    """The records of all batches, on the CPU."""
+    if parts and all(isinstance(part, Tensor) for part in parts):
+        return torch.cat(parts).cpu()  # type: ignore[return-value]
+    return [record for part in parts for record in part]
+
+
+def _single(output: Tensor) -> Tensor:
+    return output.float() if output.is_floating_point() else output
+
+
 def _classes(source: Any) -> int:
     return len(getattr(source, "classes", ()))
-
-
-def hits(runtime: Callable[[Any], Any], split: Any, *, batch_size: int = 256) -> Tensor:
-    """Which images a runtime classifies rightly, bool [N]; see `evaluate`."""
-    found = [torch.zeros(0, dtype=torch.bool)]
-    for batch in batches_of(split, batch_size, torch.device("cpu")):
-        inputs, labels = _classified(batch, runtime if isinstance(runtime, nn.Module) else None)
-        logits = logits_of(
-            lambda *x: torch.as_tensor(np.asarray(runtime(*(each.numpy() for each in x)))),
-            moved(inputs, "cpu"),
-            _classes(split),
-        )
-        found.append(logits.argmax(1) == labels.cpu())
-    return torch.cat(found)

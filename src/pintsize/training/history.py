@@ -10,6 +10,7 @@ from typing import Any
 from pintsize.errors import CorruptFile, InputError
 
 from ..storage.atomic import write_text
+from ..tables import judged
 
 
 class History(list[dict[str, Any]]):
@@ -17,13 +18,14 @@ class History(list[dict[str, Any]]):
 
     Keys: `epoch` (counted from 1), `lr` (of the epoch's last step), `train_loss`, `train_accuracy`,
     `val_loss`, `val_accuracy` (percent; None if the validation split is empty), `seconds`; callbacks
-    may add more.
+    may add more. Of tasks other than classification: `val_metric`, `metric_name`, `metric_unit` and
+    `higher_is_better` in place of the accuracies.
     """
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the highest validation (else training) accuracy, the first of equals."""
-        return max(self, key=_accuracy, default=None)
+        """The epoch that is best on validation (else in training), the first of equals."""
+        return max(self, key=_merit, default=None)
 
     def _repr_html_(self) -> str:
         from pintsize.viz import training_curves
@@ -57,6 +59,10 @@ class History(list[dict[str, Any]]):
         return cls(content)
 
 
-def _accuracy(epoch: dict[str, Any]) -> float:
-    accuracy = epoch.get("val_accuracy")
-    return float(epoch["train_accuracy"] if accuracy is None else accuracy)
+def _merit(epoch: dict[str, Any]) -> float:
+    found = judged(epoch, "val_")
+    if found is None:
+        found = judged(epoch, "train_")
+    if found is None:
+        return -float(epoch["train_loss"])
+    return found if epoch.get("higher_is_better", True) else -found

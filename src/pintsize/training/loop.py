@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
+from pintsize.data.batches import moved, split_batch
 from pintsize.errors import InputError, InputTypeError
+from pintsize.tasks import Task, task_of
+from pintsize.tasks.task import checked
 
 from . import checkpoint as checkpoints
 from . import parallel, rng
@@ -21,7 +25,7 @@ from .distill import check_teacher
 from .history import History
 from .logbook import Logbook
 from .options import Options
-from .placement import keeping_modes, laid_out_on, layout_for
+from .placement import device_of, keeping_modes, laid_out_on, layout_for
 from .precision import autocast_dtype
 from .progress import reporter
 from .run import Run
@@ -34,6 +38,7 @@ def train(
     model: nn.Module,
     data: Data,
     *,
+    task: Task | str | Mapping[str, Any] | None = None,
     epochs: int = 10,
     lr: float = 0.1,
     optimizer: str = "sgd",
@@ -66,8 +71,10 @@ def train(
     was, and on a CPU ends with the same weights, bit for bit; one that has ended is read back.
 
     Args:
-        model: any network from images `[B, C, H, W]` to logits `[B, classes]`.
-        data: from `pintsize.data.load`.
+        model: any network; for a classification from images `[B, C, H, W]` to logits `[B, classes]`.
+        data: from `pintsize.data.load`, or `pintsize.data.from_loaders`.
+        task: what the network is for: a name of `pintsize.tasks.list()`, `{name: …, option: …}`, or a `pintsize.Task`; by
+            default that of the data, which is classification where its targets are classes.
         epochs: passes over the training images; 0 changes nothing.
         lr: learning rate at its highest.
         optimizer: `sgd`, `adam` or `adamw`.
@@ -125,11 +132,14 @@ def train(
         temperature=temperature,
         keep=keep,
     )
-    _check(model, data, options, teacher, callbacks)
+    chosen = task_of(task, data)
+    _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
+    if chosen.key != "accuracy":
+        _rehearse(model, data, chosen)
     path = None if checkpoint is None else Path(checkpoint)
-    with _placed(model, data, options, teacher, callbacks, path) as run:
+    with _placed(model, data, chosen, options, teacher, callbacks, path) as run:
         configuration = _configuration(run, data, teacher)
         _epochs(run, configuration, path=path, log_dir=log_dir, progress=progress)
         run.finish()
@@ -140,6 +150,7 @@ def train(
 def _placed(
     model: nn.Module,
     data: Data,
+    task: Task,
     options: Options,
     teacher: nn.Module | None,
     callbacks: Sequence[Callback],
@@ -162,6 +173,7 @@ def _placed(
         yield Run(
             model,
             data,
+            task,
             options,
             accelerator=accelerator,
             autocast=autocast_dtype(options.precision, accelerator.device),
@@ -201,7 +213,12 @@ def _epochs(
 
 
 def _check(
-    model: nn.Module, data: Any, options: Options, teacher: nn.Module | None, callbacks: Sequence[Callback]
+    model: nn.Module,
+    data: Any,
+    task: Task,
+    options: Options,
+    teacher: nn.Module | None,
+    callbacks: Sequence[Callback],
 ) -> None:
     if not isinstance(model, nn.Module):
         raise InputTypeError(
@@ -218,8 +235,16 @@ def _check(
         raise InputError(
             "keep='best'", "the validation split is empty", "load the data with val_fraction above 0"
         )
+    if options.keep == "best" and task.metric is None:
+        raise InputError(f"keep='best' with task {task.name!r}", "it has no metric", "pass metric= to ps.Task")
     if teacher is not None:
         check_teacher(teacher, model)
+        if task.own_step:
+            raise InputError(
+                f"teacher with task {task.name!r}",
+                "the network computes its loss itself",
+                "add what the teacher says in step=, or give the task loss= and the core of the network",
+            )
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise InputTypeError(
@@ -227,6 +252,24 @@ def _check(
                 "it is no Callback",
                 "derive it from train.Callback",
             )
+
+
+def _rehearse(model: nn.Module, data: Any, task: Task) -> None:
+    """Loss and metric once on a few images, in eval mode: what does not fit is told before hours of training."""
+    for split in (data.train, data.val):
+        if split is None or not len(split):
+            continue
+        device = device_of(model)
+        batch = next(iter(split.batches(2, device=device)))
+        inputs, targets = split_batch(batch, model)
+        if targets is None and task.name != "imitation":
+            raise InputTypeError(
+                f"a batch without targets for task {task.name!r}", "there is nothing to learn from",
+                "give out (inputs, targets), or name the task imitation",
+            )  # fmt: skip
+        with keeping_modes(model), torch.no_grad():
+            model.eval()
+            checked(task, model, (moved(inputs, device), moved(targets, device)), num_classes=len(data.classes))
 
 
 def _configuration(run: Run, data: Data, teacher: nn.Module | None) -> dict[str, Any]:
@@ -238,6 +281,7 @@ def _configuration(run: Run, data: Data, teacher: nn.Module | None) -> dict[str,
     }
     return {
         **of_callbacks,
+        **({} if run.task.key == "accuracy" else {"task": run.task.name}),
         **asdict(run.options),
         "precision": "fp32" if run.autocast is None else "bf16",  # what `auto` came to
         "model": _shapes(run.state.model),

@@ -55,13 +55,13 @@ def _leave() -> None:
         time.sleep(0.3)
 
 
-def share(images: Tensor, labels: Tensor, index: int, of: int) -> tuple[Tensor, Tensor]:
-    """The part of a batch that process `index` of `of` takes; sizes differ by one at most."""
-    if of == 1:
-        return images, labels
-    n = len(images)
-    part = slice(index * n // of, (index + 1) * n // of)
-    return images[part], labels[part]
+def gathered(records: Sequence[Any], processes: int) -> Sequence[Any]:
+    """The records of all processes, in every one of them."""
+    if processes == 1:
+        return records
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, list(records))
+    return [record for part in parts for record in part]
 
 
 @torch.no_grad()

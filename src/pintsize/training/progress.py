@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from ..tables import judged
+
 
 class Silent:
     """Shows nothing; base of the others."""
@@ -101,7 +103,11 @@ def reporter(progress: bool | None, epochs: int, done: int, steps_per_epoch: int
 
 def summary(entry: dict[str, Any]) -> str:
     """Learning rate, losses and accuracies of an epoch."""
-    text = f"lr {entry['lr']:.4g}  loss {entry['train_loss']:.4f}  train {entry['train_accuracy']:.2f} %"
-    if entry["val_accuracy"] is not None:
-        text += f"  val loss {entry['val_loss']:.4f}  val {entry['val_accuracy']:.2f} %"
+    name, unit = entry.get("metric_name"), entry.get("metric_unit", "%")
+    text = f"lr {entry['lr']:.4g}  loss {entry['train_loss']:.4f}"
+    for part in ("train", "val"):
+        if part == "val" and entry.get("val_loss") is not None:
+            text += f"  val loss {entry['val_loss']:.4f}"
+        if (value := judged(entry, f"{part}_")) is not None:
+            text += f"  {part} {f'{name} ' if name else ''}{value:.2f} {unit}".rstrip()
     return text

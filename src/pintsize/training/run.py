@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
+from pintsize.data.batches import Inputs, rows, size, split_batch
 from pintsize.errors import OperationError, TrainingDiverged
 from pintsize.storage.atomic import remove_partial
+from pintsize.tasks import Task
+from pintsize.tasks.forward import forward_failure
+from pintsize.tasks.metric import value_of
 
 from . import checkpoint as checkpoints
 from . import optimizers, rng
 from .callbacks import Callback, TrainState
-from .distill import check_teacher_logits, soft_loss
 from .ema import Ema
-from .evaluation import batches_of, score
-from .forward import forward_failure, logits_of
+from .evaluation import score
 from .hooks import optimizer_step_hooks
-from .parallel import same_start, share
+from .parallel import gathered, same_start
 from .schedules import lr_at
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Run:
     Args:
         model: the network.
         data: what it learns from.
+        task: what it learns.
         options: checked.
         accelerator: of this process.
         autocast: dtype to compute in, None for fp32.
@@ -54,6 +57,7 @@ class Run:
         self,
         model: nn.Module,
         data: Data,
+        task: Task,
         options: Options,
         *,
         accelerator: Any,
@@ -69,16 +73,16 @@ class Run:
             callbacks,
         )
         self._data, self._teacher, self._layout = data, teacher, layout
-        full, rest = divmod(len(data.train), options.batch_size)
+        self.task, self._smoothed = task, task.smoothed(options.label_smoothing)
         # batch norm cannot normalise one image alone; the order changes, so none is left out for good
-        self._drop_last = rest == 1 and full > 0
+        self._drop_last = len(data.train) > options.batch_size and len(data.train) % options.batch_size == 1
         others = [p for callback in callbacks for p in callback.own_parameters(model)]
         self.state = TrainState(
             model=model,
             optimizer=optimizers.build(model, options, others=others),
             device=accelerator.device,
             epochs=options.epochs,
-            steps_per_epoch=full + (rest > 0 and not self._drop_last),
+            steps_per_epoch=data.train.num_batches(options.batch_size, drop_last=self._drop_last),
         )
         for callback in callbacks:
             callback.on_train_start(self.state)
@@ -100,17 +104,19 @@ class Run:
         for callback in self.callbacks:
             callback.on_epoch_start(state)
         self._wrap()
-        train_loss, train_accuracy = self._pass(on_step)
+        train_loss, trained = self._pass(on_step)
         evaluated = state.model if state.ema is None else state.ema
-        val_loss, val_accuracy = self._validate(evaluated)
+        val_loss, value = self._validate(evaluated)
+        key = self.task.key
         state.history.append(
             {
                 "epoch": epoch + 1,
                 "lr": state.lr,
                 "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
+                **({} if trained is None else {f"train_{key}": trained}),
                 "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
+                f"val_{key}": value,
+                **self._named(),
                 "seconds": time.perf_counter() - began,
             }
         )
@@ -120,15 +126,22 @@ class Run:
             callback.on_epoch_end(state)
         return state.history[-1]
 
-    def _pass(self, on_step: Callable[[], None]) -> tuple[float, float]:
-        """All steps of one epoch: mean loss and accuracy in percent over the training images."""
+    def _named(self) -> dict[str, Any]:
+        """What the metric of an epoch's entry is, where its key does not tell."""
+        metric = self.task.metric
+        if self.task.key == "accuracy" or metric is None:
+            return {}
+        return {"metric_name": metric.name, "metric_unit": metric.unit, "higher_is_better": metric.higher_is_better}
+
+    def _pass(self, on_step: Callable[[], None]) -> tuple[float, float | None]:
+        """All steps of one epoch: mean loss over the training images, and the share that is right in percent."""
         state, options = self.state, self.options
         single = self.accelerator.num_processes == 1
         interval = 1 if single and state.device.type == "cpu" else _CHECK_INTERVAL
         hooks = optimizer_step_hooks(state.model)
         totals = torch.zeros(2, device=state.device)  # loss · images, correct
         count = 0
-        for images, labels in self._data.train.batches(
+        for batch in self._data.train.batches(
             options.batch_size,
             shuffle=True,
             augment=options.augment,
@@ -140,8 +153,9 @@ class Run:
             state.lr = lr_at(state.step, state.steps_per_epoch, options)
             for group in state.optimizer.param_groups:
                 group["lr"] = state.lr
-            totals += self._step(images, labels, hooks)
-            count += len(images)
+            inputs, targets = split_batch(batch, state.model)
+            totals += self._step(inputs, targets, hooks)
+            count += size(inputs)
             state.step += 1
             if state.step % interval == 0:
                 self._require_finite(totals)
@@ -149,28 +163,31 @@ class Run:
                 callback.on_step_end(state)
             on_step()
         totals = self._require_finite(totals)
-        return float(totals[0]) / count, 100 * float(totals[1]) / count
+        right = float(totals[1])  # NaN where the task counts nothing
+        return float(totals[0]) / count, 100 * right / count if right == right else None
 
-    def _step(self, images: Tensor, labels: Tensor, hooks: Sequence[Callable[[], None]]) -> Tensor:
+    def _step(self, inputs: Inputs, targets: Any, hooks: Sequence[Callable[[], None]]) -> Tensor:
         """One optimizer step; loss · images and correct predictions, which sum over the processes."""
         state, world = self.state, self.accelerator.num_processes
-        n = len(images)
-        if n >= world:
-            images, labels = share(images, labels, self.accelerator.process_index, world)
+        n = size(inputs)
+        if n >= world > 1:
+            index = self.accelerator.process_index
+            inputs, targets = (
+                rows(each, index * n // world, (index + 1) * n // world, of=n) for each in (inputs, targets)
+            )
         # the mean of the processes' losses is the loss of the whole batch, also when shares differ in size
         scale = world / n if n >= world else 1 / n
-        images = images.to(memory_format=self._layout) if images.ndim == 4 else images
+        inputs = tree_map_only(Tensor, self._laid_out, inputs)
         state.model.zero_grad(set_to_none=True)
-        with self._autocast():
-            logits = logits_of(self._network, images, len(self._data.classes))
-        loss = self._loss(logits.float(), images, labels) * scale
+        loss, right = self._loss(inputs, targets)
+        loss = loss * scale
         for callback in self.callbacks:
             penalty = callback.penalty(state)
             loss = loss if penalty is None else loss + penalty
         try:
             self.accelerator.backward(loss)
         except RuntimeError as error:
-            raise forward_failure(error, images, "backward") from error
+            raise forward_failure(error, inputs, "backward") from error
         for callback in self.callbacks:
             callback.on_backward(state)
         state.optimizer.step()
@@ -179,35 +196,50 @@ class Run:
         if self._ema is not None:
             self._ema.update(state.model)
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum() * (scale * n / world)
-            return torch.stack([loss.detach() * (n / world), correct])
+            counted = loss.new_tensor(math.nan) if right is None else right * (scale * n / world)
+            return torch.stack([loss.detach() * (n / world), counted])
 
-    def _loss(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Summed over the images."""
-        options = self.options
-        loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="sum")
-        if self._teacher is None:
-            return loss
-        with torch.no_grad(), self._autocast():
-            taught = logits_of(self._teacher, images, len(self._data.classes))
-        check_teacher_logits(taught, logits)
-        weight = options.distill_weight
-        return (1 - weight) * loss + weight * soft_loss(logits, taught, options.temperature)
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.to(memory_format=self._layout) if images.ndim == 4 else images
+
+    def _loss(self, inputs: Inputs, targets: Any) -> tuple[Tensor, Tensor | None]:
+        """Summed over the images, and how many are right."""
+        options, task, count = self.options, self._smoothed, size(inputs)
+        if task.own_step:
+            with self._autocast():
+                return task.step(self._network, inputs, targets).float() * count, None
+        with self._autocast():
+            outputs = task.outputs(self._network, inputs, len(self._data.classes))
+        full = tree_map_only(Tensor, _single, outputs)
+        loss = task.total(full, targets, count)
+        if self._teacher is not None:
+            with torch.no_grad(), self._autocast():
+                taught = task.outputs(self._teacher, inputs, len(self._data.classes))
+            weight = options.distill_weight
+            taught = tree_map_only(Tensor, _single, taught)
+            loss = (1 - weight) * loss + weight * task.distill_total(full, taught, options.temperature, count)
+        with torch.no_grad():
+            return loss, task.hits(outputs, targets)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.state.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def _validate(self, model: nn.Module) -> tuple[float | None, float | None]:
-        """Loss and accuracy in percent on the validation split, as `evaluate` finds it; None if empty."""
+        """Loss and metric on the validation split, as `evaluate` finds it; None where there is none."""
         val, accelerator, device = self._data.val, self.accelerator, self.state.device
-        if not len(val):
+        if val is None or not len(val):
             return None, None
         part = (accelerator.process_index, accelerator.num_processes)
-        found = score(model, batches_of(val, 256, device), len(self._data.classes), device, part=part)
-        loss, correct, count = self._sum(torch.tensor(found, dtype=torch.float32, device=device)).tolist()
-        if not math.isfinite(loss):
+        found = score(model, val, self.task, batch_size=256, part=part)
+        loss, count = self._sum(torch.tensor([found.loss, found.count], device=device)).tolist()
+        if not self.task.own_step and not math.isfinite(loss):
             raise self._diverged("validation loss")
-        return loss / count, 100 * correct / count
+        records = gathered(found.records, accelerator.num_processes)
+        metric = self.task.metric
+        return (
+            None if self.task.own_step else loss / count,
+            None if metric is None else value_of(metric, records),
+        )
 
     def _sum(self, totals: Tensor) -> Tensor:
         reduced: Tensor = self.accelerator.reduce(totals, "sum")
@@ -306,3 +338,8 @@ class Run:
             model.load_state_dict(self._ema.module.state_dict())
         model.zero_grad(set_to_none=True)
         model.eval()
+
+
+def _single(output: Tensor) -> Tensor:
+    """Outputs of lower precision as float32, which losses need."""
+    return output.float() if output.is_floating_point() else output

@@ -1,0 +1,297 @@
+"""Data of one's own: loaders, data sets, lists or functions, as splits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from ..errors import InputError, InputTypeError, OperationError
+from ..graph.inputs import as_tensors
+from . import chance
+from .batches import moved, rows, size, split_batch
+from .split import Data
+
+Source = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Callable[[], Iterable[Any]]
+"""Batches, again and again; a `Dataset` gives single examples, of which batches are made."""
+
+
+def from_loaders(
+    train: Source,
+    val: Source | None = None,
+    test: Source | None = None,
+    *,
+    task: Any = None,
+    classes: Sequence[str] | int = (),
+    collate: Callable[[list[Any]], Any] | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    name: str = "loaders",
+) -> Data:
+    """Splits of batches that one's own loaders make: everything that takes data takes them.
+
+    A batch is `inputs` or `(inputs, targets)`: inputs a tensor, a tuple or a dict, targets anything. Loaders augment,
+    shuffle and normalise as they always do; uint8 images are divided by 255.
+
+    Args:
+        train: a `DataLoader`, a `Dataset`, a list of batches, or a function that returns a fresh iterator of batches.
+        val: likewise; None: cut from `train` by `seed`, where that is a `Dataset` or a `DataLoader` of one; without it
+            training cannot choose.
+        test: likewise; None: that of `val`.
+        task: what the network is for: a name of `pintsize.tasks.list()`, a mapping, or a `pintsize.Task`.
+        classes: their names, or how many there are; needed for nothing but names in files and reports.
+        collate: for a `Dataset`: makes a batch of a list of examples; by default torch's, and lists where examples
+            differ in size.
+        val_fraction: share of `train` that is cut off.
+        seed: of that cut and, for a `Dataset`, of the order in training.
+        name: for reports.
+
+    Raises:
+        InputTypeError: a source that gives its batches once, or gives none.
+        InputError: no validation split can be cut.
+    """
+    if val is None:
+        train, val = _cut(train, val_fraction, seed)
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    parts = {
+        part: LoaderSplit(source, part, classes=names, collate=collate, task=task)
+        for part, source in (("train", train), ("val", val), ("test", val if test is None else test))
+    }
+    shape = parts["train"].image_shape
+    return Data(name, parts["train"], parts["val"], parts["test"], names, shape, (), (), task)  # type: ignore[arg-type]
+
+
+class LoaderSplit:
+    """A split whose batches a loader, data set, list or function makes.
+
+    Args:
+        source: see `from_loaders`.
+        part: its name, for errors.
+        classes: names of the classes.
+        collate: see `from_loaders`.
+        task: what networks are to do with it.
+        limit: give out so many images.
+    """
+
+    transform = None
+
+    def __init__(
+        self,
+        source: Source,
+        part: str,
+        *,
+        classes: tuple[str, ...] = (),
+        collate: Callable[[list[Any]], Any] | None = None,
+        task: Any = None,
+        limit: int | None = None,
+    ) -> None:
+        self._source, self._part, self._limit = _checked(source, part), part, limit
+        self.classes, self.task = classes, task
+        self._collate = collate or _collated
+        self._count: int | None = None
+        self._first: Any = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one image: the first floating-point input of the first batch without its batch dimension."""
+        inputs, _ = split_batch(self._one())
+        leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 1]
+        return tuple(leaves[0].shape[1:]) if leaves else ()
+
+    def __len__(self) -> int:
+        if self._count is None:
+            known = _length(self._source)
+            self._count = sum(_images(batch) for batch in self._raw(256, None)) if known is None else known
+        return self._count if self._limit is None else min(self._count, self._limit)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches()
+
+    def __repr__(self) -> str:
+        return f"LoaderSplit({self._part} of {type(self._source).__name__})"
+
+    def num_batches(self, batch_size: int = 256, *, drop_last: bool = False) -> int:
+        """How many batches `batches` gives out: of a loader as many as it has."""
+        if isinstance(self._source, Dataset):
+            return len(self) // batch_size if drop_last else -(-len(self) // batch_size)
+        if self._limit is None and hasattr(self._source, "__len__"):
+            return len(self._source)
+        return sum(1 for _ in self.batches(batch_size))
+
+    def batches(
+        self,
+        batch_size: int = 256,
+        *,
+        shuffle: bool = False,
+        augment: bool = False,  # noqa: ARG002 (loaders augment as they do)
+        seed: int = 0,
+        epoch: int = 0,
+        device: str | torch.device = "cpu",
+        drop_last: bool = False,
+    ) -> Iterator[Any]:
+        """Give out the split once; the sizes and the order of a loader's batches are its own.
+
+        Args:
+            batch_size: examples in a batch that is made of a `Dataset`.
+            shuffle: a `Dataset`, in an order that (seed, epoch) determines.
+            augment: has no meaning here.
+            seed: of the order.
+            epoch: of the order; a loader's sampler with `set_epoch` is told, too.
+            device: where the tensors of a batch go.
+            drop_last: leave out a last batch with fewer examples, of a `Dataset`.
+
+        Raises:
+            OperationError: the loader fails, or has nothing more to give.
+        """
+        order = None
+        if shuffle and isinstance(self._source, Dataset):
+            order = chance.order(len(self._source), chance.SHUFFLE, seed, epoch).tolist()  # type: ignore[arg-type]
+        elif isinstance(self._source, DataLoader) and hasattr(self._source.sampler, "set_epoch"):
+            self._source.sampler.set_epoch(epoch)
+        left, given = len(self) if self._limit is not None else None, False
+        for batch in self._raw(batch_size, order, drop_last=drop_last):
+            if left is not None:
+                if left <= 0:
+                    break
+                batch, left = _at_most(batch, left), left - _images(batch)
+            given = True
+            yield moved(_as_floats(batch), device)
+        if not given:
+            raise OperationError(
+                f"loader {self._part!r}", "it gave no batch",
+                "pass one with at least a batch in it, that can be gone through again",
+            )  # fmt: skip
+
+    def subset(self, n: int, seed: int = 0) -> LoaderSplit:
+        """The first `n` images; of a `Dataset` of classes or anything else a choice by `seed`."""
+        chance.check_whole("n", n, least=1)
+        if n > len(self):
+            raise InputError(f"subset of {n} images", f"the split has only {len(self)}", "ask for fewer")
+        split = copy.copy(self)
+        if isinstance(self._source, Dataset):
+            chosen = chance.order(len(self._source), chance.SUBSET, seed)[:n].sort().values  # type: ignore[arg-type]
+            split._source, split._count = Subset(self._source, chosen.tolist()), n
+        else:
+            split._limit = n
+        return split
+
+    def at_most(self, n: int, seed: int = 0) -> LoaderSplit:
+        """`subset`, or all where there are no more."""
+        return self.subset(min(n, len(self)), seed)
+
+    def for_task(self, task: Any) -> LoaderSplit:
+        """The same batches for another task."""
+        split = copy.copy(self)
+        split.task = task
+        return split
+
+    def _one(self) -> Any:
+        if self._first is None:
+            self._first = next(self.batches(2))
+        return self._first
+
+    def _raw(self, batch_size: int, order: list[int] | None, *, drop_last: bool = False) -> Iterator[Any]:
+        """Batches as the source gives them."""
+        source = self._source
+        try:
+            if isinstance(source, Dataset):
+                count: int = len(source)  # type: ignore[arg-type]
+                indices = list(range(count)) if order is None else order
+                for at in range(0, count - (batch_size - 1 if drop_last else 0), batch_size):
+                    yield self._collate([source[i] for i in indices[at : at + batch_size]])
+                return
+            yield from source() if callable(source) and not isinstance(source, Iterable) else source
+        except (InputError, InputTypeError, OperationError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise OperationError(
+                f"loader {self._part!r}", f"it fails ({type(error).__name__}: {error})", "mend it: it must run by itself"
+            ) from error
+
+
+def _checked(source: Any, part: str) -> Any:
+    """Raise unless its batches can be gone through more than once."""
+    if isinstance(source, Iterator):
+        raise InputTypeError(
+            f"{part}= a {type(source).__name__}", "it gives its batches once, and every epoch needs them",
+            "pass the loader itself, a list, or a function that returns a fresh iterator",
+        )  # fmt: skip
+    whole = isinstance(source, Dataset) and hasattr(source, "__len__")
+    if isinstance(source, str | bytes | Mapping | Tensor) or not (
+        whole or isinstance(source, Iterable) or callable(source)
+    ):
+        raise InputTypeError(
+            f"{part}= {type(source).__name__}", "it gives no batches",
+            "pass a DataLoader, a Dataset, a list of batches, or a function that returns an iterator",
+        )  # fmt: skip
+    return source
+
+
+def _cut(source: Any, fraction: float, seed: int) -> tuple[Any, Any]:
+    """`source` without a share of its examples, and that share."""
+    if not 0 < fraction < 1:
+        raise InputError(f"val_fraction={fraction!r}", "it is not between 0 and 1", "pass a share such as 0.1")
+    examples = source.dataset if isinstance(source, DataLoader) else source
+    if not isinstance(examples, Dataset) or not hasattr(examples, "__len__") or len(examples) < 2:
+        raise InputError(
+            "val=None", "a validation split cannot be cut from batches that are made already",
+            "pass val=, or a Dataset as train=",
+        )  # fmt: skip
+    order = chance.order(len(examples), chance.VALIDATION, seed)
+    count = min(len(order) - 1, max(1, round(fraction * len(order))))
+    val, train = (Subset(examples, part.sort().values.tolist()) for part in (order[:count], order[count:]))
+    if not isinstance(source, DataLoader):
+        return train, val
+    options: dict[str, Any] = {
+        "batch_size": source.batch_size or 1, "num_workers": source.num_workers, "collate_fn": source.collate_fn,
+    }  # fmt: skip
+    return DataLoader(train, shuffle=True, **options), DataLoader(val, **options)
+
+
+def _collated(examples: list[Any]) -> Any:
+    """A batch of examples: stacked, where they fit; lists of what does not."""
+    try:
+        return default_collate(examples)
+    except (RuntimeError, TypeError):
+        first = examples[0]
+        if isinstance(first, tuple | list):
+            return tuple(_collated(list(column)) for column in zip(*examples, strict=True))
+        return list(examples)
+
+
+def _length(source: Any) -> int | None:
+    """How many images there are, where that is known without going through them."""
+    if isinstance(source, DataLoader):
+        return len(source.dataset) if hasattr(source.dataset, "__len__") and not source.drop_last else None
+    return len(source) if isinstance(source, Dataset) else None  # type: ignore[arg-type]
+
+
+def _images(batch: Any) -> int:
+    inputs, _ = split_batch(_as_floats(batch))
+    return size(inputs)
+
+
+def _at_most(batch: Any, count: int) -> Any:
+    inputs, targets = split_batch(_as_floats(batch))
+    n = size(inputs)
+    return batch if n <= count else (rows(inputs, 0, count, of=n), rows(targets, 0, count, of=n))
+
+
+def _as_floats(batch: Any) -> Any:
+    """Arrays as tensors, and uint8 images of the inputs in [0, 1]."""
+    batch = as_tensors(batch)
+
+    def scaled(images: Tensor) -> Tensor:
+        return images.float() / 255 if images.dtype == torch.uint8 and images.dim() > 2 else images
+
+    if isinstance(batch, Tensor | np.ndarray):
+        return scaled(batch)
+    if isinstance(batch, tuple | list) and batch and not isinstance(batch[0], Mapping):
+        return type(batch)([tree_map_only(Tensor, scaled, batch[0]), *batch[1:]]) if len(batch) <= 2 else batch
+    return batch
