@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from . import former as _former  # noqa: F401 (makes the former names of packages known)
 from .version import __version__ as __version__
 
-_PACKAGES = ("models", "data", "graph", "errors", "viz", "report")
+_PACKAGES = ("models", "data", "tasks", "graph", "errors", "viz", "report")
 _FUNCTIONS = {
     "show": "report",
+    "Task": "tasks",
     "train": "training",
     "evaluate": "training",
     "profile": "measure",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from . import graph as graph
     from . import models as models
     from . import report as report
+    from . import tasks as tasks
     from . import viz as viz
     from .deploy import export as export
     from .deploy import open_runtime as open_runtime
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from .run import compress as compress
     from .storage import load as load
     from .storage import save as save
+    from .tasks import Task as Task
     from .training import evaluate as evaluate
     from .training import train as train
 

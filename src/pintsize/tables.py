@@ -165,7 +165,7 @@ def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         (
             str(stage["name"]),
-            f"{stage['accuracy']:.2f} %",
+            f"{judged(stage):.2f} {stage.get('metric_unit', '%')}".rstrip(),
             count_text(stage["params"]),
             count_text(stage["macs"]),
             bytes_text(stage["bytes"]),
@@ -174,7 +174,9 @@ def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
         )
         for stage in stages
     ]
-    return Table((*_STAGE_HEADINGS, "as .pint") if compressed else _STAGE_HEADINGS, rows)
+    name = next((stage["metric_name"] for stage in stages if "metric_name" in stage), _STAGE_HEADINGS[1])
+    headings = (_STAGE_HEADINGS[0], name, *_STAGE_HEADINGS[2:])
+    return Table((*headings, "as .pint") if compressed else headings, rows)
 
 
 def _terminal_style(heat: float | None) -> str:

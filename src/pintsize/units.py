@@ -22,12 +22,12 @@ def milliseconds_text(number: float) -> str:
     return f"{_three(number)} ms"
 
 
-def drop_text(drop: float) -> str:
-    """Points of accuracy lost, or gained: 3.667 → '3.67 points lost'."""
+def drop_text(drop: float, unit: str = "points") -> str:
+    """Points of accuracy, or units of another metric, lost or gained: 3.667 → '3.67 points lost'."""
     text = f"{abs(drop):.2f}"
     if float(text) == 0:
-        return "no accuracy lost"
-    return f"{text} points {'lost' if drop > 0 else 'gained'}"
+        return "no accuracy lost" if unit == "points" else "nothing lost"
+    return f"{text} {unit} {'lost' if drop > 0 else 'gained'}"
 
 
 COST_TEXTS = {"latency": milliseconds_text, "bytes": bytes_text, "macs": count_text}

@@ -20,10 +20,11 @@ from pintsize.errors import InputError
 from pintsize.recipe.recipe import Recipe
 from pintsize.search.allocation import Allocation
 from pintsize.search.budget import BudgetSearch
-from pintsize.search.candidate import Workshop, paired_error
+from pintsize.search.candidate import Workshop
 from pintsize.search.clock import Clock
 from pintsize.search.latency_table import cache_file
 from pintsize.storage.network_file import read_tensors
+from pintsize.tasks.classification import Classification
 
 OPTIONS = {
     "epochs": 0, "recover_epochs": 2, "recover_lr": 0.02, "recover_batch_size": 32, "recover_precision": "fp32",
@@ -274,10 +275,12 @@ def test_residual_blocks_may_go_unless_that_is_forbidden(data, tmp_path):
 
 def test_the_error_of_a_drop_comes_from_the_images_that_changed():
     right = torch.tensor([True, True, False, False] * 100)
-    assert paired_error(right, right) == 0.0
+    metric = Classification().judged()
+    assert metric.drop(right, right) == (0.0, 0.0)
     changed = right.clone()
     changed[:2] = torch.tensor([False, False])
-    assert paired_error(right, changed) == pytest.approx(100 * (2 / 400 - (2 / 400) ** 2) ** 0.5 / 400**0.5)
+    error = 100 * (2 / 400 - (2 / 400) ** 2) ** 0.5 / 400**0.5
+    assert metric.drop(right, changed) == pytest.approx((100 * 2 / 400, error))
 
 
 def test_the_drop_and_its_error_have_to_be_within_the_budget(trained, data, tmp_path):

@@ -9,8 +9,8 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.errors import InputError, InputTypeError
-from pintsize.training import train
 from pintsize.tasks.classification import soft_loss
+from pintsize.training import train
 
 
 def test_soft_loss_by_hand():

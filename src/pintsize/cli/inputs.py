@@ -13,7 +13,7 @@ import typer
 from . import loading
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from ..data import Data
 
@@ -32,6 +32,12 @@ Plain = Annotated[
 ]  # fmt: skip
 DataName = Annotated[
     str, typer.Option("--data", "-d", help="A data set (see `pintsize datasets`) or imagefolder:PATH.")
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task", help="What the network is for: classification, segmentation, …, or package.module:task."
+    ),
 ]
 ModelWeights = Annotated[
     str | None, typer.Option(help="Weights to load into the model: .safetensors, .pth or .th.")
@@ -63,6 +69,7 @@ class Inputs:
 
     model: Model
     data: DataName | None
+    task: TaskName = None
     model_weights: ModelWeights = None
     num_classes: NumClasses = None
     in_channels: InChannels = None
@@ -90,9 +97,10 @@ class Inputs:
     def images(self) -> Data:
         """The data set."""
         assert self.data is not None
-        return loading.load_data(
+        images = loading.load_data(
             self.data, val_fraction=self.val_fraction, seed=self.seed, limit=self.limit, image_size=self.image_size
         )  # fmt: skip
+        return images if self.task is None else images.for_task(loading.load_task(self.task))
 
     @property
     def images_if_any(self) -> Data | None:
@@ -113,7 +121,7 @@ class Inputs:
         return loading.load_model(self.model, images, image_size=self.image_size, **options)
 
     @property
-    def example(self) -> Tensor:
+    def example(self) -> Any:
         """Two images for the network."""
         from ..run.networks import example_for
 

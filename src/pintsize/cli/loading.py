@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..data import Data
+    from ..tasks import Task
 
 
 def load_model(
@@ -20,8 +21,15 @@ def load_model(
     given = {key: value for key, value in options.items() if value is not None}
     section = checked("model", {"name": name, **given}, source="options")
     shape = None if image_size is None else (section.in_channels or 3, image_size, image_size)
-    shape, classes = (data.image_shape, len(data.classes)) if data else (shape, None)
+    shape, classes = (data.image_shape, len(data.classes) or None) if data else (shape, None)
     return networks.build(section, image_shape=shape, num_classes=classes)
+
+
+def load_task(name: str) -> Task:
+    """The task that `--task` names; a module of one's own is looked for in the folder of the shell, too."""
+    from ..tasks import task_of
+
+    return task_of(name)
 
 
 def load_data(name: str, **options: Any) -> Data:

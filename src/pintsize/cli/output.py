@@ -13,6 +13,7 @@ from ..tables import jsonable
 
 if TYPE_CHECKING:
     from ..data import Data
+    from ..tasks import Task
 
 
 def emit(values: Mapping[str, Any] | list[Any], *shown: object, as_json: bool) -> None:
@@ -33,7 +34,28 @@ def emit(values: Mapping[str, Any] | list[Any], *shown: object, as_json: bool) -
             typer.echo(part.table() if hasattr(part, "table") else str(part))
 
 
-def compared(before: float, after: float, images: Data) -> tuple[dict[str, float], str]:
-    """Accuracy on the validation images before and after, for programs and for people."""
-    values = {"val_accuracy_before": before, "val_accuracy": after, "drop": before - after}
-    return values, f"{after:.2f} % on {len(images.val)} validation images, {before:.2f} % before"
+def compared(before: float, after: float, images: Data) -> tuple[dict[str, Any], str]:
+    """Accuracy, or another metric, on the validation images before and after, for programs and for people."""
+    values, text = judged(after, images)
+    key = next(iter(values))
+    metric = _task(images).judged()
+    return (
+        {f"{key}_before": before, **values, "drop": metric.worse(before, after)},
+        f"{text}, {metric.told(before)} before",
+    )
+
+
+def judged(value: float, images: Data) -> tuple[dict[str, Any], str]:
+    """Accuracy, or another metric, on the validation images, for programs and for people."""
+    task = _task(images)
+    metric = task.judged()
+    own = task.key != "accuracy"
+    named = {"metric_name": metric.name, "metric_unit": metric.unit} if own else {}
+    told = f"{metric.name} {metric.told(value)}" if own else f"{value:.2f} %"
+    return {f"val_{task.key}": value, **named}, f"{told} on {len(images.val)} validation images"
+
+
+def _task(images: Data) -> Task:
+    from ..tasks import task_of
+
+    return task_of(None, images)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .inputs import Checkpoint, Inputs, LogDir, Out
+from .output import judged
 from .verbs import Given, Told, told, verb
 
 
@@ -47,8 +48,8 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # torchrun started several: all hold the same network
         return None
     save(network, out)
-    accuracy = evaluate(network, images.val)
+    values, text = judged(evaluate(network, images.val), images)
     return told(
-        {"file": out, "val_accuracy": accuracy, "history": list(history)},
-        f"{out}: {accuracy:.2f} % on {len(images.val)} validation images",
+        {"file": out, **values, "history": list(history)},
+        f"{out}: {text}",
     )

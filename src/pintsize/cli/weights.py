@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .inputs import Checkpoint, Inputs, LogDir, Out
+from .output import judged
 from .verbs import Given, Told, refuse, told, verb
 
 
@@ -42,15 +43,16 @@ def sparsify(
             ignore=how.ignore, min_density=how.min_density, seed=inputs.seed,
         )  # fmt: skip
     save(network, out)
-    accuracy = None if images is None else evaluate(network, images.val)
+    found: dict[str, Any] = {"val_accuracy": None}
     text = f"saved to {out}"
     if images is not None:
-        text += f": {accuracy:.2f} % on {len(images.val)} validation images"
+        found, shown = judged(evaluate(network, images.val), images)
+        text += f": {shown}"
     layers = [{"name": one.name, "kept": one.kept, "total": one.total} for one in result.layers]
     values = {
         "file": out,
         "density": result.density,
-        "val_accuracy": accuracy,
+        **found,
         "layers": layers,
         "history": history,
     }

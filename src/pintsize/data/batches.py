@@ -7,7 +7,7 @@ network that takes several: a tuple, or a dict by name. Targets are anything.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,25 +25,33 @@ Inputs = Tensor | tuple[Any, ...]
 
 _IMAGES = ("image", "images", "pixel_values", "img", "imgs", "input", "inputs", "x", "data")
 """What loaders call what a network looks at, where `forward` calls it otherwise."""
-_TARGETS = {"label", "labels", "target", "targets", "y", "mask", "masks", "annotation", "annotations", "class", "classes",
-            "boxes", "bbox", "gt", "ground_truth", "segmentation", "segmentation_map", "segmentation_maps"}  # fmt: skip
+TARGET_NAMES = {
+    "label", "labels", "target", "targets", "y", "mask", "masks", "annotation", "annotations", "class", "classes", "boxes",
+    "bbox", "gt", "ground_truth", "segmentation", "segmentation_map", "segmentation_maps",
+}  # fmt: skip
 """What loaders call what it should say; `forward` may have an optional parameter of that name, for a loss."""
 _TAKES: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = weakref.WeakKeyDictionary()
 """Network → names in a dict → whether it is called with such a dict."""
 
 
-def split_batch(batch: Any, model: nn.Module | None = None) -> tuple[Inputs, Any]:
+def split_batch(
+    batch: Any, model: nn.Module | None = None, *, names: Sequence[str] = ()
+) -> tuple[Inputs, Any]:
     """What of a batch the network is called with, and the targets (None without any).
 
     Args:
         batch: of a loader, arrays or tensors; see the module.
         model: the network: how many inputs it takes and how they are called decide what `(a, b)` and a dict mean.
+        names: of a file's inputs, in its order, where there is no network: what a dict has under them.
 
     Raises:
         InputTypeError: there is nothing in it that a network could look at.
     """
     batch = as_tensors(batch)
-    if isinstance(batch, Mapping):
+    named = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if isinstance(named, Mapping) and names and set(names) <= set(named):
+        inputs, targets = tuple(named[name] for name in names), _beside(batch, names)
+    elif isinstance(batch, Mapping):
         inputs, targets = _of_mapping(batch, model)
     elif isinstance(batch, tuple | list) and batch:
         inputs, targets = _of_sequence(list(batch), model)
@@ -51,6 +59,16 @@ def split_batch(batch: Any, model: nn.Module | None = None) -> tuple[Inputs, Any
         inputs, targets = batch, None
     _check(inputs, batch)
     return inputs, targets
+
+
+def _beside(batch: Any, names: Sequence[str]) -> Any:
+    """The targets of a batch whose inputs have these names."""
+    rest = (
+        [value for name, value in batch.items() if name not in names]
+        if isinstance(batch, Mapping)
+        else list(batch[1:])
+    )
+    return None if not rest else rest[0] if len(rest) == 1 else tuple(rest)
 
 
 def batches_of(
@@ -106,6 +124,20 @@ def _limited(
         left -= count
         if left <= 0:
             return
+
+
+def example_of(split: Any, model: nn.Module | None = None, count: int = 2) -> Inputs:
+    """The first `count` images of a split, to trace a network with."""
+    inputs, _ = split_batch(next(iter(split.batches(batch_size=count))), model)
+    found: Inputs = rows(inputs, 0, count)
+    return found
+
+
+def arrays(inputs: Inputs, count: int = 1) -> tuple[np.ndarray[Any, Any], ...]:
+    """The first `count` images as a runtime takes them."""
+    return tuple(
+        leaf.cpu().numpy() for leaf in tree_leaves(rows(inputs, 0, count)) if isinstance(leaf, Tensor)
+    )
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
@@ -170,7 +202,7 @@ def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any,
     parameters = {} if model is None else parameters_of(model)
     needed = [] if model is None else _required(model)
     chosen = [
-        name for name in batch if name in parameters and (name in needed or name.lower() not in _TARGETS)
+        name for name in batch if name in parameters and (name in needed or name.lower() not in TARGET_NAMES)
     ]
     if not chosen or not set(needed) <= set(chosen):
         chosen = _by_custom(batch, model)
@@ -184,7 +216,7 @@ def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any,
 
 def _by_custom(batch: Mapping[str, Any], model: nn.Module | None) -> list[str]:
     """The inputs in a dict whose names `forward` does not know."""
-    others = [name for name in batch if str(name).lower() not in _TARGETS]
+    others = [name for name in batch if str(name).lower() not in TARGET_NAMES]
     if len(others) > 1 and _takes_dict(model, {name: batch[name] for name in others}):
         return others
     named = [name for name in others if str(name).lower() in _IMAGES]

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -14,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ..errors import InputError, InputTypeError, OperationError
 from ..graph.inputs import as_tensors
+from ..storage.digests import digest, tensor_digest
 from . import chance
-from .batches import moved, rows, size, split_batch
+from .batches import TARGET_NAMES, moved, rows, size, split_batch
 from .split import Data
 
 Source = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Callable[[], Iterable[Any]]
@@ -44,7 +44,8 @@ def from_loaders(
         val: likewise; None: cut from `train` by `seed`, where that is a `Dataset` or a `DataLoader` of one; without it
             training cannot choose.
         test: likewise; None: that of `val`.
-        task: what the network is for: a name of `pintsize.tasks.list()`, a mapping, or a `pintsize.Task`.
+        task: what the network is for: a name of `pintsize.tasks.list()`, a mapping, or a `pintsize.Task`; by default
+            imitation, where batches have no targets, else classification.
         classes: their names, or how many there are; needed for nothing but names in files and reports.
         collate: for a `Dataset`: makes a batch of a list of examples; by default torch's, and lists where examples
             differ in size.
@@ -63,6 +64,9 @@ def from_loaders(
         part: LoaderSplit(source, part, classes=names, collate=collate, task=task)
         for part, source in (("train", train), ("val", val), ("test", val if test is None else test))
     }
+    if task is None and parts["val"].unlabelled:
+        task = "imitation"
+        parts = {part: split.for_task(task) for part, split in parts.items()}
     shape = parts["train"].image_shape
     return Data(name, parts["train"], parts["val"], parts["test"], names, shape, (), (), task)  # type: ignore[arg-type]
 
@@ -100,9 +104,16 @@ class LoaderSplit:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Of one image: the first floating-point input of the first batch without its batch dimension."""
-        inputs, _ = split_batch(self._one())
-        leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 1]
+        leaves = [leaf for leaf in _seen(self._one()) if leaf.dim() > 1]
         return tuple(leaves[0].shape[1:]) if leaves else ()
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether its batches have no targets."""
+        batch = self._one()
+        if isinstance(batch, Mapping):
+            return not any(str(name).lower() in TARGET_NAMES for name in batch)
+        return split_batch(batch)[1] is None
 
     def __len__(self) -> int:
         if self._count is None:
@@ -156,12 +167,11 @@ class LoaderSplit:
             self._source.sampler.set_epoch(epoch)
         left, given = len(self) if self._limit is not None else None, False
         for batch in self._raw(batch_size, order, drop_last=drop_last):
-            if left is not None:
-                if left <= 0:
-                    break
-                batch, left = _at_most(batch, left), left - _images(batch)
+            if left is not None and left <= 0:
+                break
             given = True
-            yield moved(_as_floats(batch), device)
+            yield moved(_as_floats(batch if left is None else _at_most(batch, left)), device)
+            left = None if left is None else left - _images(batch)
         if not given:
             raise OperationError(
                 f"loader {self._part!r}", "it gave no batch",
@@ -191,6 +201,11 @@ class LoaderSplit:
         split.task = task
         return split
 
+    def digest(self) -> str:
+        """Of the number of images and of the first batch: a loader's whole content is not cheap to read."""
+        leaves = [leaf for leaf in tree_leaves(self._one()) if isinstance(leaf, Tensor)]
+        return digest([len(self), tensor_digest({str(number): leaf for number, leaf in enumerate(leaves)})])
+
     def _one(self) -> Any:
         if self._first is None:
             self._first = next(self.batches(2))
@@ -211,7 +226,9 @@ class LoaderSplit:
             raise
         except Exception as error:
             raise OperationError(
-                f"loader {self._part!r}", f"it fails ({type(error).__name__}: {error})", "mend it: it must run by itself"
+                f"loader {self._part!r}",
+                f"it fails ({type(error).__name__}: {error})",
+                "mend it: it must run by itself",
             ) from error
 
 
@@ -236,7 +253,9 @@ def _checked(source: Any, part: str) -> Any:
 def _cut(source: Any, fraction: float, seed: int) -> tuple[Any, Any]:
     """`source` without a share of its examples, and that share."""
     if not 0 < fraction < 1:
-        raise InputError(f"val_fraction={fraction!r}", "it is not between 0 and 1", "pass a share such as 0.1")
+        raise InputError(
+            f"val_fraction={fraction!r}", "it is not between 0 and 1", "pass a share such as 0.1"
+        )
     examples = source.dataset if isinstance(source, DataLoader) else source
     if not isinstance(examples, Dataset) or not hasattr(examples, "__len__") or len(examples) < 2:
         raise InputError(
@@ -272,15 +291,25 @@ def _length(source: Any) -> int | None:
     return len(source) if isinstance(source, Dataset) else None  # type: ignore[arg-type]
 
 
+def _seen(batch: Any) -> list[Tensor]:
+    """The tensors in what a network looks at, which is not known here: all that is not called as targets are."""
+    if isinstance(batch, Mapping):
+        batch = {name: value for name, value in batch.items() if str(name).lower() not in TARGET_NAMES}
+    elif isinstance(batch, tuple | list) and batch:
+        batch = batch[0]
+    return [leaf for leaf in tree_leaves(as_tensors(batch)) if isinstance(leaf, Tensor)]
+
+
 def _images(batch: Any) -> int:
-    inputs, _ = split_batch(_as_floats(batch))
-    return size(inputs)
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if isinstance(first, list):  # images of different sizes
+        return len(first)
+    return size(tuple(_seen(batch)))
 
 
 def _at_most(batch: Any, count: int) -> Any:
-    inputs, targets = split_batch(_as_floats(batch))
-    n = size(inputs)
-    return batch if n <= count else (rows(inputs, 0, count, of=n), rows(targets, 0, count, of=n))
+    n = _images(batch)
+    return batch if n <= count else rows(batch, 0, count, of=n)
 
 
 def _as_floats(batch: Any) -> Any:
@@ -290,8 +319,10 @@ def _as_floats(batch: Any) -> Any:
     def scaled(images: Tensor) -> Tensor:
         return images.float() / 255 if images.dtype == torch.uint8 and images.dim() > 2 else images
 
-    if isinstance(batch, Tensor | np.ndarray):
+    if isinstance(batch, Tensor):
         return scaled(batch)
     if isinstance(batch, tuple | list) and batch and not isinstance(batch[0], Mapping):
-        return type(batch)([tree_map_only(Tensor, scaled, batch[0]), *batch[1:]]) if len(batch) <= 2 else batch
+        return (
+            type(batch)([tree_map_only(Tensor, scaled, batch[0]), *batch[1:]]) if len(batch) <= 2 else batch
+        )
     return batch

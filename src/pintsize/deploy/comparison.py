@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..data.batches import Inputs, class_labels, run
+from ..data.batches import Inputs, class_labels, moved, run
+from ..tasks import Task
+from ..tasks.metric import value_of
 from .tolerance import explained, outputs_of
 
 _SAMPLE = 64
@@ -53,8 +57,13 @@ class _Sums:
 
 @dataclass
 class Comparison:
-    """Running sums over the batches."""
+    """Running sums over the batches.
 
+    Args:
+        task: by which file and model are judged; None: by whether they are classifications, as the outputs show.
+    """
+
+    task: Task | None = None
     images: int = 0
     outputs: list[_Sums] = field(default_factory=list)
     structure: str | None = None
@@ -65,13 +74,19 @@ class Comparison:
     labelled: int = 0
     file_right: int = 0
     model_right: int = 0
+    file_records: list[Any] = field(default_factory=list)
+    """What the task's metric notes of each image."""
+    model_records: list[Any] = field(default_factory=list)
+    alike: list[float] = field(default_factory=list)
+    """Of each image, how far the decisions agree, 0–1."""
     sample: list[Inputs] = field(default_factory=list)
     """Some images, to measure the tolerance and to look into the layers with."""
 
     def add(
-        self, inputs: Inputs, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object
-    ) -> None:
-        """Take the outputs of one batch of `count` images."""
+        self, inputs: Inputs, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object,
+        outputs: Any = None,
+    ) -> None:  # fmt: skip
+        """Take the outputs of one batch of `count` images; `outputs` are the model's in their own structure."""
         if self.images < _SAMPLE:
             self.sample.append(inputs)
         self.images += count
@@ -81,7 +96,29 @@ class Comparison:
         self.outputs = self.outputs or [_Sums() for _ in ours]
         for sums, found, wanted in zip(self.outputs, ours, reference, strict=True):
             sums.add(found, wanted)
-        self._classes(count, ours, reference, targets)
+        if self.task is None or self.task.key == "accuracy":
+            self._classes(count, ours, reference, targets)
+        else:
+            self._judge(self.task, ours, outputs, targets)
+
+    def _judge(self, task: Task, ours: Sequence[Tensor], outputs: Any, targets: object) -> None:
+        """The file's outputs, in the structure of the model's, beside them."""
+        outputs = moved(outputs, "cpu")
+        leaves, structure = tree_flatten(outputs)
+        found = iter(ours)
+        file = tree_unflatten(
+            [next(found) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
+        )
+        if task.metric is not None and targets is not None:
+            truth = moved(targets, "cpu")
+            self.file_records += list(task.metric.records(file, truth))
+            self.model_records += list(task.metric.records(outputs, truth))
+        if (same := task.agreement(file, outputs)) is not None:
+            self.alike += torch.as_tensor(same).float().flatten().tolist()
+
+    def metric(self, records: list[Any]) -> float | None:
+        """The task's metric of one of the two; None where there were no targets."""
+        return value_of(self.task.metric, records) if self.task and self.task.metric and records else None
 
     def _classes(
         self, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object
@@ -102,7 +139,9 @@ class Comparison:
 
     @property
     def agreement(self) -> float | None:
-        """Percent of the images with the same top-1 class; None where outputs are no classes."""
+        """Percent of the images with the same top-1 class, or on which decisions agree; None where there are none."""
+        if self.alike:
+            return 100 * sum(self.alike) / len(self.alike)
         return (
             100 * self.same / self.classified if self.classified and self.classified == self.images else None
         )

@@ -66,6 +66,8 @@ class Made:
     """What the file must compute: the network on the CPU in float32, with all that was put into the file."""
     args: tuple[Any, ...]
     """Inputs of it, of the size that the file takes; () if none are known."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """What the file says of itself."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,13 @@ class Options:
         return (torch.zeros(shape),)
 
     def names(self, model: nn.Module, args: tuple[Any, ...]) -> list[str] | None:
-        """Of the arguments, if the example is a dict of them."""
+        """Of the arguments, if there are several, or the example is a dict of them."""
         from ..graph.inputs import parameters_of
 
-        named = isinstance(self.example, Mapping) and not isinstance(args[0], Mapping)
-        return list(parameters_of(model))[: len(args)] if named else None
+        named = isinstance(self.example, Mapping) or len(args) > 1
+        names = list(parameters_of(model))[: len(args)]
+        plain = all(isinstance(arg, Tensor) for arg in args)
+        return names if named and plain and len(names) == len(args) else None
 
 
 def known_input_shape(model: nn.Module) -> tuple[int, ...] | None:

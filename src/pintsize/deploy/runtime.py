@@ -35,6 +35,10 @@ class Runtime(Protocol):
     """Of the first input, batch first."""
     machine: str | None
     """What this machine lacks of the one that the file was made for; None: nothing."""
+    input_names: Sequence[str]
+    """In order; () where the file does not tell."""
+    structure: Any
+    """How the model's outputs are put together, see `structured`; None: one tensor, or a tuple of them."""
 
     def __call__(self, *inputs: Array) -> Any:
         """Run the network on NumPy arrays or on tensors; a tuple comes back if it has several outputs."""
@@ -242,6 +246,8 @@ class Closing:
     """`with open_runtime(…) as runtime:` closes it at the end."""
 
     machine: str | None = None
+    input_names: Sequence[str] = ()
+    structure: Any = None
 
     def __enter__(self) -> Any:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..data.batches import Inputs, arguments, batches_of, moved, rows, run, size
 from ..errors import InputError, VerificationFailed
 from ..graph.inputs import batched
 from ..tables import Table, Tabular
+from ..tasks import Task, task_of
 from ..units import bytes_text, milliseconds_text
 from .comparison import Comparison
 from .layers import first_beyond_rounding
@@ -66,12 +67,18 @@ class Verification(Tabular):
     """Whether every output is finite and within its tolerance, and the agreement reaches `agreement_at_least`."""
     machine: str | None = None
     """What this machine lacks of the one that the file was made for; None: nothing."""
+    metric: float | None = None
+    """Of the file, of a task other than classification; None without targets."""
+    model_metric: float | None = None
+    metric_name: str | None = None
+    metric_unit: str = ""
 
     def __rich__(self) -> Table:
         """All figures, a line each."""
         rows = []
         if self.agreement is not None:
-            rows.append(("same top class", f"{self.agreement:.2f} % of {self.images} images"))
+            label = "same top class" if self.metric_name is None else "same decisions"
+            rows.append((label, f"{self.agreement:.2f} % of {self.images} images"))
         rows += [
             ("relative error", f"{self.relative_error:.2g}, rounding explains {self.tolerance:.2g}"),
             ("largest difference of outputs", f"{self.max_logit_error:.3g}"),
@@ -79,6 +86,8 @@ class Verification(Tabular):
         ]
         if self.accuracy is not None:
             rows.append(("accuracy", f"{self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)"))
+        if self.metric is not None:
+            rows.append((str(self.metric_name), self._metric_text()))
         rows.append(("size", bytes_text(self.bytes)))
         rows.append((
             f"latency, {self.threads} thread{'' if self.threads == 1 else 's'}",
@@ -102,6 +111,8 @@ class Verification(Tabular):
             lines[1] = f"agreement {self.agreement:.2f} %, {lines[1]}"
         if self.accuracy is not None:
             lines.append(f"accuracy {self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)")
+        if self.metric is not None:
+            lines.append(f"{self.metric_name} {self._metric_text()}")
         lines.append(
             f"{bytes_text(self.bytes)}, {milliseconds_text(self.latency.median_ms)} for one image on {self.threads} threads"
         )
@@ -113,12 +124,19 @@ class Verification(Tabular):
             lines.append(f"this machine: {self.machine}")
         return "\n".join(lines)
 
+    def _metric_text(self) -> str:
+        of_file, of_model = (
+            f"{value:.2f} {self.metric_unit}".rstrip() for value in (self.metric, self.model_metric)
+        )
+        return f"{of_file} (model {of_model})"
+
 
 def verify(
     path: str | os.PathLike[str],
     model: nn.Module,
     split: Any,
     *,
+    task: Task | str | Mapping[str, Any] | None = None,
     threads: int = 2,
     batch_size: int = 64,
     backend: str | None = None,
@@ -137,6 +155,7 @@ def verify(
         path: the exported file.
         model: the simulated model; runs in eval mode where it is, and is unchanged.
         split: a split, or any iterable of batches, `inputs` or `(inputs, targets)`: see `pintsize.data.split_batch`.
+        task: see `pintsize.train`: its metric, of file and model, and its agreement are told.
         threads: of the runtime and of the timing.
         batch_size: for splits.
         backend: see `open_runtime`.
@@ -160,13 +179,14 @@ def verify(
             f"tolerance={tolerance}", "it is no relative error", "pass e.g. 1e-3, or leave it out"
         )
     path = Path(path)
+    judging = task_of(task, split)
     batches = batches_of(split, limit=limit, model=model, batch_size=batch_size)
     runtime = open_runtime(path, backend=backend, threads=threads)
     other = None
     if against is not None:
         other = open_runtime(against, backend=backend if opens(backend, against) else None, threads=threads)
     try:
-        found, alone, first = _compare(as_written(runtime), model, batches)
+        found, alone, first = _compare(as_written(runtime), model, batches, judging)
         as_written(runtime, False)
         latency, other_latency = _time(runtime, other, first, threads, repeats)
         nodes = runtime.integer_nodes()
@@ -177,6 +197,7 @@ def verify(
     error, allowed = _worst([found, alone], model, tolerance)
     agreement = found.agreement
     ok = error <= allowed and (agreement is None or agreement >= agreement_at_least)
+    metric = judging.metric if found.file_records else None
     where = None
     if path.suffix == ".onnx" and (not ok or (agreement is not None and agreement < 100)):
         where = first_beyond_rounding(
@@ -193,6 +214,8 @@ def verify(
         speedup=None if other_latency is None else other_latency.median_ms / latency.median_ms,
         bytes=size_of(path), integer_nodes=nodes, first_divergent=where,
         agreement_at_least=agreement_at_least, ok=ok, machine=runtime.machine,
+        metric=found.metric(found.file_records), model_metric=found.metric(found.model_records),
+        metric_name=None if metric is None else metric.name, metric_unit="" if metric is None else metric.unit,
     )  # fmt: skip
     if not result.ok:
         cause = found.structure or _figures(result)
@@ -236,12 +259,12 @@ def _figures(result: Verification) -> str:
 
 
 def _compare(
-    runtime: Runtime, model: nn.Module, batches: Iterator[tuple[Inputs, Any]]
+    runtime: Runtime, model: nn.Module, batches: Iterator[tuple[Inputs, Any]], task: Task
 ) -> tuple[Comparison, Comparison, Inputs]:
     """The comparison over all batches, that of the first image alone, and this image."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     fixed = runtime.input_shape[0] if runtime.input_shape else None
-    found, alone = Comparison(), Comparison()
+    found, alone = Comparison(task), Comparison(task)
     first: Inputs | None = None
     with batched(model), evaluating(model), torch.no_grad():
         for given, targets in batches:
@@ -266,7 +289,8 @@ def _compare(
 
 def _add(found: Comparison, runtime: Runtime, model: nn.Module, inputs: Inputs, targets: Any) -> None:
     ours = outputs_of(runtime(*file_inputs(inputs, runtime)))
-    found.add(inputs, size(inputs), ours, outputs_of(run(model, copied(inputs))), targets)
+    outputs = run(model, copied(inputs))
+    found.add(inputs, size(inputs), ours, outputs_of(outputs), targets, outputs)
 
 
 def _time(

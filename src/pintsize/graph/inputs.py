@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -83,13 +84,13 @@ def by_name(given: Mapping[str, Any], model: nn.Module) -> tuple[Any, ...]:
 
 def parameters_of(model: nn.Module) -> dict[str, inspect.Parameter]:
     """The positional parameters of the user's own `forward`, behind wrappers that take anything."""
-    found = [vars(owner)["forward"] for owner in type(model).__mro__ if "forward" in vars(owner)]
-    for forward in ([model.forward] if "forward" in vars(model) else []) + found:
+    found: list[Any] = [vars(owner)["forward"] for owner in type(model).__mro__ if "forward" in vars(owner)]
+    bound: list[Any] = [functools.partial(each, model) for each in found]  # whatever it calls its `self`
+    for forward in ([model.forward] if "forward" in vars(model) else []) + bound:
         parameters = {
             name: parameter
             for name, parameter in inspect.signature(forward).parameters.items()
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-            and name != "self"
         }
         if parameters:
             return parameters

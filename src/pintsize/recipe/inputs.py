@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from .section import Section, section
 
@@ -26,6 +26,19 @@ class ModelSection(Section):
     """First layers: `small` for images up to 64×64, `imagenet` above; `auto` goes by the data."""
     weights: str | None = None
     """A file of weights to start from: `.safetensors`, `.pth` or `.th`."""
+
+
+@section(
+    "task", title="Task", about="What the network is for; by default that of the data, else classification.", place=9,
+    renamed={"name": "task"},
+)  # fmt: skip
+class TaskSection(Section):
+    """What the network is for; further keys are options of the task."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """A name of `pintsize.tasks.list()`, such as segmentation, or `package.module:task`."""
 
 
 @section(

@@ -75,7 +75,7 @@ class Recipe(Section):
         """The sections that prune."""
         return [entry.name for entry in sections() if entry.way and getattr(self, entry.name) is not None]
 
-    @field_validator("model", "data", mode="before", check_fields=False)
+    @field_validator("model", "data", "task", mode="before", check_fields=False)
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
         """`model: resnet18` is short for `model: {name: resnet18}`."""
@@ -145,7 +145,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
             merged[section] = value
             continue
         inner = merged.get(section)
-        if isinstance(inner, str) and section in {"model", "data"}:
+        if isinstance(inner, str) and section in {"model", "data", "task"}:
             inner = {"name": inner}
         if inner is not None and not isinstance(inner, dict):
             raise InputTypeError(

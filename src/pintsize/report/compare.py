@@ -128,6 +128,7 @@ def _entry(number: int, name: str, run: Run, differences: Sequence[str], out: Pa
         "recipe": run.recipe or json.dumps(run.metrics.recipe, indent=1),
         "link": os.path.relpath(own, out.resolve().parent) if own.is_file() else None,
         "accuracy": last.accuracy,
+        "task": run.metrics.task,
         "bytes": last.bytes,
         "macs": last.macs,
         "latency_ms": last.median_ms,
@@ -144,7 +145,11 @@ def _plots(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
     found = []
     for cost in _COSTS:
         if sum(entry[cost] is not None and entry["accuracy"] is not None for entry in entries) > 1:
-            figure = accuracy_compression(entries, cost=cost, urls=[f"#{entry['id']}" for entry in entries])
+            task = entries[0]["task"]
+            figure = accuracy_compression(
+                entries, cost=cost, urls=[f"#{entry['id']}" for entry in entries],
+                metric=task.metric, unit=task.unit, higher_is_better=task.higher_is_better,
+            )  # fmt: skip
             svg = style.to_svg(figure, key=cost).replace('role="img"', 'role="group"', 1)
             found.append(Markup(_named_links(svg, entries)))  # noqa: S704 (matplotlib escaped it)
     return found
@@ -162,7 +167,7 @@ def _named_links(svg: str, entries: Sequence[Mapping[str, Any]]) -> str:
 
 def point_text(entry: Mapping[str, Any]) -> str:
     """A run in one line: name, accuracy and costs."""
-    told = [f"{entry['accuracy']:.2f} %"] if entry["accuracy"] is not None else []
+    told = [entry["task"].told(entry["accuracy"])] if entry["accuracy"] is not None else []
     told += [bytes_text(entry["bytes"])] if entry["bytes"] is not None else []
     told += [milliseconds_text(entry["latency_ms"])] if entry["latency_ms"] is not None else []
     return f"{entry['name']}: {', '.join(told) or 'nothing measured'}"
@@ -177,6 +182,8 @@ def _sentence(entries: Sequence[Mapping[str, Any]]) -> str:
     ):
         having = [entry for entry in entries if entry[key] is not None]
         if having:
+            if key == "accuracy" and not having[0]["task"].higher_is_better:
+                most = min  # noqa: PLW2901
             best = most(having, key=lambda entry: entry[key])
             said.append(f"{label} is {point_text(best)}")
     return f"{len(entries)} runs; {'; '.join(said) or 'nothing was measured in them'}."

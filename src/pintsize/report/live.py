@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..tables import judged
+
 _START = re.compile(r" event=begin( |$)")
 _EVENT = re.compile(r" stage=(\w[\w-]*) event=(started|reused|done)\b")
 _EVENTS = "tensorboard/*/events.*"
@@ -50,7 +52,8 @@ def unfinished(run: Path) -> tuple[dict[str, Any], list[Progress]]:
         history = result.get("history") or ([] if done else _events(run / "tensorboard" / name))
         if history:
             histories[name] = history
-        accuracy = result.get("val_accuracy", history[-1].get("val_accuracy") if history else None)
+        accuracy = judged(result, "val_")
+        accuracy = judged(history[-1], "val_") if accuracy is None and history else accuracy
         progress.append(Progress(name, done, results[name].get("seconds"), accuracy, len(history)))
     measured = results.get("measure", {}).get("result", {})
     found = {

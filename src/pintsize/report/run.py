@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import CorruptFile, InputError
+from ..tables import judged
 from . import live
 from .live import Progress
 
@@ -34,6 +35,30 @@ class StageLatency(_Part):
     batch: int | None = None
 
 
+def _as_accuracies(row: Any) -> Any:
+    if not isinstance(row, Mapping):
+        return row
+    return {**row, "accuracy": judged(row), "val_accuracy": judged(row, "val_")}
+
+
+class Judged(_Part):
+    """What the figures of a run mean."""
+
+    name: str = "classification"
+    metric: str = "accuracy"
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    def told(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{value:.2f} {self.unit}".rstrip()
+
+    @property
+    def points(self) -> str:
+        """The unit of a drop."""
+        return "points" if self.metric == "accuracy" else self.unit or self.metric
+
+
 class Stage(_Part):
     """One stage of a run; what was not measured is None."""
 
@@ -45,6 +70,12 @@ class Stage(_Part):
     file: str | None = None
     bytes: int | None = None
     latency: StageLatency | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_task(cls, row: Any) -> Any:
+        """Tasks other than classification write `metric` and `val_metric`."""
+        return _as_accuracies(row)
 
     @property
     def median_ms(self) -> float | None:
@@ -64,6 +95,12 @@ class StagedRound(_Part):
     latency_ms: float | None = None
     filters: dict[str, int]
     """Of each layer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_task(cls, row: Any) -> Any:
+        """As in `Stage`."""
+        return _as_accuracies(row)
 
 
 class Verification(_Part):
@@ -98,6 +135,7 @@ class Metrics(_Part):
     pintsize: str | None = None
     machine: dict[str, Any] = Field(default_factory=dict)
     model: dict[str, Any] | None = None
+    task: Judged = Field(default_factory=Judged)
     data: dict[str, Any] | None = None
     seed: int | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -117,10 +155,11 @@ class Metrics(_Part):
 
     @property
     def drop(self) -> float | None:
-        """Points of accuracy that the last stage lies below the baseline; None if one was not measured."""
+        """By how much the last stage is worse than the baseline; None if one was not measured."""
         if self.baseline is None or self.baseline.accuracy is None or self.stages[-1].accuracy is None:
             return None
-        return self.baseline.accuracy - self.stages[-1].accuracy
+        change = self.baseline.accuracy - self.stages[-1].accuracy
+        return change if self.task.higher_is_better else -change
 
 
 @dataclass(frozen=True)

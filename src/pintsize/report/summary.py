@@ -8,7 +8,7 @@ from typing import Any
 
 from ..units import bytes_text, count_text, drop_text, milliseconds_text
 from .live import Progress
-from .run import LONGER, AttentionOutcome, Metrics, Stage
+from .run import LONGER, AttentionOutcome, Judged, Metrics, Stage
 
 _NOISE = 0.97
 """Medians of one run differ by this factor for no reason: a step has to do better than that to count."""
@@ -46,7 +46,7 @@ def summarise(metrics: Metrics) -> Summary:
         facts = [
             fact
             for fact in (
-                _accuracy(first, last),
+                _accuracy(first, last, metrics),
                 _factor("file size", first.bytes, last.bytes, bytes_text, "smaller", "larger"),
                 _factor("latency", first.median_ms, last.median_ms, milliseconds_text, "faster", "slower"),
                 _less("MACs", first.macs, last.macs),
@@ -69,12 +69,16 @@ def attention_text(found: AttentionOutcome) -> str:
     return f"{told} ({found.reason}" + (f"; {found.remedy})" if found.remedy else ")")
 
 
-def going_on(progress: Sequence[Progress]) -> str:
+def going_on(progress: Sequence[Progress], task: Judged) -> str:
     """Where a run that goes on has come to."""
     told = [
         f"{stage.name} {'done' if stage.done else 'goes on'}"
         + (f" after {stage.epochs} epochs" if stage.epochs and not stage.done else "")
-        + (f", validation accuracy {stage.val_accuracy:.2f} %" if stage.val_accuracy is not None else "")
+        + (
+            f", validation {task.metric} {task.told(stage.val_accuracy)}"
+            if stage.val_accuracy is not None
+            else ""
+        )
         for stage in progress
     ]
     return f"{'; '.join(told)}." if told else "Nothing of this run is done yet."
@@ -85,18 +89,19 @@ def _sentence(metrics: Metrics, facts: list[Fact]) -> str:
         return "No stage of this run has ended yet."
     if metrics.baseline is None:
         stage = metrics.stages[0]
-        reached = f" at {stage.accuracy:.2f} % accuracy" if stage.accuracy is not None else ""
+        value = stage.accuracy
+        reached = f" at {metrics.task.told(value)} {metrics.task.metric}" if value is not None else ""
         return f"One stage so far: {stage.name}{reached}."
     said = ", ".join(fact.headline for fact in facts[:3]) or "nothing was measured on both"
     return f"{metrics.stages[-1].name} against {metrics.baseline.name}: {said}."
 
 
-def _accuracy(first: Stage, last: Stage) -> Fact | None:
-    if first.accuracy is None or last.accuracy is None:
+def _accuracy(first: Stage, last: Stage, metrics: Metrics) -> Fact | None:
+    drop, task = metrics.drop, metrics.task
+    if first.accuracy is None or last.accuracy is None or drop is None:
         return None
-    drop = first.accuracy - last.accuracy
-    told = f"{first.accuracy:.2f} % → {last.accuracy:.2f} %"
-    return Fact("accuracy", drop_text(drop), told, None if drop > 0 else True)
+    told = f"{task.told(first.accuracy)} → {task.told(last.accuracy)}"
+    return Fact(task.metric, drop_text(drop, task.points), told, None if drop > 0 else True)
 
 
 def _factor(

@@ -25,6 +25,8 @@ from ..storage.atomic import write_text
 from ..storage.folder import RunFolder
 from ..storage.record import origin, to_json
 from ..tables import Table, stage_table
+from ..tasks import Task, imitate, task_of
+from ..tasks.imitation import Imitation
 from ..version import __version__
 from . import networks
 from .stages.attention import outcome
@@ -71,6 +73,7 @@ def compress(
     model: nn.Module | str | None = None,
     data: Data | str | None = None,
     *,
+    task: Task | str | Mapping[str, Any] | None = None,
     recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] = "runs/compress",
     progress: bool | None = None,
@@ -86,7 +89,8 @@ def compress(
     Args:
         model: a network (not changed; `epochs=0` if it is trained), a name of `pintsize.models.list()`,
             `package.module:factory`, or a `.safetensors` file; by default the recipe's.
-        data: from `pintsize.data.load`, or a name that it takes; by default the recipe's.
+        data: from `pintsize.data.load` or `from_loaders`, or a name that `load` takes; by default the recipe's.
+        task: what the network is for, see `pintsize.train`; by default the recipe's, else that of the data.
         recipe: a YAML file, its content, or a `Recipe`.
         out: folder for all files of the run.
         progress: False for silence; else a bar on a terminal, one line per epoch elsewhere.
@@ -102,9 +106,17 @@ def compress(
         VerificationFailed: the exported file does not compute what the network computes.
         OperationError: a stage failed; the ones before it are kept.
     """
-    chosen = read_recipe(model, data, recipe, options)
+    named = {"task": task} if isinstance(task, str) else {}
+    chosen = read_recipe(model, data, recipe, {**options, **named})
+    of_recipe = None if chosen.task is None else chosen.task.model_dump()
     images = _data(data, chosen)
+    judging = task_of(of_recipe if task is None or named else task, images)
+    judging.judged()
+    images = images.for_task(judging)
     network = _network(model, chosen, images)
+    if isinstance(judging, Imitation):
+        images = imitate(images, network)
+    networks.check_fits(network, images)
     folder = RunFolder(out, shared=shared)
     with folder.open():
         logs.event(logger, f"{type(network).__name__} on {images.name}", event="begin", version=__version__)
@@ -183,14 +195,23 @@ def _network(given: nn.Module | str | None, recipe: Recipe, images: Data) -> nn.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = networks.build(
-                recipe.model, image_shape=images.image_shape, num_classes=len(images.classes)
+                recipe.model, image_shape=images.image_shape, num_classes=len(images.classes) or None
             )
         trained = recipe.model.weights or recipe.model.name not in models.list()
         if recipe.train.epochs == 0 and not trained:
             raise InputError(f"model {recipe.model.name!r} with epochs=0", "its weights are random",
                              "train it (epochs above 0), or name its weights: model_weights")  # fmt: skip
-    networks.check_fits(network, images)
     return network
+
+
+def _task(images: Data) -> dict[str, Any]:
+    """What the figures of a run mean, where they are no accuracies."""
+    task = task_of(None, images)
+    if task.key == "accuracy":
+        return {}
+    metric = task.judged()
+    about = {"name": task.name, "metric": metric.name, "unit": metric.unit}
+    return {"task": {**about, "higher_is_better": metric.higher_is_better}}
 
 
 def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -> dict[str, Any]:
@@ -203,6 +224,7 @@ def _metrics(recipe: Recipe, network: nn.Module, images: Data, stages: Stages) -
         "pintsize": __version__,
         "machine": machine(),
         "model": origin(network) or {"name": type(network).__name__, "options": {}},
+        **_task(images),
         "data": {
             "name": images.name,
             "classes": len(images.classes),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import models
 from ..data import Data
@@ -57,8 +58,8 @@ def check_fits(model: nn.Module, data: Data) -> None:
         InputError: it has fewer outputs than there are classes.
         OperationError: its forward fails, or the task's loss or metric.
     """
-    from ..graph.trace import quiet
     from ..data.batches import split_batch
+    from ..graph.trace import quiet
     from ..tasks import task_of
     from ..tasks.task import checked
 
@@ -78,15 +79,16 @@ def _stem(stem: str, image_shape: tuple[int, ...] | None) -> str:
     return "small" if max(image_shape[1:]) <= SMALL_IMAGE else "imagenet"
 
 
-def example_for(model: nn.Module, data: Data | None, image_size: int | None) -> Tensor:
+def example_for(model: nn.Module, data: Data | None, image_size: int | None) -> Any:
     """Two images for `model`: of the data, else zeros of the size that is given or that its stem is made for.
 
     Raises:
         InputError: the size is not known.
     """
+    from ..data.batches import example_of
+
     if data is not None:
-        images, _ = next(iter(data.val.batches(batch_size=2)))
-        return images
+        return example_of(data.val, model)
     known = known_input_shape(model)
     if known is None and image_size is None:
         raise InputError(

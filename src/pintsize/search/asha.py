@@ -14,6 +14,7 @@ from typing import Any
 
 from ..storage.atomic import write_text
 from ..storage.markers import read_json
+from ..tables import judged
 
 
 class Stopped(Exception):
@@ -44,9 +45,11 @@ class Asha:
         Raises:
             Stopped: the trial is not among the best at this rung.
         """
-        epoch, value = int(entry["epoch"]), entry["val_accuracy"]
+        epoch, value = int(entry["epoch"]), judged(entry, "val_")
         if stage != self.stage or value is None or not self._is_rung(epoch):
             return
+        sign = 1 if entry.get("higher_is_better", True) else -1
+        value *= sign
         rung = self.folder / f"{self.stage}-{epoch}"
         write_text(rung / f"{self.trial}.json", json.dumps(value))
         values = [_value(file) for file in rung.glob("*.json")]
@@ -54,7 +57,10 @@ class Asha:
         # as many as may go on, one at least: the first to come is not held up by the lack of others
         cutoff = reached[max(1, len(reached) // self.factor) - 1]
         if value < cutoff:
-            raise Stopped(f"{value:.2f} % after epoch {epoch} of {stage}; going on takes {cutoff:.2f} %")
+            unit = entry.get("metric_unit", "%")
+            raise Stopped(
+                f"{sign * value:.2f} {unit} after epoch {epoch} of {stage}; going on takes {sign * cutoff:.2f} {unit}"
+            )
 
     def _is_rung(self, epoch: int) -> bool:
         rung = self.grace

@@ -318,7 +318,7 @@ class BudgetSearch:
         if not meeting:
             return self.rows[0]
         if self.options.limit is not None:
-            return max(meeting, key=lambda row: (row["val_accuracy"], -self._cost(row)))
+            return max(meeting, key=lambda row: (-row["drop"], -self._cost(row)))
         return min(meeting, key=lambda row: (self._cost(row), row["drop"]))
 
     def _tried(self, one: Allocation, *, fully: bool = False) -> bool:
@@ -370,9 +370,9 @@ class BudgetSearch:
 
     def _result(self) -> dict[str, Any]:
         best = self._best()
-        keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "drop", "drop_error",
-                "latency_ms", "relative_latency", "judged_ms", "bytes", "macs", "params", "seconds", "removed", "bits",
-                "blocks")  # fmt: skip
+        keys = ("name", "finished", "meets", "epochs", "quantized_epochs", "val_accuracy", "val_metric", "drop",
+                "drop_error", "latency_ms", "relative_latency", "judged_ms", "bytes", "macs", "params", "seconds", "removed",
+                "bits", "blocks")  # fmt: skip
         met = best["meets"] and (self.options.limit is not None or best["name"] != DENSE)
         return {
             "max_drop": self.options.max_drop,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
+from ..data.batches import arrays
 from ..deploy import export, open_runtime, open_runtimes
 from ..graph import ChannelGroup
 from ..measure import profile, side_by_side
@@ -23,7 +23,8 @@ from ..recipe.training import RecoverSection
 from ..storage.markers import read_marker
 from ..storage.network_file import save
 from ..storage.replay import replay
-from ..training.evaluation import hits
+from ..tables import judged
+from ..training.evaluation import records_of
 from .allocation import Allocation
 from .clock import Clock, Deadline, TimeIsUp
 from .damage import logits, relative_error
@@ -73,7 +74,7 @@ class Workshop:
         self.surroundings = [*how, export_.backend, export_.opset]
         """What a file and its measurement depend on, besides the network."""
         self.folder = stages.folder.path / "budget"
-        self._known_hits: dict[Path, Tensor] = {}
+        self._known_records: dict[Path, Sequence[Any]] = {}
         self._wanted = logits(stages.model("dense.safetensors"), images)
 
     def make(self, name: str, allocation: Allocation, epochs: int) -> dict[str, Any]:
@@ -166,9 +167,13 @@ class Workshop:
     def _fit(
         self, net: nn.Module, name: str, key: str, section: RecoverSection, callbacks: list[Any]
     ) -> list[dict[str, Any]]:
-        teacher = copy.deepcopy(self.stages.model("dense.safetensors")) if section.distill else None
         return self.stages.fit(
-            net, name, key, section, teacher=teacher, callbacks=[*callbacks, Deadline(self.clock)]
+            net,
+            name,
+            key,
+            section,
+            teacher=self.stages.teacher(section),
+            callbacks=[*callbacks, Deadline(self.clock)],
         )
 
     def _measured(self, name: str, allocation: Allocation, epochs: int, key: str) -> dict[str, Any]:
@@ -180,12 +185,14 @@ class Workshop:
         net = self._load(file.name)
         path = self.folder / f"{name}.onnx"
         self._export(net, path)
-        right, whole = self._hits(path), self._hits(self._dense_file())
+        metric = self.stages.task.judged()
+        now, whole = self._records(path), self._records(self._dense_file())
+        drop, error = metric.drop(whole, now)
         cost = profile(net, self.stages.example)
         return {
-            "val_accuracy": 100.0 * float(right.double().mean()),
-            "drop": 100.0 * float((whole.double() - right.double()).mean()),
-            "drop_error": paired_error(whole, right),
+            **self.stages.figures(metric.value(now), "val_"),
+            "drop": drop,
+            "drop_error": error,
             "quantized_epochs": tuned,
             "bytes": path.stat().st_size,
             "macs": cost.macs,
@@ -261,7 +268,7 @@ class Workshop:
         whole, reference = self._dense_file(), self.folder / f"{self.reference}.onnx"
         every = {**files, "/whole": whole, "/reference": reference}
         runs: dict[str, list[float]] = {name: [] for name in every}
-        image, began = self.stages.example[:1].numpy(), time.monotonic()
+        image, began = arrays(self.stages.example), time.monotonic()
         while not runs["/whole"] or (self._minimize == "latency" and time.monotonic() - began < _SECONDS):
             with open_runtimes(every, backend=backend, threads=threads) as runtimes:
                 for name, times in side_by_side(runtimes, image, repeats=_REPEATS, threads=threads).items():
@@ -281,15 +288,15 @@ class Workshop:
             self._export(self.stages.model("dense.safetensors"), whole)
         return whole
 
-    def _hits(self, path: Path) -> Tensor:
-        """Which validation images a file classifies rightly, bool."""
-        if path not in self._known_hits:
+    def _records(self, path: Path) -> Sequence[Any]:
+        """What the metric notes of each validation image, of a file."""
+        if path not in self._known_records:
             export_ = self.stages.recipe.export
             with contextlib.closing(
                 open_runtime(path, backend=export_.backend, threads=export_.threads)
             ) as runtime:
-                self._known_hits[path] = hits(runtime, self.stages.data.val)
-        return self._known_hits[path]
+                self._known_records[path] = records_of(runtime, self.stages.data.val, task=self.stages.task)
+        return self._known_records[path]
 
     def _load(self, file: str) -> nn.Module:
         return replay(self.folder / file, self.stages.start().cpu()).eval()
@@ -315,19 +322,6 @@ class Workshop:
         return net
 
 
-def paired_error(before: Tensor, after: Tensor) -> float:
-    """Standard error, in points, of the difference of two accuracies on the same images.
-
-    Only images that one network alone gets right contribute (as in McNemar's test, 1947).
-
-    Args:
-        before: which images the one network classifies rightly, bool [N].
-        after: which ones the other does, bool [N].
-    """
-    change = before.double() - after.double()
-    return 100.0 * math.sqrt(float(change.var(correction=0)) / len(change))
-
-
 def _plan(allocation: Allocation) -> dict[str, Any]:
     """What is done to the network, as markers and metrics have it."""
     return {
@@ -342,7 +336,8 @@ def describe(row: dict[str, Any]) -> str:
     from ..units import bytes_text, count_text, milliseconds_text
 
     return (
-        f"{row['name']}: {row['val_accuracy']:.2f} % (drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
+        f"{row['name']}: {judged(row, 'val_'):.2f} {row.get('metric_unit', '%')} "
+        f"(drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
         f"{milliseconds_text(row.get('judged_ms', row['latency_ms']))} ({row['relative_latency']:.2f} of dense), "
         f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
         f"{'' if row['meets'] else ', over the budget'}"

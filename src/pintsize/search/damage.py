@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..data import Split
+from ..data.batches import run, split_batch
 from ..pruning.channels.depth import without_blocks
 from ..pruning.scans.parts import find_parts
 from ..quant import choose_bits
+from ..tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,17 @@ def damage_of(
     model = copy.deepcopy(model).eval()
     wanted = logits(model, images)
     groups = {}
-    for part in find_parts(model, "group", importance, example=example, data=images, ignore=(), seed=seed):
+    parts = find_parts(
+        model,
+        "group",
+        importance,
+        example=example,
+        data=images,
+        ignore=(),
+        seed=seed,
+        task=task_of(None, images),
+    )
+    for part in parts:
         row = {0: 0.0}
         for count in levels.get(part.name, []):
             if count:
@@ -108,8 +121,13 @@ def damage_of(
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Split) -> Tensor:
-    """The results of the network, float64."""
-    return torch.cat([model(batch).double() for batch, _ in images.batches(batch_size=128)])
+    """All results of the network, one row for each image, float64."""
+    found = []
+    for batch in images.batches(batch_size=128):
+        inputs, _ = split_batch(batch, model)
+        leaves = [leaf for leaf in tree_leaves(run(model, inputs)) if isinstance(leaf, Tensor) and leaf.dim()]
+        found.append(torch.cat([leaf.double().flatten(1) for leaf in leaves if leaf.is_floating_point()], 1))
+    return torch.cat(found)
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:

@@ -12,6 +12,7 @@ from ..run.stages.channels import cut
 from ..run.stages.quantization import calibrated
 from ..run.stages.stages import PRUNED, QUANTIZED, Stage, Stages, stage
 from ..storage.atomic import write_bytes
+from ..tables import judged
 from .budget import BudgetSearch
 
 
@@ -46,10 +47,10 @@ class Budget(Stage):
 
         run.folder.stage("budget", inputs=[name, copies], outputs=list(copies), run=copy)
         history = row.get("history", [])
-        last = history[-1]["val_accuracy"] if history else None
+        last = judged(history[-1], "val_") if history else None
         run.results |= {
             "budget": found,
-            "recover": {"history": history, "val_accuracy": last},
-            "quantize": {"val_accuracy": row["val_accuracy"]},
+            "recover": {"history": history, **run.figures(last, "val_")},
+            "quantize": run.figures(judged(row, "val_"), "val_"),
         }
         run.made_by |= {PRUNED: "recover", QUANTIZED: "quantize"}

@@ -19,7 +19,7 @@ from ..storage.atomic import remove_partial, write_text
 from ..storage.digests import digest
 from ..storage.locks import one_process
 from ..storage.markers import refuse_links
-from ..tables import Table, Tabular
+from ..tables import Table, Tabular, judged
 from ..units import bytes_text, milliseconds_text
 from .asha import forget_others
 from .sweep_file import SweepFile, Trial, read_sweep, trials
@@ -211,4 +211,4 @@ def _point(folder: Path) -> dict[str, Any]:
 
     (point,) = points([folder])
     last = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["stages"][-1]
-    return {**point, "val_accuracy": last["val_accuracy"]}
+    return {**point, "val_accuracy": judged(last, "val_")}

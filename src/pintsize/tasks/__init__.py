@@ -2,7 +2,8 @@
 
 from .catalog import names as list
 from .catalog import task_of
+from .imitation import imitate
 from .metric import Metric
 from .task import TASKS, Task
 
-__all__ = ["TASKS", "Metric", "Task", "list", "task_of"]
+__all__ = ["TASKS", "Metric", "Task", "imitate", "list", "task_of"]

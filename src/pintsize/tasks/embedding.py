@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class RecallAtOne(Metric):
 
     def standard_error(self, records: Sequence[Any]) -> float:
         """σ / √n over the images that ask; drawing some twice would give them a twin to find."""
-        return 100 * float(self._hits(records).std()) / len(records) ** 0.5
+        return 100 * float(self._hits(records).std()) / math.sqrt(len(records))
 
     def _hits(self, records: Sequence[Any]) -> Tensor:
         vectors, classes = torch.stack([one[0] for one in records]), torch.tensor([one[1] for one in records])

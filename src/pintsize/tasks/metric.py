@@ -45,6 +45,18 @@ class Metric:
         ]
         return float(np.std(drawn, ddof=1))
 
+    def drop(self, before: Sequence[Any], now: Sequence[Any]) -> tuple[float, float]:
+        """How much worse records of the same images are, and the standard error of that, by bootstrap over images."""
+        lost = self.worse(self.value(before), self.value(now))
+        generator = np.random.Generator(np.random.PCG64(0))
+        drawn = []
+        for _ in range(_DRAWS):
+            chosen = generator.integers(len(before), size=len(before))
+            drawn.append(
+                self.worse(self.value([before[i] for i in chosen]), self.value([now[i] for i in chosen]))
+            )
+        return lost, float(np.std(drawn, ddof=1))
+
     def told(self, value: float) -> str:
         """A value with its unit."""
         return (
@@ -52,6 +64,10 @@ class Metric:
             if abs(value) >= 1 or not value
             else f"{value:.4g} {self.unit}".rstrip()
         )
+
+    def best(self, values: Sequence[float]) -> float:
+        """The best of several."""
+        return max(values) if self.higher_is_better else min(values)
 
     def worse(self, before: float, now: float) -> float:
         """How much is lost, in the metric's units; below 0 if something is gained."""
@@ -89,6 +105,17 @@ class Mean(Metric):
         """Their mean, scaled."""
         numbers = torch.as_tensor(records)
         return self._scale * float(numbers.double().sum()) / len(numbers)
+
+    def drop(self, before: Sequence[Any], now: Sequence[Any]) -> tuple[float, float]:
+        """The mean of the differences, and its standard error.
+
+        Of an accuracy only images that one network alone gets right contribute (as in McNemar's test, 1947).
+        """
+        sign = self._scale if self.higher_is_better else -self._scale
+        change = torch.as_tensor(before).double() - torch.as_tensor(now).double()
+        return sign * float(change.mean()), self._scale * math.sqrt(
+            float(change.var(correction=0)) / len(change)
+        )
 
     def standard_error(self, records: Sequence[Any]) -> float:
         """σ / √n."""

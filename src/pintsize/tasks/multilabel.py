@@ -44,7 +44,7 @@ class MeanAveragePrecision(Metric):
     def value(self, records: Sequence[Any]) -> float:
         """Of all images."""
         scores, truth = torch.stack(list(records)).unbind(1)
-        order = scores.argsort(0, descending=True, stable=True)
+        order = scores.argsort(dim=0, descending=True, stable=True)
         found = truth.gather(0, order)
         ranks = torch.arange(1, len(found) + 1)[:, None]
         precision = found.cumsum(0) / ranks

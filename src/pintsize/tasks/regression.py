@@ -54,7 +54,7 @@ class RootMeanSquare(Mean):
 
     def value(self, records: Sequence[Any]) -> float:
         """The root."""
-        return super().value(records) ** 0.5
+        return float(super().value(records) ** 0.5)
 
     def standard_error(self, records: Sequence[Any]) -> float:
         """By the derivative of the root."""

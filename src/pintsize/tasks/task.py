@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from ..data.batches import Inputs, size
+from ..data.batches import Inputs
 from ..errors import InputError, InputTypeError, OperationError, UnsupportedOp
 from ..registry import Registry
 from .forward import outputs_of
@@ -255,7 +255,8 @@ def _unfit(task: Task, what: str, error: Exception, targets: Any) -> OperationEr
     words = str(error).strip().splitlines()
     return OperationError(
         f"{what} of task {task.name!r}",
-        f"it fails on the first batch ({type(error).__name__}: {words[0] if words else ''}); targets are {described(targets)}",
+        f"it fails on the first batch ({type(error).__name__}: {words[0] if words else ''}); targets are "
+        f"{described(targets)}",
         "make loss, metric and targets fit each other, or name another task",
     )
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from pintsize.data.batches import Inputs, class_labels, moved, rows, size, split_batch
 from pintsize.errors import InputTypeError
 from pintsize.graph.inputs import batched
+from pintsize.graph.structure import structured
 from pintsize.tasks import Task, task_of
 from pintsize.tasks.metric import value_of
 
@@ -131,30 +132,31 @@ def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[A
 def _of_runtime(runtime: Callable[..., Any], split: Any, task: Task, batch_size: int) -> Sequence[Any]:
     def network(*args: Any) -> Any:
         given = [leaf.numpy() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-        return tree_map(lambda leaf: torch.as_tensor(np.asarray(leaf)), runtime(*given))
+        found = tree_map(lambda leaf: torch.as_tensor(np.asarray(leaf)), runtime(*given))
+        return structured(found, getattr(runtime, "structure", None))
 
-    metric, parts = task.judged(), []
+    metric, parts, names = task.judged(), [], getattr(runtime, "input_names", ())
     for batch in batches_of(split, batch_size, torch.device("cpu")):
-        inputs, targets = _judged(batch, None, task)
+        inputs, targets = _judged(batch, None, task, names)
         inputs, targets = moved(inputs, "cpu"), moved(targets, "cpu")
         if size(inputs):
             parts.append(metric.records(task.outputs(network, inputs, _classes(split)), targets))
     return _joined(parts)
 
 
-def _judged(batch: Any, model: nn.Module | None, task: Task) -> tuple[Inputs, Any]:
+def _judged(batch: Any, model: nn.Module | None, task: Task, names: Sequence[str] = ()) -> tuple[Inputs, Any]:
     """Inputs and targets of a batch; of a classification classes int64 [B].
 
     Raises:
         InputTypeError: its targets are no classes, or there are none.
     """
-    inputs, targets = split_batch(batch, model)
+    inputs, targets = split_batch(batch, model, names=names)
     if task.key != "accuracy":
         if targets is None:
             raise InputTypeError(
                 f"a batch without targets for task {task.name!r}",
                 "there is nothing to judge by",
-                "give out (inputs, targets), or name the task imitation",
+                "give out (inputs, targets); for imitation ps.tasks.imitate(data, dense) makes them",
             )
         return inputs, targets
     labels = class_labels(targets, size(inputs))

@@ -16,6 +16,7 @@ from torch import nn
 from pintsize.data.batches import moved, split_batch
 from pintsize.errors import InputError, InputTypeError
 from pintsize.tasks import Task, task_of
+from pintsize.tasks.imitation import Imitation, imitate
 from pintsize.tasks.task import checked
 
 from . import checkpoint as checkpoints
@@ -133,6 +134,10 @@ def train(
         keep=keep,
     )
     chosen = task_of(task, data)
+    if (
+        isinstance(chosen, Imitation) and teacher is not None
+    ):  # the teacher's outputs are all there is to learn
+        data, teacher = imitate(data, teacher), None
     _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
@@ -236,7 +241,9 @@ def _check(
             "keep='best'", "the validation split is empty", "load the data with val_fraction above 0"
         )
     if options.keep == "best" and task.metric is None:
-        raise InputError(f"keep='best' with task {task.name!r}", "it has no metric", "pass metric= to ps.Task")
+        raise InputError(
+            f"keep='best' with task {task.name!r}", "it has no metric", "pass metric= to ps.Task"
+        )
     if teacher is not None:
         check_teacher(teacher, model)
         if task.own_step:
@@ -262,14 +269,16 @@ def _rehearse(model: nn.Module, data: Any, task: Task) -> None:
         device = device_of(model)
         batch = next(iter(split.batches(2, device=device)))
         inputs, targets = split_batch(batch, model)
-        if targets is None and task.name != "imitation":
+        if targets is None:
             raise InputTypeError(
                 f"a batch without targets for task {task.name!r}", "there is nothing to learn from",
-                "give out (inputs, targets), or name the task imitation",
+                "give out (inputs, targets), or learn from a network: task='imitation' with teacher=",
             )  # fmt: skip
         with keeping_modes(model), torch.no_grad():
             model.eval()
-            checked(task, model, (moved(inputs, device), moved(targets, device)), num_classes=len(data.classes))
+            checked(
+                task, model, (moved(inputs, device), moved(targets, device)), num_classes=len(data.classes)
+            )
 
 
 def _configuration(run: Run, data: Data, teacher: nn.Module | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import atexit
 import contextlib
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch

@@ -131,7 +131,11 @@ class Run:
         metric = self.task.metric
         if self.task.key == "accuracy" or metric is None:
             return {}
-        return {"metric_name": metric.name, "metric_unit": metric.unit, "higher_is_better": metric.higher_is_better}
+        return {
+            "metric_name": metric.name,
+            "metric_unit": metric.unit,
+            "higher_is_better": metric.higher_is_better,
+        }
 
     def _pass(self, on_step: Callable[[], None]) -> tuple[float, float | None]:
         """All steps of one epoch: mean loss over the training images, and the share that is right in percent."""
@@ -163,8 +167,8 @@ class Run:
                 callback.on_step_end(state)
             on_step()
         totals = self._require_finite(totals)
-        right = float(totals[1])  # NaN where the task counts nothing
-        return float(totals[0]) / count, 100 * right / count if right == right else None
+        right = float(totals[1])
+        return float(totals[0]) / count, None if math.isnan(right) else 100 * right / count
 
     def _step(self, inputs: Inputs, targets: Any, hooks: Sequence[Callable[[], None]]) -> Tensor:
         """One optimizer step; loss · images and correct predictions, which sum over the processes."""

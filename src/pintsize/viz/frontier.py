@@ -44,8 +44,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def accuracy_compression(
-    points: Sequence[Point], *, cost: str = "bytes", title: str = "", urls: Sequence[str] | None = None
-) -> Figure:
+    points: Sequence[Point], *, cost: str = "bytes", title: str = "", urls: Sequence[str] | None = None,
+    metric: str = "accuracy", unit: str = "%", higher_is_better: bool = True,
+) -> Figure:  # fmt: skip
     """Accuracy against a cost, with the Pareto front drawn through the networks that no other beats.
 
     Those on the front are named, of few points the others too, where the names meet no other.
@@ -55,6 +56,9 @@ def accuracy_compression(
         cost: the key of the horizontal axis; logarithmic if the costs span more than a factor of 8.
         title: of the figure.
         urls: what each point links to in an SVG.
+        metric: what the points' accuracy is.
+        unit: of it.
+        higher_is_better: its direction.
 
     Raises:
         InputError: no point has both.
@@ -67,7 +71,7 @@ def accuracy_compression(
             "points", f"none has an accuracy and {cost!r}", f"pass points with 'accuracy' and {cost!r}"
         )
     pairs = [(float(p[cost]), float(p["accuracy"])) for _, p in chosen]
-    front = pareto_front(pairs)
+    front = pareto_front(pairs if higher_is_better else [(x, -y) for x, y in pairs])
     figure, (axes,) = style.figure(height=3.8)
     _front_line(axes, [pairs[i] for i in front])
     for number, (x, y) in enumerate(pairs):
@@ -88,15 +92,15 @@ def accuracy_compression(
     label = COSTS[cost][0] if cost in COSTS else cost
     style.dress(
         axes,
-        title=title or f"Accuracy against {label.split(' (')[0]}",
+        title=title or f"{metric[0].upper()}{metric[1:]} against {label.split(' (')[0]}",
         x=label,
-        y="accuracy (%)",
+        y=f"{metric} ({unit})" if unit else metric,
         grid="both",
     )
     others = [i for i in range(len(pairs)) if i not in front] if len(pairs) <= _ALL_NAMED else []
     _name_points(figure, axes, [(str(chosen[i][1]["name"]), pairs[i]) for i in (*front, *others)], pairs)
     text = COSTS[cost][1] if cost in COSTS else count_text
-    told = "; ".join(f"{chosen[i][1]['name']} {pairs[i][1]:.2f} % at {text(pairs[i][0])}" for i in front)
+    told = "; ".join(f"{chosen[i][1]['name']} {pairs[i][1]:.2f} {unit} at {text(pairs[i][0])}" for i in front)
     return style.describe(figure, f"{len(pairs)} networks, {len(front)} on the Pareto front: {told}.")
 
 

@@ -19,7 +19,11 @@ _NAMED = 10
 
 
 def sensitivity_curves(
-    curves: Curves, *, max_drop: float | None = None, title: str = "Sensitivity to pruning"
+    curves: Curves,
+    *,
+    max_drop: float | None = None,
+    title: str = "Sensitivity to pruning",
+    metric: str = "accuracy (%)",
 ) -> Figure:
     """Accuracy of the network with one layer pruned at a time, without retraining.
 
@@ -27,13 +31,14 @@ def sensitivity_curves(
         curves: of each layer.
         max_drop: percentage points tolerated; drawn as a line below the accuracy at ratio 0.
         title: of the figure.
+        metric: what is drawn, with its unit.
 
     Raises:
         InputError: there is no curve, or one has no point.
     """
     figure, (axes,) = style.figure(height=3.8 if len(curves) > _NAMED else 4.4)
     _draw(axes, curves)
-    style.dress(axes, title=title, x="removed from the layer (%)", y="accuracy (%)")
+    style.dress(axes, title=title, x="removed from the layer (%)", y=metric)
     _name(figure, curves)
     dense = _dense(curves)
     if max_drop is not None:
@@ -43,8 +48,8 @@ def sensitivity_curves(
     worst, best = min(last, key=lambda name: last[name]), max(last, key=lambda name: last[name])
     return style.describe(
         figure,
-        f"{title} of {len(curves)} layers: at the largest ratio accuracy falls from {dense:.1f} % to "
-        f"{last[worst]:.1f} % for {worst} (most sensitive) and to {last[best]:.1f} % for {best} (least).",
+        f"{title} of {len(curves)} layers: at the largest ratio {metric.partition(' (')[0]} falls from {dense:.1f} to "
+        f"{last[worst]:.1f} for {worst} (most sensitive) and to {last[best]:.1f} for {best} (least).",
     )
 
 

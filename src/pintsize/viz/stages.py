@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..tables import judged
 from ..units import bytes_text, count_text, milliseconds_text
 from . import style
 
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Stage = Mapping[str, Any]
-"""name, and any of accuracy (percent), params, macs, bytes, latency ({"median_ms": …})."""
+"""name, and any of accuracy (percent) or metric with metric_name and metric_unit, params, macs, bytes, latency
+({"median_ms": …})."""
 
 _QUANTITIES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("accuracy", "accuracy (%)", lambda v: f"{v:.2f}"),
+    ("accuracy", "accuracy", lambda v: f"{v:.2f}"),
     ("params", "parameters", count_text),
     ("macs", "MACs per image", count_text),
     ("bytes", "file size", bytes_text),
@@ -40,8 +42,11 @@ def stage_bars(stages: Sequence[Stage], *, title: str = "Stage by stage") -> Fig
     """
     names = [str(stage["name"]) for stage in stages]
     panels = []
-    for key, label, text in _QUANTITIES:
-        values = [_value(stage, key) for stage in stages]
+    metric = next((stage["metric_name"] for stage in stages if stage.get("metric_name")), "accuracy")
+    unit = next((stage["metric_unit"] for stage in stages if stage.get("metric_name")), "%")
+    for key, quantity, text in _QUANTITIES:
+        values = [judged(stage) if key == "accuracy" else _value(stage, key) for stage in stages]
+        label = quantity if key != "accuracy" else f"{metric} ({unit})" if unit else metric
         if any(value is not None for value in values):
             panels.append((label, values, text))
     if not panels:

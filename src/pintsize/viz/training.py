@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..tables import judged
 from . import style
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 History = Sequence[Mapping[str, Any]]
-"""One entry an epoch, with any of train_loss, val_loss, train_accuracy, val_accuracy (percent)."""
+"""One entry an epoch, with any of train_loss, val_loss, train_accuracy, val_accuracy (percent), or val_metric with its
+metric_name and metric_unit."""
 
 
 def training_curves(
@@ -38,12 +40,14 @@ def training_curves(
     figure, (top, bottom) = style.figure(2, 1, height=4.4, sharex=True)
     epochs = [row for history in phases.values() for row in history]
     _curves(top, epochs, "loss")
-    _curves(bottom, epochs, "accuracy")
+    named = next((row for row in epochs if "metric_name" in row), {})
+    metric, unit = named.get("metric_name", "accuracy"), named.get("metric_unit", "%")
+    _curves(bottom, epochs, "metric" if named else "accuracy")
     style.dress(top, title=title, y="loss")
-    style.dress(bottom, x="epoch", y="accuracy (%)")
+    style.dress(bottom, x="epoch", y=f"{metric} ({unit})" if unit else metric)
     _phases(top, bottom, phases)
     for end in recovery_ends:
-        accuracy = epochs[end - 1].get("val_accuracy") if 0 < end <= len(epochs) else None
+        accuracy = judged(epochs[end - 1], "val_") if 0 < end <= len(epochs) else None
         if accuracy is not None:
             bottom.plot([end], [accuracy], "v", color=style.RED, markersize=7)
     if recovery_ends:
@@ -60,9 +64,10 @@ def training_curves(
             frameon=False,
             labelcolor=style.INK,
         )
-    best = max((row["val_accuracy"] for row in epochs if row.get("val_accuracy") is not None), default=None)
-    reached = f"; best validation accuracy {best:.2f} %" if best is not None else ""
-    return style.describe(figure, f"{title}: loss and accuracy over {len(epochs)} epochs{reached}.")
+    values = [value for row in epochs if (value := judged(row, "val_")) is not None]
+    best = max(values, default=None) if named.get("higher_is_better", True) else min(values, default=None)
+    reached = f"; best validation {metric} {best:.2f} {unit}".rstrip() if best is not None else ""
+    return style.describe(figure, f"{title}: loss and {metric} over {len(epochs)} epochs{reached}.")
 
 
 def _curves(axes: Axes, epochs: History, quantity: str) -> None:

@@ -55,6 +55,7 @@ class ExecuTorch(Closing):
         self._program: Any
         self._method: Any
         self._load()
+        self.structure = self.about().get("outputs")
         meta = self._method.metadata
         self._kinds = [
             _KINDS.get(meta.input_tensor_meta(number).dtype(), "float32")
@@ -87,6 +88,13 @@ class ExecuTorch(Closing):
         ]
         joined = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*pieces, strict=True)]
         return like_input([output.numpy() for output in joined], inputs[0])
+
+    def about(self) -> dict[str, Any]:
+        """What the file says of itself; nothing if it is not ours."""
+        if KEY not in self._program.method_names:
+            return {}
+        told = json.loads(self._program.load_method(KEY).execute([])[0])
+        return {key.removeprefix("pintsize."): json.loads(value) for key, value in told.items()}
 
     def close(self) -> None:
         """Free the program."""
@@ -144,11 +152,7 @@ def _try_out(path: Path) -> None:
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file says about itself: version, record (packed), classes and so on; nothing if it is not ours."""
-    runtime = ExecuTorch(Path(path), threads=1)
-    if KEY not in runtime._program.method_names:
-        return {}
-    told = json.loads(runtime._program.load_method(KEY).execute([])[0])
-    return {key.removeprefix("pintsize."): json.loads(value) for key, value in told.items()}
+    return ExecuTorch(Path(path), threads=1).about()
 
 
 def require() -> None:

@@ -40,13 +40,13 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
     args = onnx.float_args(rows(given, 0, 1) if "batch" in options.open else given)
     with evaluating(model), torch.no_grad(), quiet():
         target = onnx.deployed(model, options)
-        check_forward(target, args)
-        content, integer_weights = _content(target, args, onnx.metadata(model, options))
+        told = onnx.metadata(model, options, check_forward(target, args))
+        content, integer_weights = _content(target, args, told)
     sealed = seal.seal_tail(content)
     details = {"integer_weights": integer_weights}
     shape = next(tuple(leaf.shape) for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
     info = ExportInfo(path, "executorch", len(sealed), shape, details=details)
-    return Made({path: sealed}, info, target, args)
+    return Made({path: sealed}, info, target, args, told)
 
 
 def _content(model: nn.Module, args: tuple[Any, ...], told: dict[str, str]) -> tuple[bytes, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -37,8 +38,9 @@ class OnnxRuntime(Closing):
         seal.check(path)
         self.path, self.threads = path, threads
         self._session: Any = _session(path, threads=threads)
-        told = self._session.get_modelmeta().custom_metadata_map.get("pintsize.target")
-        if lacking(told):
+        told = self._session.get_modelmeta().custom_metadata_map
+        self.structure = json.loads(told.get("pintsize.outputs", "null"))
+        if lacking(told.get("pintsize.target")):
             self.machine = tell(
                 path,
                 "made for a CPU with VNNI, which this one has not: it runs exactly here, by slower kernels, and elsewhere "

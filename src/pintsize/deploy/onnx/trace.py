@@ -122,15 +122,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def check_forward(model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Run `model` once, so that an input it refuses is not reported as an export problem.
+def check_forward(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Run `model` once, so that an input it refuses is not reported as an export problem; its outputs.
 
     Raises:
         OperationError: its forward fails.
     """
     try:
         with torch.no_grad():
-            model(*args)
+            return model(*args)
     except Exception as error:
         shapes = ", ".join(
             str(tuple(leaf.shape)) for leaf in tree_flatten(args)[0] if isinstance(leaf, Tensor)

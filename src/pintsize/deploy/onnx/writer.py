@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...errors import InputError, OperationError
+from ...graph.structure import structure_of
 from ...storage.record import to_json
 from ...version import __version__
 from .. import instruction_sets
@@ -40,15 +41,15 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
         )
     args = options.args(model)
     with evaluating(model):
-        check_forward(model, _like(model, args))
+        told = metadata(model, options, check_forward(model, _like(model, args)))
         target, args = deployed(model, options), float_args(args)
         graph_model, opset = _lowered(target, args, options, options.names(model, args))
-    data = _serialise(graph_model, model, path, options)
+    data = _serialise(graph_model, model, path, told)
     shape = options.open_shape(next(leaf.shape for leaf in tree_leaves(args) if isinstance(leaf, Tensor)))
-    return Made({path: data}, ExportInfo(path, "onnx", len(data), shape, opset), target, args)
+    return Made({path: data}, ExportInfo(path, "onnx", len(data), shape, opset), target, args, told)
 
 
-def metadata(model: nn.Module, options: Options) -> dict[str, str]:
+def metadata(model: nn.Module, options: Options, outputs: Any) -> dict[str, str]:
     """What the file says about itself: `pintsize.*` entries, each JSON."""
     record = zlib.compress(json.dumps(to_json(model)).encode(), 9)  # else a fifth of a small network's file
     entries: dict[str, Any] = {"version": __version__, "record": base64.b64encode(record).decode()}
@@ -64,6 +65,8 @@ def metadata(model: nn.Module, options: Options) -> dict[str, str]:
         entries["softmax"] = True
     if options.licence is not None:
         entries["licence"] = options.licence
+    if (structure := structure_of(outputs)) is not None:
+        entries["outputs"] = structure
     return {f"pintsize.{key}": json.dumps(value) for key, value in entries.items()}
 
 
@@ -109,7 +112,7 @@ def _tidy(graph_model: ir.Model) -> None:
         value.metadata_props.clear()
 
 
-def _serialise(graph_model: ir.Model, model: nn.Module, path: Path, options: Options) -> bytes:
+def _serialise(graph_model: ir.Model, model: nn.Module, path: Path, told: dict[str, str]) -> bytes:
     import onnx
     import onnx_ir as ir
 
@@ -124,7 +127,7 @@ def _serialise(graph_model: ir.Model, model: nn.Module, path: Path, options: Opt
         )
     graph_model.producer_name, graph_model.producer_version = seal.PRODUCER, __version__
     graph_model.graph.name = type(model).__name__
-    graph_model.metadata_props.update(metadata(model, options))
+    graph_model.metadata_props.update(told)
     proto = ir.to_proto(graph_model)
     try:
         onnx.checker.check_model(proto, full_check=True)

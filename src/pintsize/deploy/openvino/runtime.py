@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class OpenVino(Closing):
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
         self._kinds = [np.dtype(value.element_type.to_dtype()).name for value in self._model.inputs]
         self.input_names = [value.any_name for value in self._model.inputs]
-        if lacking(_told(self._model)):
+        self.structure = json.loads(_told(self._model, "outputs") or "null")
+        if lacking(_told(self._model, "target")):
             self.machine = tell(
                 path,
                 "made for a CPU with VNNI, which this one has not: sums of 8-bit products may saturate here; make the "
@@ -156,9 +158,9 @@ def _read(core: Any, path: Path) -> Any:
         ) from error
 
 
-def _told(model: Any) -> str | None:
-    """What the file says of the machines that it is for."""
-    for entry in (["pintsize", "target"], ["framework", "pintsize.target"]):
+def _told(model: Any, key: str) -> str | None:
+    """What the file says of itself under one key."""
+    for entry in (["pintsize", key], ["framework", f"pintsize.{key}"]):
         if model.has_rt_info(entry):
             return str(model.get_rt_info(entry).astype(str))
     return None

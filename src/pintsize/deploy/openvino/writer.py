@@ -24,7 +24,7 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
     exported = onnx.make(model, path, options)
     source = f"export of {type(model).__name__} to OpenVINO"
     network = read_onnx(openvino.Core(), exported.files[path], source)
-    for key, value in onnx.metadata(model, options).items():
+    for key, value in exported.told.items():
         network.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
         openvino.save_model(network, Path(folder) / "net.xml", compress_to_fp16=False)

@@ -59,6 +59,7 @@ def prune_by_layer_attention(
     model: nn.Module,
     data: Data,
     *,
+    task: Any = None,
     epochs: int = 10,
     alpha: float = 2.0,
     attention_weight: float = 0.05,
@@ -76,6 +77,7 @@ def prune_by_layer_attention(
     Args:
         model: any network.
         data: from `pintsize.data.load`.
+        task: see `pintsize.train`.
         epochs: of training; after each, every layer is pruned to its ratio.
         alpha: `α`: at 2 a layer with attention 0.5 loses a quarter of its weights.
         attention_weight: `γ`.
@@ -97,6 +99,7 @@ def prune_by_layer_attention(
             "pass positive numbers, and start at most 1",
         )
     _record.check_order(model, MaskStep)
+    data = data.for_task(task)
     work = copy.deepcopy(model)
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept

@@ -22,6 +22,7 @@ from torch import Tensor
 from ...quant import reestimate_norms
 from ...recipe.attention import AttentionOptions
 from ...storage.atomic import write_text
+from ...tables import judged
 from ...training import Callback, TrainState
 from .layers import Attended
 from .vectors import elastic_net, weight_penalty
@@ -42,10 +43,11 @@ class AttentionLoop(Callback):
     Args:
         attended: the network that is trained.
         options: of the pruning.
-        baseline: validation accuracy of the dense network in percent.
+        baseline: validation accuracy of the dense network in percent, or another metric.
         csv_path: a table of all epochs, written anew after each.
         norm_images: gives batches on which norms are measured anew when attention has moved: in front of a norm, factors
             that fall at every step leave its running averages behind.
+        higher_is_better: of the metric.
     """
 
     def __init__(
@@ -56,13 +58,16 @@ class AttentionLoop(Callback):
         baseline: float,
         csv_path: str | os.PathLike[str] | None = None,
         norm_images: Callable[[], Iterable[Any]] | None = None,
+        higher_is_better: bool = True,
     ) -> None:
         self.norm_images = norm_images
-        self.attended, self.options, self.baseline, self.csv_path = attended, options, baseline, csv_path
+        self._sign = 1.0 if higher_is_better else -1.0
+        self.attended, self.options, self.csv_path = attended, options, csv_path
+        self.baseline = self._sign * baseline
         self.attention_epoch = 0
         self.recovery_epoch = 0
         self.bests: list[float] = []
-        """Best validation accuracy of each attention epoch that has ended."""
+        """Best validation accuracy of each attention epoch that has ended; of another metric by its direction."""
         self.reason = "all attention epochs were done"
         """Why the training ended."""
         self._accuracies: list[float] = []
@@ -114,7 +119,7 @@ class AttentionLoop(Callback):
     def on_epoch_end(self, state: TrainState) -> None:
         """Remove what has vanished, and choose what the next epoch does."""
         entry = state.history[-1]
-        accuracy = float(entry["val_accuracy"])
+        accuracy = self._sign * float(judged(entry, "val_") or 0.0)
         if self.recovery_epoch == 0:
             self._quiet = 0 if self._removed else self._quiet + 1
         self._accuracies.append(accuracy)
@@ -130,7 +135,7 @@ class AttentionLoop(Callback):
             removed=self._removed,
             channels=sum(k * u for k, u in zip(kept.values(), units, strict=True)) / sum(units),
             **self.attended.fractions(),
-            threshold_accuracy=threshold,
+            threshold_accuracy=self._sign * threshold,
             recovered=recovered,
             ends=ends,
             kept=kept,

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
+from ...data.batches import example_of, moved
 from ...errors import InputError, unknown
 from ...graph import analyse
 from ...quant import fold_batchnorm
 from ...recipe.attention import AttentionOptions
 from ...storage.atomic import write_text
 from ...storage.record import check_order
+from ...tasks import task_of
 from ...training import Callback, History, evaluate, train
 from ..channels.plan import PruneStep, PruningPlan
 from ..weights.masks import masked_layers
@@ -101,6 +102,7 @@ def prune_by_attention(
     model: nn.Module,
     data: Data,
     *,
+    task: Any = None,
     example: Any = None,
     teacher: nn.Module | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -118,6 +120,7 @@ def prune_by_attention(
     Args:
         model: a trained network.
         data: from `pintsize.data.load`, with a validation split.
+        task: see `pintsize.train`.
         example: an input to trace the network with; by default two validation images.
         teacher: whose outputs are learned, too; by default the dense network, where `distill` is on.
         checkpoint: file to write after each epoch and to resume from, to the bit on a CPU.
@@ -136,13 +139,22 @@ def prune_by_attention(
     """
     chosen = options_from(options)
     _check(model, data)
-    example = next(iter(data.val.batches(2)))[0] if example is None else example
-    example = example.to(next(model.parameters()).device) if isinstance(example, torch.Tensor) else example
+    judging = task_of(task, data)
+    data = data.for_task(judging)
+    example = example_of(data.val, model) if example is None else example
+    example = moved(example, next(model.parameters()).device)
     baseline = evaluate(model, data.val)
     attended, quantization = _attended(model, data, example, chosen)
     in_front_of_norms = chosen.at == "convolution" and quantization is None
     measured = norm_images(data, augment=chosen.augment) if in_front_of_norms else None
-    loop = AttentionLoop(attended, chosen, baseline=baseline, csv_path=csv, norm_images=measured)
+    loop = AttentionLoop(
+        attended,
+        chosen,
+        baseline=baseline,
+        csv_path=csv,
+        norm_images=measured,
+        higher_is_better=judging.judged().higher_is_better,
+    )
     if quantization is not None:
         callbacks = (attention_ranges.FollowRanges(attended, quantization, chosen), *callbacks)
     if chosen.distill and teacher is None:

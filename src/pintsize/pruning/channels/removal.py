@@ -72,6 +72,7 @@ def prune(
     ratios: Mapping[str, float] | None = None,
     data: Any = None,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    task: Any = None,
     fold_constants: bool = True,
     steps: int = 1,
     between: Callable[[nn.Module, int], object] | None = None,
@@ -100,7 +101,8 @@ def prune(
         ignore: patterns of layer paths (shell style) that keep all their channels.
         ratios: pattern of layer paths → ratio, for layers that differ from `ratio`; local scope.
         data: batches of (images, labels), for criteria that need gradients or activations.
-        loss: of outputs and labels; cross-entropy by default.
+        loss: of outputs and targets; by default the task's.
+        task: see `pintsize.train`.
         fold_constants: add what removed channels contributed as constants (through the bias of
             their batch norm) to the layers that read them.
         steps: prune in this many rounds of equal parts.
@@ -126,13 +128,15 @@ def prune(
     if steps > 1:  # what cannot be met as a whole must show before the first round
         graph = analyse(model, example)
         groups = _prunable(model, graph, request)
-        _choose(model, graph, groups, request, Statistics(model, data, seed, loss),
+        _choose(model, graph, groups, request, Statistics(model, data, seed, loss, task),
                 _prices(graph, latency_table))  # fmt: skip
         request = dataclasses.replace(request, start=(float(costs.total_channels(groups)), 0.0))
     whole: PruningPlan | None = None
     for step in range(steps):
         part = dataclasses.replace(_part(request, step, steps, whole), strict=step == 0)
-        plan = _once(model, example, part, Statistics(model, data, seed, loss), latency_table, optimizer)
+        plan = _once(
+            model, example, part, Statistics(model, data, seed, loss, task), latency_table, optimizer
+        )
         whole = plan if whole is None else whole.then(plan)
         if request.start is not None:
             went = plan.before["channels"] - plan.after["channels"]

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from ...data.batches import Inputs, moved, run, split_batch
 from ...errors import InputError, InputTypeError
 from ...graph.trace import quiet
+from ...tasks import task_of
 
 _PROBES = 4
 """Random vectors per batch in Hutchinson's estimate."""
@@ -26,7 +27,8 @@ class Statistics:
         model: unchanged; gradients that its parameters hold are kept.
         data: a split or an iterable of batches (images, labels); None for criteria that read weights alone.
         seed: of random criteria and estimates.
-        loss: of outputs and labels; cross-entropy by default.
+        loss: of outputs and targets; by default the task's.
+        task: see `pintsize.train`.
     """
 
     def __init__(
@@ -35,10 +37,13 @@ class Statistics:
         data: Any = None,
         seed: int = 0,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        task: Any = None,
     ) -> None:
         self.model = model
         self.data = data
-        self.loss = loss or F.cross_entropy
+        self.task = task_of(task, data)
+        self.loss = loss or (F.cross_entropy if self.task.key == "accuracy" else self.task.loss)
+        self._no_loss = loss is None and self.task.own_step
         self.generator = torch.Generator().manual_seed(seed)
         self._seed = seed
         self._power_sums: dict[tuple[str, int, int], Tensor] = {}
@@ -86,6 +91,12 @@ class Statistics:
             raise InputError(
                 f"importance by {what}", "it needs data", "pass data=, e.g. data.train.subset(512)"
             )
+        if self._no_loss:
+            raise InputError(
+                f"importance by {what} for task {self.task.name!r}",
+                "the network computes its loss itself, in training mode",
+                "pass loss=, a function of outputs and targets, or choose a criterion of the weights such as l2",
+            )
         device = next(self.model.parameters()).device
         seen = False
         for batch in self.data:
@@ -98,7 +109,7 @@ class Statistics:
                 raise InputTypeError(
                     f"importance by {what}",
                     f"its targets are {type(targets).__name__}, and cross-entropy needs a tensor",
-                    "give out classes int64 [B], or pass loss=, a function of outputs and targets",
+                    "give out classes int64 [B], name the task, or pass loss=, a function of outputs and targets",
                 )
             seen = True
             # contiguous: the channels-last gradients of some convolutions are wrong, see train.placement

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ...data.batches import example_of
 from ..staged.staged import JUDGED_IMAGES, Staged, StagedPruning
 from .language import Rules
 from .stages import RuleStages
@@ -17,6 +18,7 @@ def prune_by_rules(
     data: Any,
     rules: Rules | str | os.PathLike[str],
     *,
+    task: Any = None,
     epochs: int = 5,
     distill: bool = True,
     baseline: bool = False,
@@ -33,6 +35,7 @@ def prune_by_rules(
         model: trained; sparsities are fractions of it as it is.
         data: train fits, val steers; test is read once, at the very end, on the exported files.
         rules: a rule file, or what `Rules.load` and `Sensitivity.to_rules` return.
+        task: see `pintsize.train`.
         epochs: of training after each stage.
         distill: retrain with the network as it was at the start as the teacher.
         baseline: also train the dense network for as many epochs as all stages together.
@@ -51,7 +54,8 @@ def prune_by_rules(
         IllegalOrder: the network is quantized already.
     """
     chosen = rules if isinstance(rules, Rules) else Rules.load(rules)
-    example = next(iter(data.val.batches(batch_size=2)))[0]
+    data = data.for_task(task)
+    example = example_of(data.val, model)
     judged = data.train.at_most(JUDGED_IMAGES, seed)
     stages = RuleStages(model, chosen, example=example, data=judged, seed=seed)
     run = Staged(

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ...data.batches import example_of
 from ...errors import InputError
 from ...graph import channel_groups
 from ...tables import Table
+from ...tasks import task_of
 from ...training import evaluate, train
 from ..channels.removal import prune
 from ..staged.staged import JUDGED_IMAGES, check_training
@@ -73,6 +75,7 @@ def layer_importance(
     model: nn.Module,
     data: Any,
     *,
+    task: Any = None,
     ratios: Sequence[float] = RATIOS,
     importance: str = "l1",
     epochs: int = 0,
@@ -90,6 +93,7 @@ def layer_importance(
     Args:
         model: trained; as before afterwards.
         data: train fits, val is measured.
+        task: see `pintsize.train`.
         ratios: removed fractions, rising, in (0, 1).
         importance: criterion for channels; the smallest go first.
         epochs: of retraining for each layer and ratio; 0 for none.
@@ -105,15 +109,17 @@ def layer_importance(
     from ...storage.folder import RunFolder
 
     check_training(epochs, seed, training)
+    judging = task_of(task, data)
+    data = data.for_task(judging)
     if importance == "random" and epochs:
         raise InputError(
             "importance='random'", "there are no smallest filters", "use a criterion of the weights"
         )
-    example = next(iter(data.val.batches(batch_size=2)))[0]
+    example = example_of(data.val, model)
     path = None if folder is None else Path(folder) / "scan.json"
     without = sensitivity(
-        model, data, level="group", ratios=ratios, importance=importance, example=example, ignore=ignore, path=path,
-        progress=progress, seed=seed,
+        model, data, task=judging, level="group", ratios=ratios, importance=importance, example=example, ignore=ignore,
+        path=path, progress=progress, seed=seed,
     )  # fmt: skip
     if not epochs:
         return LayerImportance(without, {}, 0)
@@ -142,7 +148,7 @@ def _retrain(
                 count = min(int(ratio * group.size + 1e-9), group.size - 1)  # as the scan takes it
                 if count:
                     prune(work, example, ratios={group.layers[0]: count / group.size}, scope="local",
-                          importance=scan.importance, data=judged, seed=seed)  # fmt: skip
+                          importance=scan.importance, data=judged, seed=seed, task=task_of(None, data))  # fmt: skip
                 train(work, data, epochs=epochs, seed=seed, progress=progress, **training)
                 return {"val_accuracy": evaluate(work, data.val)}
 

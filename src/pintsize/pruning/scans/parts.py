@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...graph import ChannelGroup, Graph, Removed, analyse
 from ...graph.check import zeroed
 from ...graph.ops import aten
+from ...tasks import Task
 from ..channels.importance import Importance
 from ..channels.statistics import Statistics
 from ..patterns import matches
@@ -42,7 +43,8 @@ class Part:
 
 
 def find_parts(
-    model: nn.Module, level: str, importance: str, *, example: Any, data: Any, ignore: Sequence[str] | str, seed: int
+    model: nn.Module, level: str, importance: str, *, example: Any, data: Any, ignore: Sequence[str] | str, seed: int,
+    task: Task,
 ) -> list[Part]:  # fmt: skip
     """All parts of a level, in the order of the network's parameters.
 
@@ -50,7 +52,7 @@ def find_parts(
         InputError: an `ignore` matches nothing, or nothing is left.
     """
     source = None if data is None else batches_for(data, None, 128, seed)
-    statistics = Statistics(model, source, seed)
+    statistics = Statistics(model, source, seed, task=task)
     if level == "weight":
         parts = _weights(model, importance, statistics)
     else:

@@ -16,12 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
+from ...data.batches import Inputs, rows, run, size
 from ...graph.trace import quiet
+from ...tasks import Task
+from ...tasks.metric import value_of
 from ...training.evaluation import score
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Inputs, Any]
+"""Inputs and targets on the network's device."""
 _Key = tuple[str, int]
 """A call: path of the module, and which of its calls in one forward, from 0."""
 
@@ -47,12 +51,12 @@ class Prefix:
 
     Args:
         model: in it, its modules' `forward` is wrapped; as before afterwards.
-        batches: (images, labels) in memory.
-        num_classes: of the data.
+        batches: in memory.
+        task: by which the network is judged.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Batch], num_classes: int) -> None:
-        self.model, self.num_classes = model, num_classes
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], task: Task) -> None:
+        self.model, self.task = model, task
         self._batches = batches
         self._calls: list[_Call] = []
         self._reads: list[tuple[int, tuple[int, ...]]] = []
@@ -67,7 +71,7 @@ class Prefix:
 
     def __enter__(self) -> Prefix:
         with quiet(self.model):
-            self._probe(self._batches[0][0][:2])
+            self._probe(rows(self._batches[0][0], 0, 2))
         for path, module in self.model.named_modules():
             if path:
                 self._wrapped.append((module, module.__dict__.get("forward")))
@@ -121,7 +125,7 @@ class Prefix:
                 self._batch, self._capture.found = number, {}
                 self._seen.clear()
                 try:
-                    self.model(images)
+                    run(self.model, images)
                 except _Reached:
                     stored.append(self._capture.found)
         self._skipped, self._shapes = self._capture.outer, {**self._shapes, **self._capture.shapes}
@@ -129,11 +133,12 @@ class Prefix:
         if not all(torch.equal(a, b) for a, b in zip(self._trial(), self._expected, strict=True)):
             self._forget()  # the forward does something with the prefix that its operations do not show
 
-    def score(self) -> tuple[float, int]:
-        """Summed cross-entropy and correct predictions over the batches."""
-        device = next(self.model.parameters()).device
-        loss, correct, _ = score(self.model, self._numbered(), self.num_classes, device)
-        return loss, correct
+    def score(self) -> tuple[float, float]:
+        """The loss summed over the images, and their metric times their number in hundreds: correct predictions."""
+        found = score(self.model, self._numbered(), self.task)
+        if self.task.key == "accuracy":
+            return found.loss, int(sum(found.records))
+        return found.loss, value_of(self.task.judged(), found.records) * found.count / 100
 
     def _numbered(self) -> Iterable[Batch]:
         for number, batch in enumerate(self._batches[1:], 1):
@@ -145,7 +150,7 @@ class Prefix:
         self._batch = 0
         self._seen.clear()
         with quiet(self.model):
-            return tree_flatten(self.model(self._batches[0][0]))[0]
+            return tree_flatten(run(self.model, self._batches[0][0]))[0]
 
     def _outer(self, time: int) -> list[_Call]:
         """The calls that are over before `time`, without those inside another of them."""
@@ -170,8 +175,11 @@ class Prefix:
                     found[made[tensor].key] = made[tensor]
         return list(found.values())
 
-    def _probe(self, images: Tensor) -> None:
-        clock, alive = [0], [images]  # ids are unique only among living tensors
+    def _probe(self, images: Inputs) -> None:
+        clock, alive = (
+            [0],
+            [leaf for leaf in tree_leaves(images) if isinstance(leaf, Tensor)],
+        )  # ids are unique only among living tensors
         open_calls: list[_Call] = []
         seen: Counter[str] = Counter()
         prefix = self
@@ -204,7 +212,7 @@ class Prefix:
             tensors = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
             alive.extend(tensors)
             call.outputs = tuple(map(id, tensors))
-            call.bytes = sum(t.numel() * t.element_size() for t in tensors) // max(len(images), 1)
+            call.bytes = sum(t.numel() * t.element_size() for t in tensors) // max(size(images), 1)
 
         handles = []
         for path, module in self.model.named_modules():
@@ -215,13 +223,13 @@ class Prefix:
                 ]
         try:
             with Reads():
-                self.model(images)
+                run(self.model, images)
         finally:
             for handle in handles:
                 handle.remove()
 
     def _wrapper(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             key = (path, self._seen[path])
             self._seen[path] += 1
             capture = self._capture
@@ -236,13 +244,13 @@ class Prefix:
                 capture.keep(key, result)
             return result
 
-        return run
+        return wrapped
 
     def _give(self, key: _Key) -> Any:
         stored = self._stored[self._batch]
         if key in stored:
             return tree_map_only(Tensor, torch.clone, stored[key])  # it may be written to
-        batch = len(self._batches[self._batch][0])
+        batch = size(self._batches[self._batch][0])
         return tree_map_only(_Shape, lambda shape: shape.empty(batch), self._shapes[key])
 
 

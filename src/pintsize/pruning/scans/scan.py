@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ...data.batches import moved, rows, size, split_batch
 from ...errors import CorruptFile, InputError, unknown
 from ...storage.atomic import write_text
 from ...tables import Table, Tabular
+from ...tasks import Task, task_of
 from ...training.evaluation import batches_of
 from ...training.placement import device_of
 from ..rules.language import ELEMENTS, Rules, from_ratios
@@ -39,9 +42,9 @@ class Curve:
     size: int
     """Weights, filters or units."""
     accuracy: list[float]
-    """Percent, at each ratio."""
+    """At each ratio, percent; of another task its metric."""
     loss: list[float]
-    """Mean cross-entropy, at each ratio."""
+    """Mean of the task's loss, at each ratio."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,21 @@ class Sensitivity(Tabular):
     ratios: list[float]
     """Removed fractions."""
     accuracy: float
-    """Of the whole network, percent."""
+    """Of the whole network, percent; of another task its metric."""
     loss: float
     images: int
     curves: list[Curve]
     """In the order in which the parts are run."""
+    metric: str = "accuracy"
+    unit: str = "%"
+    higher_is_better: bool = True
 
     def ratio_for(self, curve: Curve, max_drop: float) -> float:
-        """The largest ratio up to which the curve loses at most `max_drop` points; 0 if even the first loses more."""
+        """The largest ratio up to which the curve loses at most `max_drop`, in the metric's units; 0 if there is none."""
         best = 0.0
         for ratio, accuracy in zip(self.ratios, curve.accuracy, strict=True):
-            if self.accuracy - accuracy > max_drop + 1e-9:
+            drop = self.accuracy - accuracy if self.higher_is_better else accuracy - self.accuracy
+            if drop > max_drop + 1e-9:
                 break
             best = ratio
         return best
@@ -72,7 +79,7 @@ class Sensitivity(Tabular):
         """The rule file that prunes each part as far as it alone tolerates.
 
         Args:
-            max_drop: percentage points.
+            max_drop: percentage points, or in the units of another metric.
             stages: reach the ratios in so many equal parts.
 
         Raises:
@@ -107,7 +114,8 @@ class Sensitivity(Tabular):
         """The curves as a figure."""
         from ...viz.scans import sensitivity_curves
 
-        return sensitivity_curves(self._accuracies(), max_drop=max_drop)
+        metric = f"{self.metric} ({self.unit})" if self.unit else self.metric
+        return sensitivity_curves(self._accuracies(), max_drop=max_drop, metric=metric)
 
     def _accuracies(self) -> dict[str, dict[float, float]]:
         return {
@@ -118,7 +126,9 @@ class Sensitivity(Tabular):
     def __rich__(self) -> Table:
         """One line for each part: its accuracy at each ratio."""
         rows = [(curve.name, *(f"{value:.1f}" for value in curve.accuracy)) for curve in self.curves]
-        return Table((f"{self.accuracy:.2f} % whole", *(f"{ratio:g}" for ratio in self.ratios)), rows)
+        return Table(
+            (f"{self.accuracy:.2f} {self.unit} whole", *(f"{ratio:g}" for ratio in self.ratios)), rows
+        )
 
     def _repr_html_(self) -> str:
         return str(self.plot()._repr_html_()) + super()._repr_html_()
@@ -153,6 +163,7 @@ def sensitivity(
     model: nn.Module,
     data: Any,
     *,
+    task: Any = None,
     level: str = "weight",
     ratios: Sequence[float] = RATIOS,
     importance: str | None = None,
@@ -165,11 +176,12 @@ def sensitivity(
     progress: bool | None = None,
     seed: int = 0,
 ) -> Sensitivity:
-    """Prune one part of `model` at a time, and measure accuracy and loss without retraining.
+    """Prune one part of `model` at a time, and measure the task's metric and loss without retraining.
 
     Args:
         model: as before afterwards.
         data: a data set, whose validation images are taken; a split; or an iterable of batches.
+        task: see `pintsize.train`.
         level: `weight` (the single weights of each tensor), `filter` (the filters of each layer, with the
             norm behind it), or `group` (each channel group: what is really cut out together).
         ratios: removed fractions, rising, in (0, 1).
@@ -192,15 +204,19 @@ def sensitivity(
     chosen = _check_ratios(ratios)
     importance = importance or LEVELS[level]
     device = device_of(model)
+    judging = task_of(task, data)
+    split = getattr(data, "val", data)
     batches = [
-        (i.to(device), t.to(device)) for i, t in batches_of(getattr(data, "val", data), batch_size, device)
+        tuple(moved(part, device) for part in split_batch(batch, model))
+        for batch in batches_of(split, batch_size, device)
     ]
     if not batches:
         raise InputError("data", "it has no images", "pass a split with at least one")
-    classes = 1 + max(int(labels.max()) for _, labels in batches)
-    example = batches[0][0][:2] if example is None else example
-    parts = find_parts(model, level, importance, example=example, data=data, ignore=ignore, seed=seed)
-    scan = _Scan(model, parts, batches, classes, chosen, reuse=reuse, memory=memory)
+    example = rows(batches[0][0], 0, 2) if example is None else example
+    parts = find_parts(
+        model, level, importance, example=example, data=data, ignore=ignore, seed=seed, task=judging
+    )
+    scan = _Scan(model, parts, batches, judging, chosen, reuse=reuse, memory=memory)
     identity = scan.identity(level, importance)
     book = _Book(None if path is None else Path(path), identity, len(chosen))
     if book.result is not None:
@@ -233,7 +249,7 @@ class _Book:
         """Whether this part is done for these images."""
         return [go, name] in self.done
 
-    def add(self, go: int, name: str, found: list[tuple[float, int]]) -> None:
+    def add(self, go: int, name: str, found: list[tuple[float, float]]) -> None:
         """Add what a part gave, and write the file."""
         sums = self.sums.setdefault(name, [[0.0, 0] for _ in found])
         for total, (loss, correct) in zip(sums, found, strict=True):
@@ -259,20 +275,28 @@ class _Scan:
     """All parts over all images."""
 
     def __init__(
-        self, model: nn.Module, parts: list[Part], batches: list[Batch], classes: int, ratios: list[float], *,
+        self, model: nn.Module, parts: list[Part], batches: list[Batch], task: Task, ratios: list[float], *,
         reuse: bool, memory: int,
     ) -> None:  # fmt: skip
-        self.model, self.batches, self.classes, self.ratios = model, batches, classes, ratios
+        self.model, self.batches, self.task, self.ratios = model, batches, task, ratios
         self.parts, self._reuse, self._memory = parts, reuse, memory
-        self.images = sum(len(labels) for _, labels in batches)
+        self.images = sum(size(inputs) for inputs, _ in batches)
 
     def identity(self, level: str, importance: str) -> dict[str, Any]:
         """What must be equal for a scan to go on."""
         from ...storage.digests import digest, model_digest, tensor_digest
 
-        labels = {str(number): labels for number, (_, labels) in enumerate(self.batches)}
-        images = {"first": self.batches[0][0], "last": self.batches[-1][0]}
+        labels = {
+            str(number): leaf for number, leaf in enumerate(_tensors([labels for _, labels in self.batches]))
+        }
+        ends = {"first": self.batches[0][0], "last": self.batches[-1][0]}
+        images = {
+            name if not number else f"{name} {number}": leaf
+            for name, inputs in ends.items()
+            for number, leaf in enumerate(_tensors(inputs))
+        }
         return {
+            **({} if self.task.key == "accuracy" else {"task": self.task.name}),
             "model": model_digest(self.model),
             "data": digest([tensor_digest(labels), tensor_digest(images)]),
             "parts": [part.name for part in self.parts],
@@ -284,12 +308,14 @@ class _Scan:
 
     def run(self, book: _Book, progress: bool | None) -> None:
         """Whatever the book does not have yet."""
-        with Prefix(self.model, self.batches, self.classes) as prefix:
+        with Prefix(self.model, self.batches, self.task) as prefix:
             parts = sorted(
                 self.parts, key=lambda part: prefix.order(part.layers) or 0
             )  # those without prefix first
             largest = max(prefix.bytes_per_image(part.layers) for part in parts) if self._reuse else 0
             goes = self._goes(largest)
+            if len(goes) > 1 and self.task.key != "accuracy":  # a metric of all images is no sum over goes
+                self._reuse, goes = False, [self.batches]
             for part, go, batches in _shown(
                 ((part, go, batches) for go, batches in enumerate(goes) for part in [None, *parts]),
                 len(goes) * (1 + len(parts)), progress,
@@ -315,7 +341,7 @@ class _Scan:
         goes: list[list[Batch]] = [[]]
         room = float(self._memory)
         for batch in self.batches:
-            need = bytes_per_image * len(batch[1])
+            need = bytes_per_image * size(batch[0])
             if goes[-1] and need > room:
                 goes.append([])
                 room = float(self._memory)
@@ -337,7 +363,15 @@ class _Scan:
             )
             for part in self.parts
         ]
-        return Sensitivity(level, importance, self.ratios, 100 * correct / n, loss / n, n, curves)
+        metric = self.task.judged()
+        return Sensitivity(
+            level, importance, self.ratios, 100 * correct / n, loss / n, n, curves, metric.name, metric.unit,
+            metric.higher_is_better,
+        )  # fmt: skip
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _shown(items: Iterable[Any], total: int, progress: bool | None) -> Iterable[Any]:

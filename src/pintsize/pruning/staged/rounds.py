@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ...data.batches import example_of
 from ...errors import InputError, unknown
 from ...graph import channel_groups
 from ...storage import record as _record
@@ -22,6 +23,7 @@ def prune_rounds(
     model: nn.Module,
     data: Any,
     *,
+    task: Any = None,
     ratios: Sequence[float] | Mapping[str, float],
     rounds: int = 5,
     importance: str = "l1",
@@ -44,6 +46,7 @@ def prune_rounds(
     Args:
         model: trained.
         data: train fits, val steers; test is read once, at the very end, on the exported files.
+        task: see `pintsize.train`.
         ratios: one for each block, in the network's order (residual blocks; convolutions in networks without
             such), or a mapping of layer patterns; of what the round before left.
         rounds: how many.
@@ -75,7 +78,8 @@ def prune_rounds(
         raise unknown("importance", importance, criteria.names())
     _record.check_order(model, PruneStep)
     given = block_ratios(model, ratios)
-    example = next(iter(data.val.batches(batch_size=2)))[0]
+    data = data.for_task(task)
+    example = example_of(data.val, model)
 
     def cut(number: int) -> None:
         chosen = group_ratios(channel_groups(model, example), given, combine=combine)

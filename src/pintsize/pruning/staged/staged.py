@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ...data.batches import arrays
 from ...errors import unknown
-from ...tables import Table, Tabular
+from ...tables import Table, Tabular, judged
+from ...tasks import task_of
 from ...training import evaluate, train
 from ...training.options import Options
 from ..weights.masks import maskable, masks_of
@@ -46,7 +48,7 @@ class Round:
     filters: dict[str, int]
     """Convolution or linear layer → its output channels."""
     val_accuracy: float
-    """Of the network as it is, percent."""
+    """Of the network as it is, percent; of another task its metric."""
     best_val_accuracy: float
     """Over the epochs of the round."""
     mean_val_accuracy: float
@@ -61,6 +63,9 @@ class Round:
     """Median of one image, in turns with the other rounds."""
     peak_bytes: int | None = None
     """Memory of a fresh process that runs the file."""
+    metric: str = "accuracy"
+    unit: str = "%"
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,10 @@ class StagedPruning(Tabular):
 
     @property
     def drop(self) -> float:
-        """Points that the last round lies below the baseline: on the test images, else on validation."""
+        """How much worse the last round is than the baseline: on the test images, else on validation."""
         rows = self.baseline, self.rounds[-1]
         found = [row.val_accuracy if row.accuracy is None else row.accuracy for row in rows]
-        return found[0] - found[1]
+        return found[0] - found[1] if rows[0].higher_is_better else found[1] - found[0]
 
     @property
     def told(self) -> str:
@@ -90,7 +95,10 @@ class StagedPruning(Tabular):
         from ...units import drop_text
 
         longer = " trained for as long" if self.baseline is not self.rounds[0] else ""
-        return f"{drop_text(self.drop)} against the dense network{longer}"
+        unit = (
+            "points" if self.rounds[0].metric == "accuracy" else self.rounds[0].unit or self.rounds[0].metric
+        )
+        return f"{drop_text(self.drop, unit)} against the dense network{longer}"
 
     def _repr_html_(self) -> str:
         return str(self.figures()["rounds"]._repr_html_()) + super()._repr_html_()
@@ -106,7 +114,7 @@ class StagedPruning(Tabular):
                 f"{row.density:.1%}",
                 count_text(row.macs),
                 f"{row.best_val_accuracy:.2f} / {row.mean_val_accuracy:.2f}",
-                "" if row.accuracy is None else f"{row.accuracy:.2f} %",
+                "" if row.accuracy is None else f"{row.accuracy:.2f} {row.unit}".rstrip(),
                 "" if row.bytes is None else bytes_text(row.bytes),
                 "" if row.latency_ms is None else milliseconds_text(row.latency_ms),
                 "" if row.peak_bytes is None else bytes_text(row.peak_bytes),
@@ -259,10 +267,13 @@ class Staged:
         save(model, file)
         cost = profile(model, self.example)
         now = evaluate(model, self.data.val)
-        over = [entry["val_accuracy"] for entry in history] or [now]
+        over = [value for entry in history if (value := judged(entry, "val_")) is not None] or [now]
+        metric = task_of(None, self.data).judged()
         filters = {path: len(layer.get_parameter("weight")) for path, layer in maskable(model).items()}
         row = Round(
-            name, cost.params, cost.macs, filters, now, max(over), sum(over) / len(over), _density(model, cost.params)
+            name, cost.params, cost.macs, filters, now, metric.best(over), sum(over) / len(over),
+            _density(model, cost.params), metric=metric.name, unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
         )  # fmt: skip
         return {"row": dataclasses.asdict(row), "history": history}
 
@@ -272,7 +283,7 @@ class Staged:
         from ...measure import side_by_side
 
         with open_runtimes(files, threads=self.threads) as runtimes:
-            times = side_by_side(runtimes, self.example[:1].numpy(), threads=self.threads)
+            times = side_by_side(runtimes, arrays(self.example), threads=self.threads)
             accuracies = {name: evaluate(runtime, self.data.test) for name, runtime in runtimes.items()}
         return [
             dataclasses.replace(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...storage import record as _record
+from ...tasks import task_of
 from ...training.callbacks import Callback, TrainState
 from ..channels.statistics import Statistics
 from . import criteria as element_criteria
@@ -243,7 +244,7 @@ class Sparsify(Callback):
         masks, _ = find_masks(
             state.model,
             self._names,
-            Statistics(state.model, source, self.seed, self.loss),
+            Statistics(state.model, source, self.seed, self.loss, task_of(None, self.data)),
             density=level,
             importance=self.importance,
             scope=self.scope,

@@ -15,6 +15,7 @@ from ...errors import InputError
 from ...storage import record as _record
 from ...storage.entry import enters_network
 from ...tables import Table, Tabular
+from ...tasks import task_of
 from ..channels.statistics import Statistics
 from ..patterns import matches
 from . import criteria as element_criteria
@@ -82,6 +83,7 @@ def sparsify(
     batch_size: int = 128,
     example: Any = None,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    task: Any = None,
     seed: int = 0,
 ) -> SparsityResult:
     """Remove single weights of convolutions and linear layers, in place, by masks that hold from then on.
@@ -103,7 +105,8 @@ def sparsify(
         batches: how many batches of the data to look at; by default the criterion's (snip and grasp 1, others all).
         batch_size: images in each, where `data` is a data set or a split.
         example: an input, for synflow without data.
-        loss: of outputs and labels; cross-entropy by default.
+        loss: of outputs and targets; by default the task's.
+        task: see `pintsize.train`.
         seed: of the order of the images and of `random`.
 
     Returns:
@@ -119,6 +122,7 @@ def sparsify(
     criterion = element_criteria.find(importance)
     _record.check_order(model, MaskStep)
     names = chosen_weights(model, ignore)
+    judging = task_of(task, data)
     source = batches_for(data, batches or criterion.batches, batch_size, seed, example)
     rounds = criterion.steps if steps is None else steps
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
@@ -127,7 +131,7 @@ def sparsify(
     for number in range(1, rounds + 1):
         part = None if density is None else density ** (number / rounds)
         masks, left_alone = find_masks(
-            work, names, Statistics(work, source, seed, loss), density=part, importance=importance, scope=scope,
+            work, names, Statistics(work, source, seed, loss, judging), density=part, importance=importance, scope=scope,
             pattern=shape, min_density=min_density,
         )  # fmt: skip
         if number < rounds:

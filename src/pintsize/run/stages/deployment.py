@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...data.batches import arrays
 from ...deploy import export, open_runtimes, verify
 from ...deploy.openvino import runtime as openvino
 from ...measure import Profile, profile, side_by_side
 from ...recipe.recipe import Recipe
-from ...tables import jsonable
+from ...tables import jsonable, judged
 from ...training import evaluate
 from ..forms import Form
 from .stages import DENSE, Stage, Stages, packed, stage
@@ -42,7 +43,8 @@ class Export(_Closing):
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
         about: dict[str, Any] = {"example": run.example, "licence": run.recipe.export.licence}
-        images: dict[str, Any] = {"classes": run.data.classes, "mean": run.data.mean, "std": run.data.std}
+        known = {"classes": run.data.classes, "mean": run.data.mean, "std": run.data.std}
+        images: dict[str, Any] = {key: value for key, value in known.items() if value}  # loaders do not tell
         for form in run.forms:
             network = run.model(form.weights)
             if packed(run.recipe):
@@ -96,8 +98,8 @@ class Measure(_Closing):
         files = {form.label: run.folder.path / form.exported for form in run.forms}
         with open_runtimes(files, backend=backend, threads=threads) as runtimes:
             accuracies = {label: evaluate(runtime, run.data.test) for label, runtime in runtimes.items()}
-            latencies = side_by_side(runtimes, run.example[:1].numpy(), threads=threads)
-        rows = []
+            latencies = side_by_side(runtimes, arrays(run.example), threads=threads)
+        table = []
         for form in run.forms:
             cost, timed = profile(run.model(form.weights), run.example), latencies[form.label]
             latency = {
@@ -107,11 +109,11 @@ class Measure(_Closing):
                 "threads": threads,
                 "batch": timed.batch,
             }
-            rows.append(
+            table.append(
                 {
                     "name": form.label,
-                    "accuracy": accuracies[form.label],
-                    "val_accuracy": _val_accuracy(run, form),
+                    **run.figures(accuracies[form.label]),
+                    **run.figures(_on_validation(run, form), "val_"),
                     "params": cost.params,
                     "macs": cost.macs,
                     "file": form.exported,
@@ -120,17 +122,16 @@ class Measure(_Closing):
                     "latency": latency,
                 }
             )
-        return {"stages": rows, "layers": _layers(run)}
+        return {"stages": table, "layers": _layers(run)}
 
 
-def _val_accuracy(run: Stages, form: Form) -> float | None:
+def _on_validation(run: Stages, form: Form) -> float | None:
     """What its stage said of it; of a network on the way, its round."""
     rounds = [row for result in run.results.values() for row in result.get("rounds", [])]
     for row in rounds:
         if form.weights.endswith(f"/{row['name'].replace(', ', '-').replace(' ', '-')}.safetensors"):
             return float(row["val_accuracy"])
-    accuracy: float | None = run.results[run.made_by[form.weights]]["val_accuracy"]
-    return accuracy
+    return judged(run.results[run.made_by[form.weights]], "val_")
 
 
 def _compressed(run: Stages, form: Form) -> dict[str, int]:

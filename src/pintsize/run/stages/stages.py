@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ...data import Data, Split
+from ...data.batches import example_of
 from ...data.digest import data_digest
 from ...errors import OperationError, UnsupportedOp
 from ...pruning import UNREGULARIZED, Unregularized
@@ -27,6 +28,7 @@ from ...storage.digests import in_order, model_digest
 from ...storage.folder import RunFolder
 from ...storage.network_file import save
 from ...storage.replay import replay
+from ...tasks import task_of
 from ...training import Callback, evaluate, train
 from ..epochs import Epochs
 from ..forms import Form, named_forms
@@ -165,7 +167,8 @@ class Stages:
         self.folder, self.recipe, self.data, self.progress = folder, recipe, data, progress
         self._start, self._on_epoch = model, on_epoch
         self._loaded: dict[str, nn.Module] = {}
-        self.example = next(iter(data.val.batches(batch_size=2)))[0]
+        self.task = task_of(None, data)
+        self.example = example_of(data.val, model)
         self.results: dict[str, dict[str, Any]] = {}
         self.stages = stages_of(recipe)
         self.forms = forms_of(recipe)
@@ -199,7 +202,8 @@ class Stages:
 
     def origin(self) -> list[Any]:
         """What the run starts from, in short."""
-        return [model_digest(self._start), data_digest(self.data), self.recipe.seed]
+        task = [] if self.task.key == "accuracy" else [self.task.name]
+        return [model_digest(self._start), data_digest(self.data), self.recipe.seed, *task]
 
     def before(self, stage: Stage) -> nn.Module:
         """A copy of the network that the stages before `stage` left."""
@@ -208,7 +212,8 @@ class Stages:
 
     def teacher(self, section: RecoverSection) -> nn.Module | None:
         """The dense network, if `section` learns from it."""
-        return copy.deepcopy(self.model(DENSE)) if section.distill else None
+        taught = self.task.name == "imitation"  # by its targets already
+        return copy.deepcopy(self.model(DENSE)) if section.distill and not taught else None
 
     @property
     def recovery(self) -> RecoverSection:
@@ -228,8 +233,8 @@ class Stages:
         measured = copy.deepcopy(model)
         images = self.some_training_images(4096).batches(shuffle=True, augment=augment, seed=self.recipe.seed)
         reestimate_norms(measured, images, images=None)
-        val = self.data.val
-        return measured if evaluate(measured, val) > evaluate(model, val) else model
+        val, metric = self.data.val, self.task.judged()
+        return measured if metric.worse(evaluate(model, val), evaluate(measured, val)) < 0 else model
 
     def some_training_images(self, count: int = _JUDGED_IMAGES) -> Split:
         """A sample for criteria and ranges, always the same."""
@@ -284,7 +289,15 @@ class Stages:
         """Save a form of the network; `result` with its accuracy."""
         save(model, self.folder.path / file)
         self._loaded.pop(file, None)
-        return {"val_accuracy": evaluate(self.model(file), self.data.val), **result}
+        return {**self.figures(evaluate(self.model(file), self.data.val), "val_"), **result}
+
+    def figures(self, value: float | None, prefix: str = "") -> dict[str, Any]:
+        """What a row says of how good a network is: its accuracy, or the metric of the task with its name and unit."""
+        found: dict[str, Any] = {f"{prefix}{self.task.key}": value}
+        if self.task.key != "accuracy":
+            metric = self.task.judged()
+            found |= {"metric_name": metric.name, "metric_unit": metric.unit}
+        return found
 
 
 def settings_of(section: Any) -> dict[str, Any]:
