@@ -112,7 +112,7 @@ def test_cluster_and_fixed_point(network):
     model, data, example = network
     other = copy.deepcopy(model)
     ps.cluster(model, k=8)
-    ps.fixed_point(other, bits=8, calibration=data.train, example=example)
+    ps.fixed_point(other, calibration=data.train, example=example, **QUIET)
     for changed in (model, other):
         assert all(leaf.isfinite().all() for leaf in outputs(changed, example))
 

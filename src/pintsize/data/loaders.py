@@ -308,7 +308,7 @@ def _images(batch: Any) -> int:
 
 
 def _at_most(batch: Any, count: int) -> Any:
-    n = _images(batch)
+    n, batch = _images(batch), tuple(batch) if isinstance(batch, list) else batch
     return batch if n <= count else rows(batch, 0, count, of=n)
 
 

@@ -32,7 +32,7 @@ class Multilabel(Task):
 
 
 class MeanAveragePrecision(Metric):
-    """Mean over the classes that occur of the area under precision over recall, without interpolation, in percent."""
+    """Mean over the classes that occur of the average precision, in percent."""
 
     name, unit = "mAP", "%"
 
@@ -43,12 +43,9 @@ class MeanAveragePrecision(Metric):
 
     def value(self, records: Sequence[Any]) -> float:
         """Of all images."""
+        from torchmetrics.functional.classification import multilabel_average_precision
+
         scores, truth = torch.stack(list(records)).unbind(1)
-        order = scores.argsort(dim=0, descending=True, stable=True)
-        found = truth.gather(0, order)
-        ranks = torch.arange(1, len(found) + 1)[:, None]
-        precision = found.cumsum(0) / ranks
-        positives = found.sum(0)
-        occurs = positives > 0
-        average = (precision * found).sum(0)[occurs] / positives[occurs]
-        return 100 * float(average.mean()) if len(average) else float("nan")
+        occurs = truth.sum(0) > 0
+        found = multilabel_average_precision(scores, truth.long(), num_labels=scores.shape[1], average=None)
+        return 100 * float(torch.as_tensor(found)[occurs].mean()) if occurs.any() else float("nan")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..data.batches import Inputs
-from ..errors import InputError, InputTypeError, OperationError, UnsupportedOp
+from ..errors import InputError, InputTypeError, OperationError, PintsizeError
 from ..registry import Registry
 from .forward import outputs_of
 from .metric import Metric, as_metric, value_of
@@ -240,7 +240,7 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
     for what, attempt in tries:
         try:
             found = attempt()
-        except (OperationError, InputError, UnsupportedOp):
+        except PintsizeError:
             raise
         except Exception as error:
             raise _unfit(task, what, error, targets) from error
