@@ -43,9 +43,9 @@ class MeanAveragePrecision(Metric):
 
     def value(self, records: Sequence[Any]) -> float:
         """Of all images."""
-        from torchmetrics.functional.classification import multilabel_average_precision
+        from torchmetrics.functional.classification import binary_average_precision
 
         scores, truth = torch.stack(list(records)).unbind(1)
-        occurs = truth.sum(0) > 0
-        found = multilabel_average_precision(scores, truth.long(), num_labels=scores.shape[1], average=None)
-        return 100 * float(torch.as_tensor(found)[occurs].mean()) if occurs.any() else float("nan")
+        classes = zip(scores.unbind(1), truth.long().unbind(1), strict=True)
+        found = [float(binary_average_precision(ours, wanted)) for ours, wanted in classes if wanted.any()]
+        return 100 * sum(found) / len(found) if found else float("nan")
