@@ -11,6 +11,17 @@ from . import cache, cifar, digits, hub, idx
 from .places import Decoded, Place, data_folder
 
 FOLDER_PREFIX = "imagefolder:"
+FORMATS = {
+    "coco": ("coco:PATH", "boxes in COCO's JSON: a folder with images/ and annotations/, or the JSON file"),
+    "yolo": ("yolo:data.yaml", "boxes in Ultralytics' layout"),
+    "masks": ("masks:PATH", "a folder with images/ and masks/, by name, for segmentation"),
+    "csv": ("csv:FILE", "a table of file names and numbers, for regression"),
+}
+"""Prefix → how a data set of this format is named, and what it is."""
+SCENES = {
+    "digits-scenes": "1,500 + 300 scenes 96×96, grey, of 1 to 5 digits, with boxes, for detection",
+    "digits-scenes:masks": "the same scenes with masks of 10 digits and the background, for segmentation",
+}
 _DEBIAN, _DEBIAN_PACKAGE = Path("/usr/share/datasets"), "dataset-fashion-mnist"
 _CLOTHES = (
     "T-shirt/top",
@@ -91,14 +102,17 @@ class Entry:
 
 
 def names() -> list[str]:
-    """The names that `load` takes, sorted; beside them it takes `imagefolder:PATH`."""
-    return sorted(KNOWN)
+    """The names that `load` takes, sorted; beside them it takes `imagefolder:PATH` and its like (see `describe`)."""
+    return sorted([*KNOWN, *SCENES])
 
 
 def describe() -> list[Entry]:
     """Every named data set, and whether it is on this machine. Nothing is read or downloaded."""
     entries = []
     for name in names():
+        if name in SCENES:
+            entries.append(Entry(name, SCENES[name], True, "made of the digits embedded in scikit-learn"))
+            continue
         known = KNOWN[name]
         where = (
             "embedded in scikit-learn"
@@ -108,10 +122,8 @@ def describe() -> list[Entry]:
         if where is None and known.hub and _from_hub(name, known.hub).is_file():
             where = str(_from_hub(name, known.hub))
         entries.append(Entry(name, known.summary, where is not None, where or _how(known)))
-    entries.append(
-        Entry(f"{FOLDER_PREFIX}PATH", "any folder of class folders of pictures", True, "the folder you name")
-    )
-    return entries
+    formats = [(f"{FOLDER_PREFIX}PATH", "any folder of class folders of pictures"), *FORMATS.values()]
+    return entries + [Entry(name, summary, True, "what you name") for name, summary in formats]
 
 
 def read(name: str) -> Decoded:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 
 # What a stream of words is for: the same seed gives independent streams.
-SHUFFLE, AUGMENT, VALIDATION, TEST, SUBSET = range(5)
+SHUFFLE, AUGMENT, VALIDATION, TEST, SUBSET, SCENES = range(6)
 
 
 def words(n: int, purpose: int, *key: int) -> NDArray[np.uint64]:

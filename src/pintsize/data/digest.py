@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import Tensor
+
 from ..storage.digests import digest, tensor_digest
 from .split import Data, Split
 
@@ -16,4 +18,8 @@ def data_digest(data: Data) -> str:
         return digest([data.name, data.classes, data.image_shape, parts])
     labels = {part: split.labels for part, split in splits.items()}
     transform = dataclasses.asdict(data.train.transform)
-    return digest([data.name, data.classes, data.image_shape, transform, tensor_digest(labels)])
+    if all(isinstance(one, Tensor) for one in labels.values()):
+        targets = tensor_digest(labels)
+    else:
+        targets = digest([one.digest() for one in labels.values()])
+    return digest([data.name, data.classes, data.image_shape, transform, targets])

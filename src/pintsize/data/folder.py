@@ -6,12 +6,13 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataNotFound, InputError
@@ -157,20 +158,23 @@ def decode(folder: ImageFolder, size: pictures.Size) -> Decoded:
     """Decode all pictures, each scaled to cover `size` and cut to its centre."""
     return Decoded(
         {
-            part: Labelled(_decode_files(listing.files, size), listing.labels)
+            part: Labelled(decode_files(listing.files, (*size, 3), lambda file: pictures.fit(pictures.rgb(file), size)), listing.labels)
             for part, listing in folder.parts.items()
         },
         folder.classes,
     )
 
 
-def _decode_files(files: Sequence[str], size: pictures.Size) -> Tensor:
+def decode_files(
+    files: Sequence[str], shape: tuple[int, ...], decode: Callable[[str], NDArray[np.uint8]]
+) -> Tensor:
+    """All pictures as `decode` makes them, uint8 [N, *shape]."""
     _log.info("decoding %d pictures, once", len(files))
-    images = np.empty((len(files), *size, 3), np.uint8)
+    images = np.empty((len(files), *shape), np.uint8)
 
     def fill(task: Iterable[int]) -> None:
         for number in task:
-            images[number] = pictures.fit(pictures.rgb(files[number]), size)
+            images[number] = decode(files[number])
 
     # Pillow lets go of the interpreter lock only while it decodes and scales, which for tiny pictures is the
     # smaller part: there threads would stand in each other's way.

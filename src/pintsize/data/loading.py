@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError, InputTypeError, unknown
-from . import cache, catalog, chance, folder
+from . import annotated, cache, catalog, chance, coco, digit_scenes, folder, masks, table, yolo
+from .placement import LETTERBOX, Placement
 from .places import Decoded
 from .split import Data, MemoryStore, Split
 from .stream import FolderStore
+from .targets import Boxes, Masks, choose, has_classes
 from .transform import Transform, statistics
 
 MEMORY_LIMIT = 3 * 2**29
@@ -36,7 +38,8 @@ def load(
     val_fraction: float = 0.1,
     seed: int = 0,
     limit: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize: str = LETTERBOX,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     flip: bool | None = None,
@@ -45,14 +48,16 @@ def load(
     """Load a data set and cut it into train, validation and test splits.
 
     Args:
-        name: one of `pintsize.data.list()`, or `imagefolder:PATH` for a folder of class folders. Where such a
-            folder has no test part, a fifth of its images, the same for every seed, is cut off as one.
-        val_fraction: share of the training images that becomes the validation split, class by class. An image
-            folder with a folder `val` has that as its validation split.
+        name: one of `pintsize.data.list()`; `imagefolder:PATH` for a folder of class folders; `coco:PATH` or
+            `yolo:data.yaml` for boxes, `masks:PATH` for masks, `csv:FILE` for numbers. Where there is no test part, a
+            fifth of the images, the same for every seed, is cut off as one.
+        val_fraction: share of the training images that becomes the validation split, class by class. A data set with
+            a part `val` has that as its validation split.
         seed: determines the validation split.
         limit: at most so many images in each split, class by class, for quick runs.
-        image_size: height and width of the images; by default their own, and for an image folder whose images
-            differ in size, 224.
+        image_size: side of the images, or height and width; by default their own. Where they differ in size: 224 for
+            classes and numbers, 512 for masks, 640 for boxes.
+        resize: how images with boxes, masks or numbers come to a size: `letterbox` (whole, with a border) or `stretch`.
         mean: per channel, of the [0, 1] images, to normalise by; by default the set's own, for image folders
             ImageNet's.
         std: per channel, like `mean`.
@@ -67,9 +72,9 @@ def load(
         DataNotFound: the data set is not on this machine; it says where it was looked for and how to get it.
         CorruptFile: a file is damaged, or is no picture; it is named.
     """
-    _check_options(val_fraction, seed, limit, image_size)
+    _check_options(val_fraction, seed, limit)
     chance.check_whole("cutout", cutout, least=0)
-    parts = _parts(name, image_size, {"mean": mean, "std": std, "flip": flip, "cutout": cutout})
+    parts = _parts(name, _size(image_size), resize, {"mean": mean, "std": std, "flip": flip, "cutout": cutout})
     if "test" not in parts:
         parts["train"], parts["test"] = _cut(parts["train"], _TEST_FRACTION, chance.TEST, _TEST_SEED)
     if "val" not in parts:
@@ -85,43 +90,74 @@ def load(
         parts = {part: split.at_most(limit, seed) for part, split in parts.items()}
     train, val, test = (parts[part] for part in ("train", "val", "test"))
     mean, std = train.transform.mean, train.transform.std
-    return Data(name, train, val, test, train.classes, train.image_shape, mean, std)
+    return Data(name, train, val, test, train.classes, train.image_shape, mean, std, train.task)
 
 
-def _parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
+READERS: dict[str, Callable[[Path], annotated.Annotated]] = {
+    "coco": coco.scan, "yolo": yolo.scan, "masks": masks.scan, "csv": table.scan,
+}  # fmt: skip
+"""Prefix of a name → what reads such data sets."""
+
+
+def _parts(name: str, size: tuple[int, int] | None, resize: str, changes: dict[str, Any]) -> Parts:
     """The splits that the data set has apart, with the user's `changes` of the transform."""
     if not isinstance(name, str):
         raise InputTypeError(
             f"data set {name!r}", "a data set is loaded by its name", "pass a string such as 'digits'"
         )
+    prefix, _, path = name.partition(":")
     if name.startswith(catalog.FOLDER_PREFIX):
-        return _folder_parts(name.removeprefix(catalog.FOLDER_PREFIX), image_size, changes)
+        return _folder_parts(path, size, changes)
+    if prefix in READERS:
+        if not path:
+            raise InputError(f"data set {name!r}", "it names no file or folder", f"write {catalog.FORMATS[prefix][0]}")
+        found = READERS[prefix](Path(path).expanduser().resolve())
+        transform = _changed(Transform(*_IMAGENET_STATISTICS, flip=found.flip), changes)
+        return annotated.splits(found, size, resize, transform, MEMORY_LIMIT)
+    if name in catalog.SCENES:
+        return _scene_parts(name, size, changes)
     if name in catalog.KNOWN:
-        return _known_parts(name, image_size, changes)
+        return _known_parts(name, size, changes)
     if Path(name).is_dir():
         raise InputError(
             f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
         )
-    raise unknown("data set", name, [*catalog.KNOWN, f"{catalog.FOLDER_PREFIX}PATH"])
+    formats = [told for told, _ in catalog.FORMATS.values()]
+    raise unknown("data set", name, [*catalog.KNOWN, *catalog.SCENES, f"{catalog.FOLDER_PREFIX}PATH", *formats])
 
 
-def _known_parts(name: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
+def _scene_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:
+    scenes = digit_scenes.read()
+    mean, std = statistics(scenes["train"].images, peak=255)
+    transform = _changed(Transform(mean, std, pad=4, size=size), changes)
+    of_pixels = name.endswith(":masks")
+    classes = ("background", *digit_scenes.CLASSES) if of_pixels else digit_scenes.CLASSES
+    made: Parts = {}
+    for part, found in scenes.items():
+        order = torch.arange(len(found.images))
+        targets = Masks(MemoryStore(found.masks), order) if of_pixels else Boxes(found.boxes)
+        task = "segmentation" if of_pixels else "detection"
+        made[part] = Split(MemoryStore(found.images), targets, classes, transform, task=task)
+    return made
+
+
+def _known_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:
     known, decoded = catalog.KNOWN[name], catalog.read(name)
     mean, std = known.statistics or statistics(decoded.parts["train"].images, peak=known.peak)
-    size = None if image_size is None else (image_size, image_size)
     transform = _changed(Transform(mean, std, known.pad, known.flip, known.peak, size), changes)
     return _in_memory(decoded, transform)
 
 
-def _folder_parts(path: str, image_size: int | None, changes: dict[str, Any]) -> Parts:
+def _folder_parts(path: str, asked: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:
     if not path:
         raise InputError("data set 'imagefolder:'", "it names no folder", "write imagefolder:/path/to/folder")
     found = folder.scan(Path(path).expanduser().resolve())
     transform = _changed(Transform(*_IMAGENET_STATISTICS, flip=True), changes)
-    identity = f"{found.root} at {image_size}"
+    # a square is called by its side, as it always was, so that what is in the cache serves
+    identity = f"{found.root} at {asked[0] if asked is not None and asked[0] == asked[1] else asked}"
     decoded = cache.recall("imagefolder", identity, found.fingerprint)
     if decoded is None:
-        size = folder.common_size(found) if image_size is None else (image_size, image_size)
+        size = asked or folder.common_size(found)
         if 3 * math.prod(size) * len(found) > MEMORY_LIMIT:
             return {
                 part: Split(FolderStore(listing.files, size), listing.labels, found.classes, transform)
@@ -165,7 +201,7 @@ def _changed(transform: Transform, changes: dict[str, Any]) -> Transform:
     return dataclasses.replace(transform, **given)
 
 
-def _check_options(val_fraction: float, seed: int, limit: int | None, image_size: int | None) -> None:
+def _check_options(val_fraction: float, seed: int, limit: int | None) -> None:
     if (
         isinstance(val_fraction, bool)
         or not isinstance(val_fraction, numbers.Real)
@@ -177,22 +213,33 @@ def _check_options(val_fraction: float, seed: int, limit: int | None, image_size
     chance.check_whole("seed", seed, least=0)
     if limit is not None:
         chance.check_whole("limit", limit, least=1)
-    if image_size is not None:
-        chance.check_whole("image_size", image_size, least=_SMALLEST)
-        if image_size > _LARGEST:
+
+
+def _size(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width."""
+    if image_size is None:
+        return None
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(sides) != 2:
+        raise InputError(f"image_size={image_size!r}", "it is not a side, or height and width", "pass 224 or (224, 320)")
+    for side in sides:
+        chance.check_whole("image_size", side, least=_SMALLEST)
+        if side > _LARGEST:
             raise InputError(f"image_size={image_size}", f"it is above {_LARGEST}", "pass a smaller one")
+    return int(sides[0]), int(sides[1])
 
 
 def _cut(split: Split, fraction: float, purpose: int, seed: int) -> tuple[Split, Split]:
-    """The rest of a split, and the `fraction` of it that is cut off class by class."""
-    cut = chance.stratified(split.labels, round(fraction * len(split)), purpose, seed)
+    """The rest of a split, and the `fraction` of it that is cut off, class by class where images have one."""
+    cut = choose(split.labels, round(fraction * len(split)), purpose, seed)
     kept = torch.ones(len(split), dtype=torch.bool).index_fill(0, cut, False).nonzero().squeeze(1)
     return split.take(kept), split.take(cut)
 
 
 def _check_counts(name: str, parts: Parts, limit: int | None) -> None:
     classes = parts["train"].classes
-    if limit is not None and limit < len(classes):
+    labels = parts["train"].labels
+    if limit is not None and limit < len(classes) and has_classes(labels):
         raise InputError(
             f"limit={limit}", f"it is fewer than the {len(classes)} classes", "pass a larger one"
         )
@@ -203,7 +250,9 @@ def _check_counts(name: str, parts: Parts, limit: int | None) -> None:
                 f"no image is left for its {part} split",
                 "add images or raise val_fraction",
             )
-    counts = torch.bincount(parts["train"].labels, minlength=len(classes))
+    if not has_classes(labels):
+        return
+    counts = torch.bincount(labels, minlength=len(classes))
     if not counts.all():
         bare = classes[int(counts.argmin())]
         raise InputError(

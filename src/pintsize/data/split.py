@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ..errors import InputError, InputTypeError
 from . import chance
+from .targets import choose, follow, given_out, ignore_index
 from .transform import Transform
 
-Batch = tuple[Tensor, Tensor]
-"""Images float32 [B, C, H, W], normalised, and labels int64 [B]."""
+Batch = tuple[Tensor, Any]
+"""Images float32 [B, C, H, W], normalised, and targets: classes int64 [B], numbers float32 [B, D], masks int64 [B, H, W],
+or a list of dicts of boxes."""
 
 
 class Store(Protocol):
@@ -73,14 +76,14 @@ class Split:
 
     Args:
         store: where the pixels are.
-        labels: int64 [N], the class of each image of this split.
+        labels: int64 [N], the class of each image of this split; or its numbers, float32 [N, D]; or `Masks`; or `Boxes`.
         classes: names of all classes of the data set.
         transform: what makes pixels a network's input.
         positions: int64 [N], where in the store each image is; None when it is the whole store, in order.
         task: what networks are to do with it; see `Data.task`.
 
     Attributes:
-        labels: int64 [N].
+        labels: the targets of all images.
         classes: names of the classes.
         image_shape: (C, H, W) of the images it gives out.
         transform: how pixels become a network's input; holds mean and standard deviation.
@@ -89,7 +92,7 @@ class Split:
     def __init__(
         self,
         store: Store,
-        labels: Tensor,
+        labels: Any,
         classes: tuple[str, ...],
         transform: Transform,
         *,
@@ -140,7 +143,7 @@ class Split:
             drop_last: leave out a last batch that has fewer images.
 
         Returns:
-            Iterator of images float32 [B, C, H, W], normalised, and labels int64 [B].
+            Iterator of images float32 [B, C, H, W], normalised, and what is to be said of them; see `Batch`.
 
         Raises:
             InputError: a batch size, seed or epoch that is none.
@@ -161,10 +164,16 @@ class Split:
         self, chosen: Sequence[Tensor], words: list[NDArray[np.uint64]] | None, device: torch.device
     ) -> Iterator[Batch]:
         stored = self._store.read([self._positions[images] for images in chosen], words)
-        for number, (images, pixels) in enumerate(zip(chosen, stored, strict=True)):
-            moved = pixels.to(device, non_blocking=True)
-            inputs = self.transform(moved, None if words is None else words[number])
-            yield inputs, self.labels[images].to(device, non_blocking=True)
+        truths = given_out(self.labels, chosen)
+        H, W, _ = self._store.pixel_shape
+        ignored = ignore_index(self.task)
+        for number, (pixels, truth) in enumerate(zip(stored, truths, strict=True)):
+            drawn = None if words is None else words[number]
+            inputs = self.transform(pixels.to(device, non_blocking=True), drawn)
+            if isinstance(truth, Tensor):  # boxes are few: they are moved when all is done
+                truth = truth.to(device, non_blocking=True)  # noqa: PLW2901
+            targets = follow(truth, self.transform, drawn, (H, W), ignored=ignored)
+            yield inputs, tree_map_only(Tensor, lambda one: one.to(device, non_blocking=True), targets)
 
     def take(self, images: Tensor) -> Split:
         """The split of the images at these positions of this one, int64 [n]."""
@@ -180,7 +189,7 @@ class Split:
         return split
 
     def subset(self, n: int, seed: int = 0) -> Split:
-        """A stratified choice of `n` images, in this split's order.
+        """A choice of `n` images, by class where each has one, in this split's order.
 
         Raises:
             InputError: `n` is below 1 or above the number of images.
@@ -189,10 +198,10 @@ class Split:
         chance.check_whole("seed", seed, least=0)
         if n > len(self):
             raise InputError(f"subset of {n} images", f"the split has only {len(self)}", "ask for fewer")
-        return self.take(chance.stratified(self.labels, n, chance.SUBSET, seed))
+        return self.take(choose(self.labels, n, chance.SUBSET, seed))
 
     def at_most(self, n: int, seed: int = 0) -> Split:
-        """A stratified choice of `n` images, or all of them where there are no more.
+        """`subset`, or all images where there are no more.
 
         Raises:
             InputError: `n` is below 1.

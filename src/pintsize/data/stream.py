@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,30 +18,34 @@ from . import pictures
 _MARGIN = 256 / 224  # the usual evaluation protocol on ImageNet: shorter side 256, centre 224
 _WORKERS = 8
 
+Decode = Callable[[str, int | None], pictures.Rgb]
 
-class FolderStore:
+
+class PictureStore:
     """Picture files, decoded as they are asked for.
 
     Args:
         files: their paths.
-        size: height and width to give out: a random-resized crop where augmented, else the centre after
-            scaling the picture to cover 256/224 of it.
+        shape: height, width and channels to give out.
+        decode: a path and, where images are augmented, a random word → uint8 [H, W, C].
         workers: processes that decode; 0 for none but this one.
     """
 
-    def __init__(self, files: Sequence[str], size: pictures.Size, *, workers: int | None = None) -> None:
-        self.files, self.size = tuple(files), size
+    def __init__(
+        self, files: Sequence[str], shape: tuple[int, int, int], decode: Decode, *, workers: int | None = None
+    ) -> None:
+        self.files, self._shape, self._decode = tuple(files), shape, decode
         self.workers = min(os.cpu_count() or 1, _WORKERS) if workers is None else workers
 
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        return (*self.size, 3)
+        return self._shape
 
     def read(self, batches: Sequence[Tensor], words: Sequence[NDArray[np.uint64]] | None) -> Iterator[Tensor]:
         """Decode each batch; see `Store.read`."""
         loader = DataLoader(
-            _Batches(self.files, self.size, batches, words),
+            _Batches(self.files, self._decode, batches, words),
             batch_size=None,
             shuffle=False,
             num_workers=min(self.workers, len(batches)),
@@ -52,17 +57,37 @@ class FolderStore:
             yield pixels
 
 
+class FolderStore(PictureStore):
+    """Picture files of which augmentation makes random-resized crops; else the centre, after scaling to 256/224 of it.
+
+    Args:
+        files: their paths.
+        size: height and width to give out.
+        workers: processes that decode; 0 for none but this one.
+    """
+
+    def __init__(self, files: Sequence[str], size: pictures.Size, *, workers: int | None = None) -> None:
+        super().__init__(files, (*size, 3), functools.partial(_cropped, size), workers=workers)
+
+
+def _cropped(size: pictures.Size, file: str, word: int | None) -> pictures.Rgb:
+    image = pictures.rgb(file)
+    if word is None:
+        return pictures.fit(image, size, margin=_MARGIN)
+    return pictures.random_resized_crop(image, size, word)
+
+
 class _Batches(Dataset[Tensor | InputError]):
     """Whole batches as the items of a data set, so that a worker decodes one batch at a time."""
 
     def __init__(
         self,
         files: Sequence[str],
-        size: pictures.Size,
+        decode: Decode,
         batches: Sequence[Tensor],
         words: Sequence[NDArray[np.uint64]] | None,
     ) -> None:
-        self.files, self.size, self.batches, self.words = files, size, batches, words
+        self.files, self.decode, self.batches, self.words = files, decode, batches, words
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -76,8 +101,5 @@ class _Batches(Dataset[Tensor | InputError]):
 
     def _decoded(self, number: int) -> Iterator[pictures.Rgb]:
         for place, position in enumerate(self.batches[number].tolist()):
-            image = pictures.rgb(self.files[position])
-            if self.words is None:
-                yield pictures.fit(image, self.size, margin=_MARGIN)
-            else:
-                yield pictures.random_resized_crop(image, self.size, int(self.words[number][place]))
+            word = None if self.words is None else int(self.words[number][place])
+            yield self.decode(self.files[position], word)

@@ -46,7 +46,7 @@ class Transform:
             float32 [B, C, H, W], normalised; in channels-last memory format where C ≥ 3.
         """
         if words is not None:
-            pixels = self._augmented(pixels, words)
+            pixels = self.moved(pixels, words)
         B, H, W, C = pixels.shape
         scale, shift = _affine(self.mean, self.std, self.peak, H * W, str(pixels.device))
         # One long row per image: a broadcast over 3 channels alone would run three numbers at a time.
@@ -72,20 +72,31 @@ class Transform:
         )
         return torch.from_numpy(down[:, None, :, None] & right[:, None, None, :])
 
-    def _augmented(self, pixels: Tensor, words: NDArray[np.uint64]) -> Tensor:
+    def offsets(self, words: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many rows and columns of each image a crop leaves out at the top and left, from -pad to pad."""
+        steps = 2 * self.pad + 1
+        down, right = words % steps, words // steps % steps
+        return down.astype(np.int64) - self.pad, right.astype(np.int64) - self.pad
+
+    def flipped(self, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which images are mirrored."""
+        return (words >> np.uint64(63)).astype(np.bool_) & self.flip
+
+    def moved(self, pixels: Tensor, words: NDArray[np.uint64], *, border: int = 0) -> Tensor:
+        """Crop and flip uint8 [B, H, W, C]; what a crop shows beyond the image has the value `border`."""
         B, H, W, C = pixels.shape
         device = pixels.device
         if self.pad:
-            offsets = 2 * self.pad + 1
-            down = torch.from_numpy((words % offsets).astype(np.int64)).to(device)
-            right = torch.from_numpy((words // offsets % offsets).astype(np.int64)).to(device)
-            bordered = F.pad(pixels, (0, 0, self.pad, self.pad, self.pad, self.pad))
+            places = 2 * self.pad + 1
+            down, right = (torch.from_numpy(one + self.pad).to(device) for one in self.offsets(words))
+            around = (0, 0, self.pad, self.pad, self.pad, self.pad)
+            bordered = F.pad(pixels, around, value=border)
             rows, row = bordered.stride(0), bordered.stride(1)
             # Every crop of every image as a view, so that one indexing operation copies only those drawn.
-            crops = bordered.as_strided((B, offsets, offsets, H, W * C), (rows, row, C, row, 1))
+            crops = bordered.as_strided((B, places, places, H, W * C), (rows, row, C, row, 1))
             pixels = crops[torch.arange(B, device=device), down, right].view(B, H, W, C)
         if self.flip:
-            chosen = torch.from_numpy(np.flatnonzero(words >> np.uint64(63))).to(device)
+            chosen = torch.from_numpy(np.flatnonzero(self.flipped(words))).to(device)
             pixels = pixels.index_copy(0, chosen, pixels[chosen].flip(2))
         return pixels
 

@@ -92,6 +92,9 @@ class Task:
             return scalar(self._step(model, inputs, targets), self.name)
         return self.loss(self.outputs(model, inputs), targets)
 
+    def check(self, inputs: Inputs, targets: Any) -> None:
+        """Raise what makes the targets of a batch unfit, as far as they can be judged by themselves."""
+
     def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
         """What the network makes of the inputs.
 
@@ -226,6 +229,7 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
         InputTypeError: they do not give what they should.
     """
     inputs, targets = batch
+    task.check(inputs, targets, num_classes)
     outputs = task.outputs(model, inputs, num_classes)
     if task.key == "accuracy":
         return  # logits and classes have been looked at
