@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := openvino,executorch,ray,hub,dev
+EXTRAS := openvino,executorch,detection,ray,hub,dev
 TORCH := torch==2.13.0
 
 export PIP_CONSTRAINT ?= requirements.lock

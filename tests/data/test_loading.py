@@ -125,8 +125,9 @@ def test_unknown_names_get_the_nearest(folders):
         ({"val_fraction": 0.9999}, "no image of class '0' is left for its train split"),
         *(
             ({"image_size": value}, f"image_size={value!r}")
-            for value in (0, -8, 3, 2.5, "32", (32, 32), 100_000, True)
+            for value in (0, -8, 3, 2.5, "32", (32, 32, 3), 100_000, True)
         ),
+        ({"image_size": (32, 2)}, "image_size=2"),
         ({"limit": 0}, "limit=0"),
         ({"limit": 9}, "limit=9: it is fewer than the 10 classes"),
         ({"seed": -1}, "seed=-1"),
@@ -150,12 +151,15 @@ def test_numpy_numbers_are_taken():
 
 
 def test_the_names():
-    assert data.list() == ["cifar10", "cifar100", "digits", "fashion-mnist"]
+    assert data.list() == [
+        "cifar10", "cifar100", "digits", "digits-scenes", "digits-scenes:masks", "fashion-mnist",
+    ]  # fmt: skip
 
 
 def test_describe_tells_what_is_here(folders):
     entries = {entry.name: entry for entry in data.describe()}
-    assert list(entries) == [*data.list(), "imagefolder:PATH"]
+    formats = ["imagefolder:PATH", "coco:PATH", "yolo:data.yaml", "masks:PATH", "csv:FILE"]
+    assert list(entries) == [*data.list(), *formats]
     assert entries["digits"].found
     assert not entries["cifar10"].found
     assert (

@@ -73,9 +73,8 @@ def splits(
     made = {}
     for part, (store, targets) in _stored(found, place, limit).items():
         listed = found.parts[part]
-        if targets is None:
-            targets = listed.targets if isinstance(listed.targets, Tensor) else _placed(listed, states[part], place)
-        made[part] = Split(store, targets, found.classes, transform, task=found.task)
+        truth = targets or _given(listed, states[part], place)
+        made[part] = Split(store, truth, found.classes, transform, task=found.task)
     return made
 
 
@@ -88,10 +87,13 @@ def _stored(found: Annotated, place: Placement, limit: int) -> dict[str, tuple[S
         streamed: dict[str, tuple[Store, Any]] = {}
         for part, listed in found.parts.items():
             masks = _mask_files(listed)
-            stream = Masks(PictureStore(masks, (H, W, 1), place.mask), torch.arange(len(masks))) if masks else None
+            stream = (
+                Masks(PictureStore(masks, (H, W, 1), place.mask), torch.arange(len(masks))) if masks else None
+            )
             streamed[part] = PictureStore(listed.files, (H, W, 3), place.picture), stream
         return streamed
-    identity = f"{found.root} at {place.size} {place.how}"
+    counts = {part: len(listed.files) for part, listed in found.parts.items()}
+    identity = f"{found.root} at {place.size} {place.how}, {counts}"
     files = [Path(file) for one in found.parts.values() for file in (*one.files, *_mask_files(one))]
     decoded = cache.remembered(
         found.kind, identity, cache.of_files(files), lambda: _decoded(found.parts, place)
@@ -114,7 +116,11 @@ def _decoded(parts: Mapping[str, Listed], place: Placement) -> Decoded:
 
 
 def _mask_files(listed: Listed) -> list[str]:
-    return [one for one in listed.targets if isinstance(one, str)] if not isinstance(listed.targets, Tensor) else []
+    return (
+        [one for one in listed.targets if isinstance(one, str)]
+        if not isinstance(listed.targets, Tensor)
+        else []
+    )
 
 
 def _sizes(files: Sequence[str]) -> list[pictures.Size]:
@@ -122,7 +128,9 @@ def _sizes(files: Sequence[str]) -> list[pictures.Size]:
     for file in files:
         if not os.path.isfile(file):
             raise DataNotFound(
-                file, "the annotations name it, but there is no such picture", "add it, or remove its annotations"
+                file,
+                "the annotations name it, but there is no such picture",
+                "add it, or remove its annotations",
             )
     with ThreadPoolExecutor() as pool:
         return list(pool.map(pictures.size_of, files))
@@ -135,7 +143,9 @@ def _common(found: Annotated, sizes: Mapping[str, list[pictures.Size]]) -> pictu
 
 def _check_sizes(found: Annotated, listed: Listed, sizes: list[pictures.Size]) -> None:
     if not listed.files:
-        raise InputError(f"{found.kind} data set {found.root}", "a part has no pictures", "add some, or remove it")
+        raise InputError(
+            f"{found.kind} data set {found.root}", "a part has no pictures", "add some, or remove it"
+        )
     for file, told, size in zip(listed.files, listed.sizes, sizes, strict=False):
         if told is not None and told != size:
             raise InputError(
@@ -151,7 +161,10 @@ def _check_sizes(found: Annotated, listed: Listed, sizes: list[pictures.Size]) -
             )  # fmt: skip
 
 
-def _placed(listed: Listed, sizes: list[pictures.Size], place: Placement) -> Boxes:
+def _given(listed: Listed, sizes: list[pictures.Size], place: Placement) -> Tensor | Boxes:
+    """Numbers as they are, boxes where they come to lie."""
+    if isinstance(listed.targets, Tensor):
+        return listed.targets
     targets: list[Target] = []
     for file, target, (height, width) in zip(listed.files, listed.targets, sizes, strict=True):
         assert isinstance(target, dict)

@@ -38,7 +38,9 @@ def scan(path: Path) -> Annotated:
                 "add it, or name the JSON file itself: coco:PATH/instances.json",
             )  # fmt: skip
     else:
-        raise DataNotFound(f"COCO data set {path}", "there is no such folder or file", "check the path after 'coco:'")
+        raise DataNotFound(
+            f"COCO data set {path}", "there is no such folder or file", "check the path after 'coco:'"
+        )
     parts, classes = {}, None
     for part, file in files.items():
         names, parts[part] = _read(file, path if path.is_dir() else file.parent)
@@ -79,7 +81,9 @@ def _read(file: Path, root: Path) -> tuple[tuple[str, ...], Listed]:
         {"boxes": torch.tensor(boxes[image]).reshape(-1, 4), "labels": torch.tensor(labels[image]).long()}
         for image in images
     ]
-    return tuple(name for _, name in categories), Listed(tuple(str(base / name) for name in names), targets, told)
+    return tuple(name for _, name in categories), Listed(
+        tuple(str(base / name) for name in names), targets, told
+    )
 
 
 def _json(file: Path) -> Any:
@@ -101,7 +105,9 @@ def _check_known(
         )  # fmt: skip
     if image not in images:
         raise InputError(
-            f"{file}, annotation {one.get('id')}", f"there is no image {image}", "add it, or remove the annotation"
+            f"{file}, annotation {one.get('id')}",
+            f"there is no image {image}",
+            "add it, or remove the annotation",
         )
 
 

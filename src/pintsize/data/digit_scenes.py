@@ -96,4 +96,7 @@ def _places(drawn: NDArray[np.uint64]) -> Iterator[tuple[int, int, int, int, flo
 def _enlarging(side: int) -> NDArray[np.float32]:
     """Bilinear interpolation of 8 pixels to `side`, [side, 8]."""
     places = np.clip((np.arange(side) + 0.5) * 8 / side - 0.5, 0, 7)
-    return np.maximum(1 - np.abs(places[:, None] - np.arange(8)), 0).astype(np.float32)
+    weights: NDArray[np.float32] = np.maximum(1 - np.abs(places[:, None] - np.arange(8)), 0).astype(
+        np.float32
+    )
+    return weights

@@ -158,7 +158,10 @@ def decode(folder: ImageFolder, size: pictures.Size) -> Decoded:
     """Decode all pictures, each scaled to cover `size` and cut to its centre."""
     return Decoded(
         {
-            part: Labelled(decode_files(listing.files, (*size, 3), lambda file: pictures.fit(pictures.rgb(file), size)), listing.labels)
+            part: Labelled(
+                decode_files(listing.files, (*size, 3), lambda file: pictures.fit(pictures.rgb(file), size)),
+                listing.labels,
+            )
             for part, listing in folder.parts.items()
         },
         folder.classes,

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError, InputTypeError, unknown
 from . import annotated, cache, catalog, chance, coco, digit_scenes, folder, masks, table, yolo
-from .placement import LETTERBOX, Placement
+from .placement import LETTERBOX
 from .places import Decoded
 from .split import Data, MemoryStore, Split
 from .stream import FolderStore
@@ -74,7 +74,9 @@ def load(
     """
     _check_options(val_fraction, seed, limit)
     chance.check_whole("cutout", cutout, least=0)
-    parts = _parts(name, _size(image_size), resize, {"mean": mean, "std": std, "flip": flip, "cutout": cutout})
+    parts = _parts(
+        name, _size(image_size), resize, {"mean": mean, "std": std, "flip": flip, "cutout": cutout}
+    )
     if "test" not in parts:
         parts["train"], parts["test"] = _cut(parts["train"], _TEST_FRACTION, chance.TEST, _TEST_SEED)
     if "val" not in parts:
@@ -110,7 +112,9 @@ def _parts(name: str, size: tuple[int, int] | None, resize: str, changes: dict[s
         return _folder_parts(path, size, changes)
     if prefix in READERS:
         if not path:
-            raise InputError(f"data set {name!r}", "it names no file or folder", f"write {catalog.FORMATS[prefix][0]}")
+            raise InputError(
+                f"data set {name!r}", "it names no file or folder", f"write {catalog.FORMATS[prefix][0]}"
+            )
         found = READERS[prefix](Path(path).expanduser().resolve())
         transform = _changed(Transform(*_IMAGENET_STATISTICS, flip=found.flip), changes)
         return annotated.splits(found, size, resize, transform, MEMORY_LIMIT)
@@ -123,7 +127,9 @@ def _parts(name: str, size: tuple[int, int] | None, resize: str, changes: dict[s
             f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
         )
     formats = [told for told, _ in catalog.FORMATS.values()]
-    raise unknown("data set", name, [*catalog.KNOWN, *catalog.SCENES, f"{catalog.FOLDER_PREFIX}PATH", *formats])
+    raise unknown(
+        "data set", name, [*catalog.KNOWN, *catalog.SCENES, f"{catalog.FOLDER_PREFIX}PATH", *formats]
+    )
 
 
 def _scene_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:
@@ -215,13 +221,15 @@ def _check_options(val_fraction: float, seed: int, limit: int | None) -> None:
         chance.check_whole("limit", limit, least=1)
 
 
-def _size(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def _size(image_size: int | tuple[int, ...] | list[int] | None) -> tuple[int, int] | None:
     """Height and width."""
     if image_size is None:
         return None
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
     if len(sides) != 2:
-        raise InputError(f"image_size={image_size!r}", "it is not a side, or height and width", "pass 224 or (224, 320)")
+        raise InputError(
+            f"image_size={image_size!r}", "it is not a side, or height and width", "pass 224 or (224, 320)"
+        )
     for side in sides:
         chance.check_whole("image_size", side, least=_SMALLEST)
         if side > _LARGEST:

@@ -26,13 +26,21 @@ def scan(root: Path) -> Annotated:
         InputError: masks say no class but one, or a class that has no name.
     """
     if not root.is_dir():
-        raise DataNotFound(f"masks data set {root}", "there is no such folder", "check the path after 'masks:'")
+        raise DataNotFound(
+            f"masks data set {root}", "there is no such folder", "check the path after 'masks:'"
+        )
     apart = [part for part in ("train", "val", "test") if (root / part / "images").is_dir()]
     if apart and "train" not in apart:
-        raise InputError(f"masks data set {root}", f"it has {' and '.join(apart)}, but no train", "add train/images and train/masks")  # fmt: skip
+        raise InputError(
+            f"masks data set {root}",
+            f"it has {' and '.join(apart)}, but no train",
+            "add train/images and train/masks",
+        )
     parts = {part: _listed(root / part if apart else root) for part in apart or ["train"]}
     classes = _classes(root, [file for listed in parts.values() for file in map(str, listed.targets)])
-    return Annotated("masks", root, classes, parts, {"name": "segmentation", "ignore_index": IGNORED}, usual=(512, 512))
+    return Annotated(
+        "masks", root, classes, parts, {"name": "segmentation", "ignore_index": IGNORED}, usual=(512, 512)
+    )
 
 
 def _listed(root: Path) -> Listed:
@@ -41,7 +49,9 @@ def _listed(root: Path) -> Listed:
     for name in ("images", "masks"):
         if not (root / name).is_dir():
             raise DataNotFound(
-                f"masks data set {root}", f"it has no folder {name}", "put pictures into images/, masks into masks/"
+                f"masks data set {root}",
+                f"it has no folder {name}",
+                "put pictures into images/, masks into masks/",
             )
         files = sorted((root / name).rglob("*"))
         found.append({
@@ -54,13 +64,15 @@ def _listed(root: Path) -> Listed:
         lost = sorted(names.keys() - others.keys())
         if lost:
             raise DataNotFound(
-                names[lost[0]], f"it has no {what} of the same name ({len(lost)} such)", "add it, or remove the file"
+                names[lost[0]],
+                f"it has no {what} of the same name ({len(lost)} such)",
+                "add it, or remove the file",
             )
     return Listed(tuple(images.values()), [masks[name] for name in images])
 
 
 def _classes(root: Path, masks: list[str]) -> tuple[str, ...]:
-    names = ()
+    names: tuple[str, ...] = ()
     if (root / _NAMES).is_file():
         lines = (root / _NAMES).read_text(encoding="utf-8").splitlines()
         names = tuple(line.strip() for line in lines if line.strip())

@@ -85,10 +85,12 @@ def mask_image(file: str | Path) -> Image.Image:
                 return Image.fromarray(np.asarray(image))
             if image.mode.startswith("I"):
                 values = np.asarray(image)
-                if 0 <= values.min() and values.max() <= 255:
+                if values.min() >= 0 and values.max() <= 255:
                     return Image.fromarray(values.astype(np.uint8))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CorruptFile(str(file), f"it cannot be read as a picture ({error})", "remove or replace it") from error
+        raise CorruptFile(
+            str(file), f"it cannot be read as a picture ({error})", "remove or replace it"
+        ) from error
     raise InputError(
         str(file), f"as a mask it must have one number from 0 to 255 for each pixel, it has Pillow's mode {image.mode}",
         "write the class of each pixel into a PNG of grey values or with a palette",

@@ -39,7 +39,9 @@ def scan(path: Path) -> Annotated:
     numbers = [at for at in range(len(header)) if at not in (names, part)]
     if not numbers or len(rows) < 2:
         raise CorruptFile(
-            str(path), "it has no columns of numbers, or no rows", "write a header such as file,age and a row a picture"
+            str(path),
+            "it has no columns of numbers, or no rows",
+            "write a header such as file,age and a row a picture",
         )
     files: dict[str, list[str]] = {}
     values: dict[str, list[list[float]]] = {}
@@ -48,7 +50,9 @@ def scan(path: Path) -> Annotated:
             continue
         where = f"{path}, line {line}"
         if len(row) != len(header):
-            raise CorruptFile(where, f"it has {len(row)} columns, the header {len(header)}", "write one of each")
+            raise CorruptFile(
+                where, f"it has {len(row)} columns, the header {len(header)}", "write one of each"
+            )
         of = row[part].strip().lower() if part is not None else "train"
         if of not in ("train", "val", "test"):
             raise CorruptFile(where, f"split is {of!r}", "write train, val or test")
@@ -68,5 +72,7 @@ def _number(where: str, column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise CorruptFile(where, f"{column} is {text.strip()!r}, not a number", "correct it, or remove the row")
+        raise CorruptFile(
+            where, f"{column} is {text.strip()!r}, not a number", "correct it, or remove the row"
+        )
     return value

@@ -90,7 +90,12 @@ def given_out(targets: Any, chosen: Sequence[Tensor]) -> Iterator[Any]:
 
 
 def follow(
-    targets: Any, transform: Transform, words: NDArray[np.uint64] | None, stored: tuple[int, int], *, ignored: int
+    targets: Any,
+    transform: Transform,
+    words: NDArray[np.uint64] | None,
+    stored: tuple[int, int],
+    *,
+    ignored: int,
 ) -> Any:
     """The targets of images that `transform` has changed by the same words.
 
@@ -181,7 +186,9 @@ def check_boxes(target: Any, size: tuple[int, int] | None, num_classes: int | No
         and target["labels"].dim() == 1
     )
     if not fits:
-        told = f"dict of {', '.join(map(str, target))}" if isinstance(target, Mapping) else type(target).__name__
+        told = (
+            f"dict of {', '.join(map(str, target))}" if isinstance(target, Mapping) else type(target).__name__
+        )
         if isinstance(target, Mapping):
             told += "".join(f", {key} {list(one.shape)} {str(one.dtype).removeprefix('torch.')}"
                             for key, one in target.items() if isinstance(one, Tensor))  # fmt: skip
@@ -203,7 +210,9 @@ def check_boxes(target: Any, size: tuple[int, int] | None, num_classes: int | No
                 where, f"box {_told(boxes, wrong)} is outside the image of {H}×{W} pixels",
                 "give out left, top, right, bottom, in pixels of the image that the network sees",
             )  # fmt: skip
-    if len(labels) and (int(labels.min()) < 0 or (num_classes is not None and int(labels.max()) >= num_classes)):
+    if len(labels) and (
+        int(labels.min()) < 0 or (num_classes is not None and int(labels.max()) >= num_classes)
+    ):
         wrong_label = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
         known = "they count from 0" if num_classes is None else f"there are classes 0 to {num_classes - 1}"
         raise InputError(where, f"label {wrong_label}: {known}", "map labels to 0, 1, 2 …")

@@ -85,7 +85,9 @@ def _targets(path: Path, files: list[Path], classes: tuple[str, ...]) -> list[Ta
     labels = [_beside(file) for file in files]
     if files and not any(label.is_file() for label in labels):
         raise DataNotFound(
-            str(path), f"no picture has a text file of boxes, such as {labels[0]}", "put them into labels/ beside images/"
+            str(path),
+            f"no picture has a text file of boxes, such as {labels[0]}",
+            "put them into labels/ beside images/",
         )
     targets = []
     for file, label in zip(files, labels, strict=True):
@@ -112,7 +114,9 @@ def _row(label: Path, number: int, line: str, classes: tuple[str, ...]) -> tuple
     try:
         first, *values = (float(word) for word in line.split())
     except ValueError as error:
-        raise CorruptFile(where, f"{line.strip()[:60]!r} is not made of numbers", "write class x y width height") from error
+        raise CorruptFile(
+            where, f"{line.strip()[:60]!r} is not made of numbers", "write class x y width height"
+        ) from error
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise CorruptFile(
             where, f"{len(values)} numbers follow the class, not 4, or the corners of a polygon",
@@ -120,7 +124,9 @@ def _row(label: Path, number: int, line: str, classes: tuple[str, ...]) -> tuple
         )  # fmt: skip
     if first not in range(len(classes)):
         raise InputError(
-            where, f"there is no class {first:g}", f"the YAML names 0 to {len(classes) - 1}: add it, or correct the line"
+            where,
+            f"there is no class {first:g}",
+            f"the YAML names 0 to {len(classes) - 1}: add it, or correct the line",
         )
     if len(values) == 4:
         x, y, width, height = values

@@ -76,7 +76,9 @@ class AveragePrecision(Metric):
         }
         reference = COCO(truth, print_function=_silent)
         detections = reference.loadRes(_annotations([pair[0] for pair in records]))
-        evaluation = COCOeval_faster(reference, detections, "bbox", print_function=_silent, separate_eval=True)
+        evaluation = COCOeval_faster(
+            reference, detections, "bbox", print_function=_silent, separate_eval=True
+        )
         evaluation.params.maxDets, evaluation.params.iouThrs = [_MOST], np.array(self._overlaps)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()

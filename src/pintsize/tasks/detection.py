@@ -64,7 +64,9 @@ class Detection(Task):
         self._decode, self._first, self._classes = decode, first_class, num_classes
         self.confidence = confidence
         super().__init__(
-            loss, AveragePrecision(self.found, metric), step=step or (self._own_losses if loss is None else None)
+            loss,
+            AveragePrecision(self.found, metric),
+            step=step or (self._own_losses if loss is None else None),
         )
 
     def _own_losses(self, model: nn.Module, inputs: Inputs, targets: Any) -> Any:
@@ -86,9 +88,11 @@ class Detection(Task):
                 "give out a list of {'boxes': float [n, 4], 'labels': int64 [n]}",
             )  # fmt: skip
         for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-            check_boxes(target, tuple(image.shape[-2:]), self._classes, f"target of image {number} of a batch")
+            check_boxes(
+                target, tuple(image.shape[-2:]), self._classes, f"target of image {number} of a batch"
+            )
 
-    def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
+    def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:  # noqa: ARG002
         """What the network makes of the images."""
         images = _images(inputs)
         return super().outputs(network, inputs if images is inputs or len(images) == 1 else (images,))
@@ -148,7 +152,10 @@ def _matched(ours: Found, theirs: Found) -> float:
 
 def overlap(ours: Tensor, theirs: Tensor) -> Tensor:
     """Intersection over union of each of [n, 4] with each of [m, 4], float [n, m]."""
-    start, end = torch.maximum(ours[:, None, :2], theirs[:, :2]), torch.minimum(ours[:, None, 2:], theirs[:, 2:])
+    start, end = (
+        torch.maximum(ours[:, None, :2], theirs[:, :2]),
+        torch.minimum(ours[:, None, 2:], theirs[:, 2:]),
+    )
     both = (end - start).clamp_min(0).prod(2)
     areas = [(one[:, 2:] - one[:, :2]).prod(1) for one in (ours, theirs)]
     return both / (areas[0][:, None] + areas[1] - both).clamp_min(1e-9)

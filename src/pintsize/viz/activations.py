@@ -53,7 +53,7 @@ def display_activations(model: nn.Module, image: Tensor, *, most: int = 40) -> F
     figure, grid = style.figure(rows, columns, height=1.15 * rows + 0.4)
     for axes in grid:
         axes.set_axis_off()
-    grid[0].imshow(_picture(batch[0]), cmap="gray")
+    grid[0].imshow(style.picture(batch[0]), cmap="gray")
     grid[0].set_title("input", fontsize=7.5, color=style.INK, pad=2)
     for axes, name, (module, output) in zip(grid[1:], _short(names), shown, strict=False):
         plane = output[0].mean(dim=0) if output.dim() == 4 else output[0].reshape(1, -1)
@@ -96,13 +96,6 @@ class _Catcher(TorchDispatchMode):
         if func.overloadpacket in _ACTIVATIONS:
             self.caught.append(result.detach().float().cpu().clone())
         return result
-
-
-def _picture(image: Tensor) -> Any:
-    """[C, H, W] of any range as grey [H, W] or colour [H, W, 3] within 0–1."""
-    image = image.detach().float().cpu()
-    image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
-    return image.permute(1, 2, 0).numpy() if len(image) == 3 else image.mean(dim=0).numpy()
 
 
 def _short(names: list[str]) -> list[str]:

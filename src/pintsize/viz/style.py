@@ -228,3 +228,10 @@ def depth_bar(axes: Axes, layers: int) -> None:
     bar = axes.figure.colorbar(scale, ax=axes)
     bar.set_label("layer, from the input on", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
+
+
+def picture(image: Any) -> Any:
+    """A tensor [C, H, W] of any range as grey [H, W] or colour [H, W, 3] within 0–1."""
+    image = image.detach().float().cpu()
+    image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
+    return image.permute(1, 2, 0).numpy() if len(image) == 3 else image.mean(dim=0).numpy()
