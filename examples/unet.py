@@ -4,8 +4,13 @@ Run it (`python examples/unet.py`) to train it on scenes of digits, in a plain P
 `--model unet:make --task segmentation`.
 """
 
+import sys
+
 import torch
 from torch import nn
+
+import pintsize as ps
+from pintsize.tasks import task_of
 
 
 def twice(c_in, c_out):
@@ -16,20 +21,24 @@ def twice(c_in, c_out):
 
 
 class UNet(nn.Module):
-    """[B, C, H, W] → logits [B, K, H, W]; H and W are multiples of 2 to the number of steps."""
+    """[B, C, H, W] → logits [B, K, H, W]; H and W are multiples of 2 to the number of steps and one.
+
+    Half of the resolution is enough inside: that makes it four times as fast.
+    """
 
     def __init__(self, num_classes=11, in_channels=1, width=8, steps=3):
         super().__init__()
         widths = [width * 2**step for step in range(steps + 1)]
-        self.down = nn.ModuleList(twice(a, b) for a, b in zip([in_channels, *widths], widths, strict=False))
+        self.stem = nn.Conv2d(in_channels, width, 4, stride=2, padding=1)
+        self.down = nn.ModuleList(twice(a, b) for a, b in zip([width, *widths], widths, strict=False))
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(b, a, 2, 2) for a, b in zip(widths, widths[1:], strict=False)
         )
         self.join = nn.ModuleList(twice(2 * a, a) for a in widths[:-1])
-        self.pool, self.head = nn.MaxPool2d(2), nn.Conv2d(width, num_classes, 1)
+        self.pool, self.head = nn.MaxPool2d(2), nn.ConvTranspose2d(width, num_classes, 2, 2)
 
     def forward(self, x):
-        seen = []
+        x, seen = self.stem(x), []
         for step, block in enumerate(self.down):
             x = block(self.pool(x) if step else x)
             seen.append(x)
@@ -42,19 +51,13 @@ def make(num_classes=11, in_channels=1):
     return UNet(num_classes, in_channels)
 
 
-if __name__ == "__main__":
-    import sys
-
-    import pintsize as ps
-    from pintsize.tasks import task_of
-
-    epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+def train(epochs=12, batch_size=16):
     torch.manual_seed(0)
     data = ps.data.load("digits-scenes:masks")
-    model, batch_size, task = make(), 16, task_of("segmentation")
+    model, task = make(), task_of("segmentation")
     total = epochs * data.train.num_batches(batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=total, pct_start=0.2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=total, pct_start=0.2)
     for epoch in range(epochs):
         for images, masks in data.train.batches(batch_size, shuffle=True, augment=True, epoch=epoch):
             value = task.loss(model(images), masks)
@@ -68,3 +71,7 @@ if __name__ == "__main__":
         records = [one for images, masks in data.test for one in task.metric.records(model(images), masks)]
     print(f"{task.metric.name} {task.metric.told(task.metric.value(records))}")
     torch.save(model.state_dict(), "unet.pt")
+
+
+if __name__ == "__main__":
+    train(*map(int, sys.argv[1:]))

@@ -1,12 +1,17 @@
 """A YOLO-style detector: C2f blocks, SPPF, a feature pyramid and three anchor-free heads; its loss, and its boxes.
 
 Run it (`python examples/yolo.py`) to train it on scenes of digits, in a plain PyTorch loop; or name it on a command line:
-`--model yolo:make`, with `yolo:loss` and `yolo:decode` for the task `detection`.
+`--model yolo:make --task yolo:task`.
 """
+
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import pintsize as ps
+from pintsize.tasks.detection import Detection
 
 STRIDES, CLASSES = (4, 8, 16), 10
 LARGEST = (18, 28)  # pixels: the longer side of the boxes of the first two heads; the third finds all above
@@ -170,16 +175,15 @@ def decode(outputs, least=0.05, same=0.5, most=100):
     return found
 
 
-if __name__ == "__main__":
-    import sys
+def task():
+    """For `--task yolo:task`."""
+    return Detection(loss, decode, metric="mAP@.5")
 
-    import pintsize as ps
-    from pintsize.tasks import task_of
 
-    epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+def train(epochs=8, batch_size=16):
     torch.manual_seed(0)
     data = ps.data.load("digits-scenes")
-    model, batch_size = make(), 16
+    model, metric = make(), task().metric
     total = epochs * data.train.num_batches(batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=total, pct_start=0.2)
@@ -191,9 +195,12 @@ if __name__ == "__main__":
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch + 1}: loss {value.item():.3f}", flush=True)
-    metric = task_of({"name": "detection", "decode": decode, "metric": "mAP@.5"}).metric
     model.eval()
     with torch.no_grad():
         records = [one for images, targets in data.test for one in metric.records(model(images), targets)]
     print(f"{metric.name} {metric.told(metric.value(records))} ± {metric.standard_error(records):.2f}")
     torch.save(model.state_dict(), "yolo.pt")
+
+
+if __name__ == "__main__":
+    train(*map(int, sys.argv[1:]))

@@ -1,10 +1,16 @@
 """The examples, run cell by cell as a notebook runs them; what a cell ends with must be something to look at."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
+
+import pintsize as ps
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOK = """
@@ -80,6 +86,55 @@ def test_deploy(tmp_path):
     assert number(printed, "same class for ") > 98
     sizes = [int(line.split(", ")[1].split()[0]) for line in printed.splitlines() if ".onnx" in line]
     assert sizes[1] < 0.4 * sizes[0]
+
+
+def trained(name, epochs, folder):
+    """What a script prints of a network that it trains for so many epochs, and the weights that it writes."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), str(epochs)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / f"{name}.pt").is_file()
+    return done.stdout
+
+
+def smaller(name, example):
+    """The example's network with half of its work, and its quantized file's outputs beside its own."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.make().eval()
+    before = ps.profile(model, example).macs
+    ps.prune(model, example, macs=0.5)
+    assert ps.profile(model, example).macs <= 0.51 * before
+    ps.quantize(model, calibration=[example])
+    return module, model
+
+
+def test_yolo(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    printed = trained("yolo", 2, tmp_path)
+    assert number(printed, "mAP@.5 ") > 5  # a minute more makes it 80
+    example = torch.rand(2, 1, 96, 128)
+    module, model = smaller("yolo", example)
+    ps.export(model, tmp_path / "yolo.onnx", example=example)
+    assert [one.shape[2:] for one in model(example)] == [(24, 32), (12, 16), (6, 8)]
+    assert len(module.decode(model(example))) == 2
+
+
+def test_unet(tmp_path):
+    printed = trained("unet", 2, tmp_path)
+    assert number(printed, "mIoU ") > 5
+    example = torch.rand(2, 1, 96, 128)
+    _, model = smaller("unet", example)
+    ps.export(model, tmp_path / "unet.onnx", example=example)
+    assert model(example).shape == (2, 11, 96, 128)
 
 
 def test_every_example_is_run():

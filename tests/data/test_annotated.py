@@ -168,7 +168,7 @@ def edited(root, change, part="train"):
     [
         (lambda c: c["annotations"][2].update(category_id=7), InputError, r"3: there is no category 7; .* 1 \(dog\), 3"),
         (lambda c: c["annotations"][2].update(image_id=7), InputError, "annotation 3: there is no image 7"),
-        (lambda c: c["annotations"][2].update(bbox=[10, 5, 10, 60]), InputError, r"train3.png: .* 65.0\] is outside .* 30×90"),
+        (lambda c: c["annotations"][2].update(bbox=[10, 5, 10, 60]), InputError, r"train3.* 65.0\] is outside .* 30×90"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, -3, 4]), InputError, "has a negative side"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, float("nan"), 4]), InputError, "is not made of finite numbers"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, 3]), CorruptFile, "it is not COCO's JSON"),
@@ -436,3 +436,13 @@ def test_parts_that_change_names_are_not_taken_from_the_cache(tmp_path):
         for split in (made.train, made.val, made.test):
             for image, numbers in all_of(split):
                 assert numbers[0] == white(image)[0]
+
+
+def test_a_path_alone_gets_its_prefix(tmp_path):
+    made = {
+        "coco": coco(tmp_path / "a"), "yolo": yolo(tmp_path / "b"), "masks": masks(tmp_path / "c"), "csv": table(tmp_path),
+    }  # fmt: skip
+    for kind, path in made.items():
+        with pytest.raises(InputError, match=f"not the name of a data set; write {kind}:{path}"):
+            data.load(str(path))
+        assert len(data.load(f"{kind}:{path}", image_size=32, val_fraction=0.2).train)

@@ -173,6 +173,9 @@ def test_targets_that_fit_pass():
     edge = {"boxes": torch.tensor([[-0.5, 0, 64.5, 48]]), "labels": torch.tensor([2], dtype=torch.int32)}
     for target in (ONE, NONE, edge):
         Detection(num_classes=3).check(IMAGES, [target])
+        Detection().check(IMAGES, [target], 3)
+    with pytest.raises(InputError, match="label 2: there are classes 0 to 1"):
+        Detection().check(IMAGES, [edge], 2)
 
 
 def test_outputs_that_are_no_boxes_ask_for_decode():

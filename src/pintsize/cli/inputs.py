@@ -31,7 +31,10 @@ Plain = Annotated[
     str | None, typer.Option("--model", "-m", help="The plain network, for a file that does not name its own.")
 ]  # fmt: skip
 DataName = Annotated[
-    str, typer.Option("--data", "-d", help="A data set (see `pintsize datasets`) or imagefolder:PATH.")
+    str,
+    typer.Option(
+        "--data", "-d", help="A data set (see `pintsize datasets`), such as imagefolder:PATH or coco:PATH."
+    ),
 ]
 TaskName = Annotated[
     str | None,

@@ -122,14 +122,24 @@ def _parts(name: str, size: tuple[int, int] | None, resize: str, changes: dict[s
         return _scene_parts(name, size, changes)
     if name in catalog.KNOWN:
         return _known_parts(name, size, changes)
-    if Path(name).is_dir():
+    if Path(name).exists():
         raise InputError(
-            f"data set {name!r}", "it is a folder, not the name of a data set", f"write imagefolder:{name}"
+            f"data set {name!r}",
+            f"it is a {'folder' if Path(name).is_dir() else 'file'}, not the name of a data set",
+            f"write {_prefix_of(Path(name))}:{name}",
         )
     formats = [told for told, _ in catalog.FORMATS.values()]
     raise unknown(
         "data set", name, [*catalog.KNOWN, *catalog.SCENES, f"{catalog.FOLDER_PREFIX}PATH", *formats]
     )
+
+
+def _prefix_of(path: Path) -> str:
+    """What a file or folder looks like."""
+    if path.is_file():
+        return {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}.get(path.suffix.lower(), "csv")
+    inside = ("annotations", "coco"), ("masks", "masks"), ("train/masks", "masks")
+    return next((prefix for folder, prefix in inside if (path / folder).is_dir()), "imagefolder")
 
 
 def _scene_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:

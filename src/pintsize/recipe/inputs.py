@@ -49,7 +49,7 @@ class DataSection(Section):
     """Which images."""
 
     name: str
-    """A name of `pintsize.data.list()`, or `imagefolder:PATH`."""
+    """A name of `pintsize.data.list()`, or a format and a path, such as `imagefolder:PATH` or `coco:PATH`."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training images that is set aside to steer the run."""
     limit: int | None = Field(default=None, ge=1)

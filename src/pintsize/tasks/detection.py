@@ -73,8 +73,8 @@ class Detection(Task):
         named = [{**one, "labels": one["labels"] + self._first} for one in targets]
         return model(_images(inputs), named)
 
-    def check(self, inputs: Inputs, targets: Any) -> None:
-        """Raise what makes the targets of a batch unfit.
+    def check(self, inputs: Inputs, targets: Any, num_classes: int = 0) -> None:
+        """Raise what makes the targets of a batch unfit; labels may be any where no number of classes is known.
 
         Raises:
             InputTypeError: they are of another form.
@@ -88,9 +88,9 @@ class Detection(Task):
                 "give out a list of {'boxes': float [n, 4], 'labels': int64 [n]}",
             )  # fmt: skip
         for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-            check_boxes(
-                target, tuple(image.shape[-2:]), self._classes, f"target of image {number} of a batch"
-            )
+            shape = tuple(image.shape[-2:])
+            known = self._classes or num_classes or None
+            check_boxes(target, shape, known, f"target of image {number} of a batch")
 
     def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:  # noqa: ARG002
         """What the network makes of the images."""

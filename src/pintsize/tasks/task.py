@@ -92,8 +92,8 @@ class Task:
             return scalar(self._step(model, inputs, targets), self.name)
         return self.loss(self.outputs(model, inputs), targets)
 
-    def check(self, inputs: Inputs, targets: Any) -> None:
-        """Raise what makes the targets of a batch unfit, as far as they can be judged by themselves."""
+    def check(self, inputs: Inputs, targets: Any, num_classes: int = 0) -> None:
+        """Raise what makes the targets of a batch unfit, as far as they can be judged without outputs."""
 
     def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
         """What the network makes of the inputs.
