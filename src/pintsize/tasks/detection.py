@@ -92,7 +92,7 @@ class Detection(Task):
             known = self._classes or num_classes or None
             check_boxes(target, shape, known, f"target of image {number} of a batch")
 
-    def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:  # noqa: ARG002
+    def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
         """What the network makes of the images."""
         images = _images(inputs)
         return super().outputs(network, inputs if images is inputs or len(images) == 1 else (images,))
