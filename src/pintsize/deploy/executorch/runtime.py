@@ -89,8 +89,10 @@ class ExecuTorch(Closing):
         return like_input([output.numpy() for output in joined], inputs[0])
 
     def close(self) -> None:
-        """Free the program."""
-        self._content = self._method = self._program = None
+        """Free the program: the method before the program that it is of, and that before the bytes that it lies in."""
+        self._method = None
+        self._program = None
+        self._content = None
 
     def _execute(self, tensors: list[Tensor]) -> list[Tensor]:
         try:
@@ -105,7 +107,8 @@ class ExecuTorch(Closing):
         self._library = _portable_library()
         from executorch.runtime import Runtime
 
-        self._method = self._program = None
+        self._method = None
+        self._program = None
         if self._library._threadpool_get_thread_count() != self.threads:
             self._library._unsafe_reset_threadpool(self.threads)
             ExecuTorch._pool += 1
