@@ -69,7 +69,12 @@ def test_no_integer_differs(backend, weights, method, tmp_path):
 class Means(nn.Module):
     def __init__(self, pool):
         super().__init__()
-        self.conv, self.pool, self.mix, self.head = nn.Conv2d(3, 32, 3, padding=1), pool, nn.Conv2d(32, 32, 1), nn.Linear(32, 8)
+        self.conv, self.pool, self.mix, self.head = (
+            nn.Conv2d(3, 32, 3, padding=1),
+            pool,
+            nn.Conv2d(32, 32, 1),
+            nn.Linear(32, 8),
+        )
 
     def forward(self, x):
         x = self.pool(torch.relu(self.conv(x)))

@@ -259,8 +259,15 @@ class Undecided(nn.Module):
 
 @pytest.mark.parametrize("suffix", [".pte", ".onnx"])
 def test_a_failed_export_says_one_line_and_logs_the_rest(suffix, tmp_path, capfd, caplog):
-    with caplog.at_level("DEBUG", logger="pintsize"), pytest.raises(errors.OperationError, match="GuardOnData") as caught:
-        export(nn.Sequential(nn.Conv2d(3, 3, 1), Undecided()), tmp_path / f"net{suffix}", example=torch.ones(2, 3, 4, 4))
+    with (
+        caplog.at_level("DEBUG", logger="pintsize"),
+        pytest.raises(errors.OperationError, match="GuardOnData") as caught,
+    ):
+        export(
+            nn.Sequential(nn.Conv2d(3, 3, 1), Undecided()),
+            tmp_path / f"net{suffix}",
+            example=torch.ones(2, 3, 4, 4),
+        )
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "def forward" not in capfd.readouterr().err
@@ -286,6 +293,8 @@ def test_the_layer_of_a_wrong_file_is_named(quantized, tmp_path, monkeypatch):
     x = torch.randn(2, 3, 8, 8)
     if quantized:
         quantize(model, calibration=x, progress=False)
-    with pytest.raises(errors.VerificationFailed, match=f"first layer that differs is {3 if quantized else 2} "):
+    with pytest.raises(
+        errors.VerificationFailed, match=f"first layer that differs is {3 if quantized else 2} "
+    ):
         export(model, tmp_path / "net.pte", example=x)
     assert not list(tmp_path.iterdir())

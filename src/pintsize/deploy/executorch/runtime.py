@@ -57,8 +57,8 @@ class ExecuTorch(Closing):
             _try_out(path)
         self.path, self.threads = path, threads
         self._content: bytes | None = path.read_bytes()
-        self._program: Any = None
-        self._method: Any = None
+        self._program: Any
+        self._method: Any
         ExecuTorch._opened.add(self)
         self._load()
         meta = self._method.metadata

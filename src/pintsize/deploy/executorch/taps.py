@@ -70,7 +70,10 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     for path, module in model.named_modules():
         if quantizers := activation_quantizers(module):
             prefix = f"{path}." if path else ""
-            return {f"{prefix}{name.rpartition('__')[0].replace('__', '.')}": one for name, one in quantizers.items()}
+            return {
+                f"{prefix}{name.rpartition('__')[0].replace('__', '.')}": one
+                for name, one in quantizers.items()
+            }
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 

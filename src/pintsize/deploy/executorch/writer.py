@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from ...data.batches import rows
 from ...errors import InputError, UnsupportedOp
+from ..capture import captured, told_in_one_line
 from ..onnx import writer as onnx
 from ..onnx.trace import check_forward, evaluating
-from ..capture import captured, told_in_one_line
 from ..options import ExportInfo, Made, Options
 from ..pint import seal
 from ..rewrites import rewritten

@@ -93,7 +93,9 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
         IllegalOrder: the record holds a step that folding would undo.
         InputError: the numbers of a norm are not finite.
     """
-    return fold_norms(model, example, lambda module: not (convert.WEIGHT in module._modules and shares_scales(module)))
+    return fold_norms(
+        model, example, lambda module: not (convert.WEIGHT in module._modules and shares_scales(module))
+    )
 
 
 def fold_norms(model: nn.Module, example: Any, which: Callable[[nn.Module], bool]) -> FoldStep | None:

@@ -53,9 +53,7 @@ def _each(numbers: int | Sequence[int], dims: int) -> list[int]:
     return numbers * dims if len(numbers) == 1 else numbers
 
 
-def _lengths(
-    side: tuple[int, int], kernel: int, stride: int, padding: int, *, include_pad: bool
-) -> set[int]:
+def _lengths(side: tuple[int, int], kernel: int, stride: int, padding: int, *, include_pad: bool) -> set[int]:
     """How many places the windows along one dimension have, as torch counts them."""
     size, number = side
     low, high = (-padding, size + padding) if include_pad else (0, size)
