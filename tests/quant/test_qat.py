@@ -12,7 +12,9 @@ from pintsize import quant
 from pintsize.deploy import integer_nodes
 from pintsize.errors import InputError
 from pintsize.quant import FakeQuantize, QuantizationAware, qat
+from pintsize.quant.grid.ties import avoid_ties
 from pintsize.quant.network import convert
+from pintsize.quant.network.placement import Plan
 from pintsize.storage.record import record
 from pintsize.training.callbacks import TrainState
 from pintsize.training.hooks import optimizer_step_hooks
@@ -394,3 +396,23 @@ def test_a_grouped_transposed_convolution_is_trained_with_its_norm_folded(tmp_pa
     ps.load(tmp_path / "net.safetensors", model=again)
     with torch.no_grad():
         assert torch.equal(again.eval()(images), model(images))
+
+
+def test_a_step_of_any_loop_leaves_a_learned_scale_half_of_it():
+    """Far below zero after a step too long: the layer would give nothing from then on."""
+    torch.manual_seed(0)
+    model, images = (
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)).eval(),
+        torch.randn(8, 2, 6, 6),
+    )
+    ps.quantize(model, calibration=images, method="lsq", progress=False)
+    scales = [quantizer.scale for quantizer in convert.quantizers(model)]
+    for then in (lambda: model(images), lambda: avoid_ties(model, record(model)[0], Plan())):
+        model.train()(images).sum().backward()
+        before = [scale.detach().clone() for scale in scales]
+        with torch.no_grad():
+            for scale in scales:
+                scale.sub_(2 * scale)
+            model.eval()
+            then()
+        assert all(torch.equal(scale, 0.5 * old) for scale, old in zip(scales, before, strict=True))

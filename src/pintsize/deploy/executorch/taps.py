@@ -1,4 +1,4 @@
-"""Which layer of a `.pte` file first computes something else than the model: the file once more, with its layers as outputs."""
+"""Which layer of a `.pte` file is the first to compute something else than the model: read from a file with layers as outputs."""
 
 from __future__ import annotations
 

@@ -51,8 +51,11 @@ def avoid_ties(
     Returns:
         Layer → output scale over input scale, for `odd_quotients`; layers that read and give quantized values.
     """
-    for quantizer in convert.quantizers(model):
-        quantizer.scale.clamp_(min=LEAST)  # as its next forward would: training may have pushed it below
+    for quantizer in convert.quantizers(
+        model
+    ):  # as its next forward would: training may have pushed it below
+        quantizer.after_optimizer_step()
+        quantizer.scale.clamp_(min=LEAST)
     quantizers = convert.activation_quantizers(model)
     for _ in range(_ROUNDS):  # a concatenation may give a sum the scale of a sum before it
         moved = [
