@@ -1,4 +1,4 @@
-"""Which layer of a `.pte` file is the first to compute something else than the model: read from a file with layers as outputs."""
+"""Which layer of a `.pte` file is the first to differ from the model: read from a file that gives its layers, too."""
 
 from __future__ import annotations
 
