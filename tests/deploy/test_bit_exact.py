@@ -6,6 +6,8 @@ from torch import nn
 
 import pintsize as ps
 from pintsize.quant import exact_simulation
+from pintsize.quant.grid.ties import settle
+from pintsize.quant.ptq import calibrate
 
 
 class Parts(nn.Module):
@@ -62,3 +64,53 @@ def test_no_integer_differs(backend, weights, method, tmp_path):
     step = float((expected.amax() - expected.amin()) / 255)
     assert (found - expected).abs().max() < 1e-3 * step  # one integer behind the last layer would be far more
     assert (single - expected).abs().max() < 1e-3 * step
+
+
+class Means(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.conv, self.pool, self.mix, self.head = (
+            nn.Conv2d(3, 32, 3, padding=1),
+            pool,
+            nn.Conv2d(32, 32, 1),
+            nn.Linear(32, 8),
+        )
+
+    def forward(self, x):
+        x = self.pool(torch.relu(self.conv(x)))
+        return self.head(self.mix(x if x.dim() == 4 else x[:, :, None, None]).flatten(2).amax(-1))
+
+
+POOLS = [
+    (14, lambda x: x.mean((2, 3))),
+    (7, nn.AdaptiveAvgPool2d(1)),
+    (8, nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
+    (8, nn.AvgPool2d(2, divisor_override=3)),
+]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "executorch"])
+@pytest.mark.parametrize(("side", "pool"), POOLS)
+def test_no_mean_differs(backend, side, pool, tmp_path, monkeypatch):
+    """Scales with which every other mean is a tie are moved off them."""
+    pytest.importorskip(backend)
+
+    def with_ties(model, step, plan, *rest):
+        quantizers = ps.quant.activation_quantizers(model)
+        for name, (pair,) in plan.pairs.items():
+            read, made = quantizers[pair.one], quantizers[name]
+            count = max(pair.divisors)
+            levels = 2 * max(1, round(count * float(made.scale / read.scale) / 2))
+            read.scale.fill_(2.0 ** round(float(read.scale.log2())))
+            made.scale.copy_(read.scale * levels / count)
+        settle(model, step, plan, *rest)
+
+    monkeypatch.setattr(calibrate, "settle", with_ties)
+    torch.manual_seed(0)
+    model, images = Means(pool).eval(), torch.randint(-96, 96, (16, 3, side, side)) / 32
+    ps.quantize(model, calibration=images, method="minmax", progress=False)
+    path = tmp_path / ("net.pte" if backend == "executorch" else "net.onnx")
+    ps.export(model, path, example=images[:1])
+    expected = exact_simulation(model)(images.double())
+    with ps.open_runtime(path, backend=backend, threads=1) as runtime:
+        assert (runtime(images) - expected).abs().max() < 1e-5 * expected.abs().max()

@@ -12,7 +12,9 @@ from pintsize import quant
 from pintsize.deploy import integer_nodes
 from pintsize.errors import InputError
 from pintsize.quant import FakeQuantize, QuantizationAware, qat
+from pintsize.quant.grid.ties import avoid_ties
 from pintsize.quant.network import convert
+from pintsize.quant.network.placement import Plan
 from pintsize.storage.record import record
 from pintsize.training.callbacks import TrainState
 from pintsize.training.hooks import optimizer_step_hooks
@@ -364,3 +366,53 @@ def test_bfloat16_autocast(trained):
 def test_options_out_of_range(options):
     with pytest.raises(InputError, match=next(iter(options))):
         QuantizationAware(**options)
+
+
+def grouped_transposed():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 3, 1),
+    )  # fmt: skip
+
+
+def test_a_grouped_transposed_convolution_is_trained_with_its_norm_folded(tmp_path):
+    torch.manual_seed(0)
+    model = grouped_transposed()
+    images = torch.randn(8, 2, 6, 6)
+    model(images)
+    ps.quantize(model.eval(), calibration=images, method="lsq", progress=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.train()(images).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        trained = model.eval()(images)
+        folded = ps.quant.fold_batchnorm(model, images)
+        assert folded.norms == {"0": "1"}
+        assert (model(images) - trained).abs().max() < 0.02 * trained.abs().max()
+    ps.save(model, tmp_path / "net.safetensors")
+    again = grouped_transposed()
+    ps.load(tmp_path / "net.safetensors", model=again)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), model(images))
+
+
+def test_a_step_of_any_loop_leaves_a_learned_scale_half_of_it():
+    """Far below zero after a step too long: the layer would give nothing from then on."""
+    torch.manual_seed(0)
+    model, images = (
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)).eval(),
+        torch.randn(8, 2, 6, 6),
+    )
+    ps.quantize(model, calibration=images, method="lsq", progress=False)
+    scales = [quantizer.scale for quantizer in convert.quantizers(model)]
+    for then in (lambda: model(images), lambda: avoid_ties(model, record(model)[0], Plan())):
+        model.train()(images).sum().backward()
+        before = [scale.detach().clone() for scale in scales]
+        with torch.no_grad():
+            for scale in scales:
+                scale.sub_(2 * scale)
+            model.eval()
+            then()
+        assert all(torch.equal(scale, 0.5 * old) for scale, old in zip(scales, before, strict=True))

@@ -126,9 +126,13 @@ def _different(
 
 
 def _first_layer(target: nn.Module, staged: Path, args: tuple[Any, ...], backend: str) -> str | None:
-    """The first layer that differs: read from the file, or from the same network as ONNX in the same runtime."""
+    """The first layer that differs: read from the file, from the same network with its layers as outputs, or as ONNX."""
     if staged.suffix == ".onnx":
         return first_beyond_rounding(staged, target, args, backend=backend)
+    if staged.suffix == ".pte":
+        from .executorch import taps
+
+        return taps.first_beyond_rounding(target, args)
     if staged.suffix != ".xml":
         return None
     twin = staged.with_suffix(".onnx")

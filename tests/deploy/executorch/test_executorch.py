@@ -13,6 +13,7 @@ from torch import nn
 
 from pintsize import errors
 from pintsize.deploy import export, open_runtime, verify
+from pintsize.deploy.executorch import layers
 from pintsize.deploy.executorch import runtime as backend
 from pintsize.quant import quantize
 
@@ -211,3 +212,89 @@ def test_one_dimensional_convolutions_in_a_row_are_integers(tmp_path):
     assert info.details["integer_weights"]
     with torch.no_grad(), open_runtime(info.path, threads=1) as runtime:
         assert (runtime(x) - line(x)).abs().max() < 1e-3 * line(x).abs().max()
+
+
+def test_no_method_is_loaded_while_the_pool_of_threads_changes(plain, images, tmp_path):
+    export(plain, tmp_path / "net.pte", example=images)
+    one = open_runtime(tmp_path / "net.pte", threads=1)
+    first = one(images)
+    two = open_runtime(tmp_path / "net.pte", threads=2)
+    assert one._method is None  # the pool that it was loaded with is gone
+    assert torch.equal(two(images), first)
+    assert two._method is not None
+    assert torch.equal(one(images), first)
+    for runtime in (one, two):
+        runtime.close()
+        runtime.close()
+        with pytest.raises(errors.InputError, match="closed"):
+            runtime(images)
+
+
+class Largest(nn.Module):
+    def __init__(self, kept):
+        super().__init__()
+        self.conv, self.kept = nn.Conv2d(3, 4, 3), kept
+
+    def forward(self, x):
+        values, places = self.conv(x).max(1, keepdim=self.kept)
+        return values, places
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_largest_channel_and_where_it_is(kept, tmp_path):
+    torch.manual_seed(0)
+    model, x = Largest(kept).eval(), torch.randn(1, 3, 8, 8)
+    assert export(model, tmp_path / "net.pte", example=x).checked == "executorch"
+    with torch.no_grad(), open_runtime(tmp_path / "net.pte", threads=1) as runtime:
+        values, places = runtime(x)
+        wanted = model(x)
+    assert torch.allclose(values, wanted[0], atol=1e-5)
+    assert torch.equal(places, wanted[1])
+
+
+class Undecided(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else 2 * x
+
+
+@pytest.mark.parametrize("suffix", [".pte", ".onnx"])
+def test_a_failed_export_says_one_line_and_logs_the_rest(suffix, tmp_path, capfd, caplog):
+    with (
+        caplog.at_level("DEBUG", logger="pintsize"),
+        pytest.raises(errors.OperationError, match="GuardOnData") as caught,
+    ):
+        export(
+            nn.Sequential(nn.Conv2d(3, 3, 1), Undecided()),
+            tmp_path / f"net{suffix}",
+            example=torch.ones(2, 3, 4, 4),
+        )
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert "def forward" not in capfd.readouterr().err
+    assert "def forward" in caplog.text
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_layer_of_a_wrong_file_is_named(quantized, tmp_path, monkeypatch):
+    right = layers.parameters_for_each_call
+
+    def wrong(module):
+        right(module)
+        node = [node for node in module.graph.nodes if layers.name_of(node) == "conv2d"][1]
+        bias = layers.attribute(module, str(node.args[2].target)).detach()
+        with module.graph.inserting_before(node):
+            node.update_arg(2, layers.stored(module, "wrong", torch.full_like(bias, 1.5)))
+
+    monkeypatch.setattr(layers, "parameters_for_each_call", wrong)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 3, 1)
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 8, 8)
+    if quantized:
+        quantize(model, calibration=x, progress=False)
+    with pytest.raises(
+        errors.VerificationFailed, match=f"first layer that differs is {3 if quantized else 2} "
+    ):
+        export(model, tmp_path / "net.pte", example=x)
+    assert not list(tmp_path.iterdir())

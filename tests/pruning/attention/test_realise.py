@@ -294,6 +294,34 @@ def test_a_cut_that_fails_keeps_what_was_trained(monkeypatch: pytest.MonkeyPatch
     assert "prune" not in [step.kind for step in record.record(model)]
 
 
+@pytest.mark.parametrize("step", ["attempt", "_candidates", "_with_costs", "_with_biases"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory"), ps.errors.InputError("it", "it is not right", "none")]
+)
+def test_whatever_fails_late_keeps_what_was_trained(
+    monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    model = busy(ps.models.create("resnet20", stem="small"))
+    net = attended(model)
+    remove(net, 0.4)
+    masked = net.model(IMAGE).detach()
+    right, calls = getattr(attention_realise, step), []
+
+    def fails(*args: Any, **named: Any) -> Any:
+        calls.append(args)
+        if len(calls) > 2 or (step == "_candidates" and len(calls) > 1):
+            return right(*args, **named)
+        raise error
+
+    monkeypatch.setattr(attention_realise, step, fails)
+    found = attention_realise.realise(model, net, IMAGE)
+    torch.testing.assert_close(model(IMAGE), masked, rtol=1e-4, atol=1e-5 * float(masked.abs().max()))
+    assert found.rounding
+    cut = step == "_candidates"  # which convolutions compute zeros is of no weight: it is cut all the same
+    assert found.uncut == ("" if cut else str(error))
+    assert ("prune" in [step.kind for step in record.record(model)]) == cut
+
+
 def test_a_difference_is_told_and_nothing_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     model = busy(ps.models.create("resnet20", stem="small"))
     net = attended(model)

@@ -4,16 +4,20 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import pintsize as ps
+from pintsize.graph import trace
 from pintsize.quant.grid import ties
 from pintsize.quant.grid.quotients import odd_quotients
 from pintsize.quant.grid.ties import avoid_ties, settle
 from pintsize.quant.network import convert
+from pintsize.quant.network.flow import build
 from pintsize.quant.network.placement import Pair, Plan
-from pintsize.quant.network.record import step_of
+from pintsize.quant.network.record import replan, step_of
 from pintsize.quant.ptq import calibrate
+from pintsize.quant.ptq.ranges import floating_point
 
 
 class Sum(nn.Module):
@@ -278,3 +282,66 @@ def test_settling_again_changes_nothing(product, monkeypatch):
 def test_odd_quotients_of_odd_quotients(ratio):
     once = odd_quotients(torch.logspace(-7, 1, 500), ratio)
     assert torch.equal(odd_quotients(once, ratio), once)
+
+
+class Means(nn.Module):
+    """A pool between two layers."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.conv, self.pool, self.head = nn.Conv2d(1, 4, 1), pool, nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.pool(self.conv(x).relu())
+        return self.head(x if x.dim() == 4 else x[:, :, None, None])
+
+
+class Together(nn.Module):
+    """What two pools of one tensor give, concatenated."""
+
+    def forward(self, x):
+        wide = F.interpolate(F.adaptive_avg_pool2d(x, 2), scale_factor=2)
+        return torch.cat([F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)[:, :2], wide[:, 2:]], 1)
+
+
+POOLS = {
+    "global": (lambda x: x.mean((2, 3)), {49}),
+    "module": (nn.AdaptiveAvgPool2d(1), {49}),
+    "windows": (nn.AvgPool2d(2), {4}),
+    "border": (nn.AvgPool2d(3, 2, 1, count_include_pad=False), {4, 6, 9}),
+    "together": (Together(), {4, 6, 9, 16}),
+}
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("quotient", [0.5, 3 / 8, 1.0])
+def test_no_mean_is_near_a_tie(kind, quotient):
+    torch.manual_seed(0)
+    pool, divisors = POOLS[kind]
+    model, side = Means(pool).eval(), 8 if kind == "together" else 7
+    ps.quantize(model, calibration=torch.randn(16, 1, side, side), progress=False)
+    step = step_of(model)
+    with floating_point(model):
+        plan = replan(build(trace.record(model, torch.randn(1, 1, side, side)), model), step)
+    ((name, pairs),) = plan.pairs.items()
+    assert {number for pair in pairs for number in pair.divisors} == divisors
+    quantizers = convert.activation_quantizers(model)
+    read, made = quantizers[pairs[0].one], quantizers[name]
+    count = max(divisors)
+    levels = 2 * max(1, round(count * quotient / 2))
+    made.scale.copy_(read.scale * levels / count)  # a sum of half as many levels is a tie
+
+    def nearest():
+        n = torch.arange(-255 * 49, 255 * 49, dtype=torch.float64)
+        steps = torch.cat([n / divisor for divisor in divisors]) * (read.scale.double() / made.scale.double())
+        steps = steps[(steps > -256) & (steps < 256)]
+        return float((steps - steps.floor() - 0.5).abs().min())
+
+    before = made.scale.clone()
+    assert nearest() < 1e-5
+    settle(model, step, plan)
+    assert nearest() > 3e-4
+    assert 0 < abs(float(made.scale / before) - 1) < 0.02
+    settled = copy.deepcopy(model.state_dict())
+    settle(model, step, plan)
+    assert all(torch.equal(tensor, settled[key]) for key, tensor in model.state_dict().items())

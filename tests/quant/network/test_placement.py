@@ -55,7 +55,10 @@ def test_residual_with_inplace_operations():
         "b": "relu__relu_1",
         "head": "network__adaptive_avg_pool2d_0",
     }
-    assert found.pairs == {"relu__relu_2": [Pair("b__conv2d_0", "relu__relu_0", product=False)]}
+    assert found.pairs == {
+        "relu__relu_2": [Pair("b__conv2d_0", "relu__relu_0", product=False)],
+        "network__adaptive_avg_pool2d_0": [Pair("relu__relu_2", None, product=False, divisors=(25,))],
+    }
 
 
 def test_logits_are_quantized_on_demand_only():

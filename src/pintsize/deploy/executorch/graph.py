@@ -84,6 +84,28 @@ def split_to_slices(module: fx.GraphModule) -> None:
     module.recompile()
 
 
+def largest_alone(module: fx.GraphModule) -> None:
+    """Write `x.max(dim)`, of which XNNPACK has the values alone, as maximum and place of the maximum, in place."""
+    graph, aten = module.graph, torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target is not aten.max.dim:
+            continue
+        for user in list(node.users):
+            if user.target is not operator.getitem:
+                break
+            values = user.args[1] == 0
+            with graph.inserting_before(user):
+                if values:
+                    dims = ([node.args[1]], *node.args[2:])
+                    found = graph.call_function(aten.amax.default, (node.args[0], *dims))
+                else:
+                    found = graph.call_function(aten.argmax.default, node.args)
+            user.replace_all_uses_with(found)
+            graph.erase_node(user)
+    graph.eliminate_dead_code()
+    module.recompile()
+
+
 def _round_operands(graph: fx.Graph) -> None:
     """Round what is concatenated to the scale of the result: XNNPACK concatenates integers of one scale alone."""
     for node in list(graph.nodes):

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ inputs = [method.metadata.input_tensor_meta(number) for number in range(method.m
 method.execute([torch.zeros(tuple(each.sizes())) for each in inputs])
 """
 _TRIAL_SECONDS = 120
+_BEYOND = 64
+"""Numbers: XNNPACK reads up to 16 bytes behind the end of an input (`XNN_EXTRA_BYTES`), which may be no memory of ours."""
 
 
 class ExecuTorch(Closing):
@@ -40,10 +43,12 @@ class ExecuTorch(Closing):
 
     The file has a fixed number of images, usually one: a larger batch runs in pieces of that size.
     ExecuTorch has one pool of threads for the process, and a loaded method keeps to the pool that it was
-    loaded with: files of different `threads` that take turns are loaded anew at each turn.
+    loaded with: files of different `threads` that take turns are loaded anew at each turn, and none is
+    loaded while the pool is changed.
     """
 
     backend = "executorch"
+    _opened: ClassVar[weakref.WeakSet[ExecuTorch]] = weakref.WeakSet()
     _pool = 0
     """Number of the process's pool of threads: a change of its size makes a new one."""
 
@@ -54,6 +59,7 @@ class ExecuTorch(Closing):
         self._content: bytes | None = path.read_bytes()
         self._program: Any
         self._method: Any
+        ExecuTorch._opened.add(self)
         self._load()
         self.structure = self.about().get("outputs")
         meta = self._method.metadata
@@ -83,7 +89,7 @@ class ExecuTorch(Closing):
         ):
             self._load()
         pieces = [
-            self._execute([torch.from_numpy(array[at : at + self._piece]) for array in arrays])
+            self._execute([_with_room(torch.from_numpy(array[at : at + self._piece])) for array in arrays])
             for at in range(0, len(arrays[0]), self._piece)
         ]
         joined = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*pieces, strict=True)]
@@ -97,8 +103,15 @@ class ExecuTorch(Closing):
         return {key.removeprefix("pintsize."): json.loads(value) for key, value in told.items()}
 
     def close(self) -> None:
-        """Free the program."""
-        self._content = self._method = self._program = None
+        """Free the program: the method before the program that it is of, and that before the bytes that it lies in."""
+        self._unload()
+        self._content = None
+
+    __del__ = close
+
+    def _unload(self) -> None:
+        self._method = None
+        self._program = None
 
     def _execute(self, tensors: list[Tensor]) -> list[Tensor]:
         try:
@@ -113,8 +126,10 @@ class ExecuTorch(Closing):
         self._library = _portable_library()
         from executorch.runtime import Runtime
 
-        self._method = self._program = None
+        self._unload()
         if self._library._threadpool_get_thread_count() != self.threads:
+            for other in ExecuTorch._opened:
+                other._unload()
             self._library._unsafe_reset_threadpool(self.threads)
             ExecuTorch._pool += 1
         self._loaded_in = ExecuTorch._pool
@@ -127,6 +142,12 @@ class ExecuTorch(Closing):
                 f"ExecuTorch cannot open it ({error})",
                 "restore it from a copy, or export again",
             ) from error
+
+
+def _with_room(x: Tensor) -> Tensor:
+    """A copy of `x` that may be read a little beyond its end."""
+    copy = x.new_zeros(x.numel() + _BEYOND)[: x.numel()].view(x.shape)
+    return copy.copy_(x)
 
 
 def _try_out(path: Path) -> None:
@@ -152,7 +173,8 @@ def _try_out(path: Path) -> None:
 
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file says about itself: version, record (packed), classes and so on; nothing if it is not ours."""
-    return ExecuTorch(Path(path), threads=1).about()
+    with ExecuTorch(Path(path), threads=1) as runtime:
+        return runtime.about()
 
 
 def require() -> None:

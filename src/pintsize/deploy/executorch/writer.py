@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data.batches import rows
-from ...errors import InputError, OperationError, PintsizeError, UnsupportedOp
+from ...errors import InputError, UnsupportedOp
+from ..capture import captured, told_in_one_line
 from ..onnx import writer as onnx
 from ..onnx.trace import check_forward, evaluating
 from ..options import ExportInfo, Made, Options
@@ -41,21 +42,25 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
     with evaluating(model), torch.no_grad(), quiet():
         target = onnx.deployed(model, options)
         told = onnx.metadata(model, options, check_forward(target, args))
-        content, integer_weights = _content(target, args, told)
-    sealed = seal.seal_tail(content)
+        made, integer_weights = content(target, args, told)
+    sealed = seal.seal_tail(made)
     details = {"integer_weights": integer_weights}
     shape = next(tuple(leaf.shape) for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
     info = ExportInfo(path, "executorch", len(sealed), shape, details=details)
     return Made({path: sealed}, info, target, args, told)
 
 
-def _content(model: nn.Module, args: tuple[Any, ...], told: dict[str, str]) -> tuple[bytes, bool]:
+def content(model: nn.Module, args: tuple[Any, ...], told: dict[str, str]) -> tuple[bytes, bool]:
     """The content of the file, and whether XNNPACK took the quantized weights as integers.
 
     Raises:
         OperationError: torch.export or ExecuTorch does not understand the network.
     """
-    try:
+    with told_in_one_line(
+        f"export of {type(model).__name__} to ExecuTorch",
+        "it cannot be lowered",
+        "write that part with other operations and without control flow on values, or export to .onnx",
+    ):
         try:
             return _lowered(model, args, told, integer_weights=True), True
         except RuntimeError as error:
@@ -64,14 +69,6 @@ def _content(model: nn.Module, args: tuple[Any, ...], told: dict[str, str]) -> t
         return _lowered(
             model, args, told, integer_weights=False
         ), False  # a layer that XNNPACK has not in integers
-    except PintsizeError:
-        raise
-    except Exception as error:
-        raise OperationError(
-            f"export of {type(model).__name__} to ExecuTorch",
-            f"it cannot be lowered ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
-            "write that part with other operations and without control flow on values, or export to .onnx",
-        ) from error
 
 
 def _lowered(
@@ -80,30 +77,31 @@ def _lowered(
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from .graph import lower_quantizers, split_to_slices
+    from .graph import largest_alone, lower_quantizers, split_to_slices
     from .layers import lines_as_images, parameters_for_each_call, quantize_behind_moves, store_constants
 
-    module = rewritten(torch.export.export(model, args), exact_scales=False).module()
+    module = rewritten(captured(model, args), exact_scales=False).module()
     assert isinstance(module, fx.GraphModule)
     store_constants(module)
     split_to_slices(module)
+    largest_alone(module)
     quantize_behind_moves(module)
     lines_as_images(module)
     parameters_for_each_call(module)
     lower_quantizers(module, integer_weights=integer_weights)
     program = to_edge_transform_and_lower(
-        torch.export.export(module, args),
+        captured(module, args),
         partitioner=[XnnpackPartitioner()],
         constant_methods={KEY: json.dumps(told)},
     )
     lowered = program.to_executorch()
     _check_kernels(lowered.executorch_program)
-    content = bytes(lowered.buffer)
-    _check_loads(content)
-    return content
+    written = bytes(lowered.buffer)
+    _check_loads(written)
+    return written
 
 
-def _check_loads(content: bytes) -> None:
+def _check_loads(written: bytes) -> None:
     """Refuse what XNNPACK was given by its own partitioner, but does not take.
 
     Raises:
@@ -112,7 +110,7 @@ def _check_loads(content: bytes) -> None:
     from executorch.runtime import Runtime
 
     try:
-        Runtime.get().load_program(content).load_method("forward")
+        Runtime.get().load_program(written).load_method("forward")
     except RuntimeError as error:
         raise UnsupportedOp(
             "the network as a .pte file",

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...errors import OperationError
 from ...storage.logs import silenced
+from ..capture import captured, told_in_one_line
 from ..rewrites import rewritten
 from .ends import check_open, name_ends, open_shapes
 
@@ -55,26 +56,24 @@ def trace(
     """
     _register_schema()
     shapes = open_shapes(model, args, open_dimensions) if open_dimensions else None
-    try:
-        with (
-            silenced(*_TALKATIVE),
-            torch.no_grad(),
-            _sizes.patch(backed_size_oblivious=True),
-        ):  # a batch of 1, too
-            captured = torch.export.export(
-                model, args, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
-            )
-            program = torch.onnx.export(
-                rewritten(captured), dynamo=True, opset_version=opset, verbose=False,
-                external_data=False, custom_translation_table=_translations(),
-            )  # fmt: skip
-    except Exception as error:
-        raise OperationError(
-            f"export of {type(model).__name__} to ONNX",
-            f"its forward cannot be traced ({_root_cause(error)})",
-            "remove control flow that depends on tensor values"
-            + (", or pass dynamic=() if it depends on the size of its input" if open_dimensions else ""),
-        ) from error
+    remedy = "remove control flow that depends on tensor values"
+    if open_dimensions:
+        remedy += ", or pass dynamic=() if it depends on the size of its input"
+    with (
+        told_in_one_line(f"export of {type(model).__name__} to ONNX", "its forward cannot be traced", remedy),
+        silenced(*_TALKATIVE),
+        torch.no_grad(),
+        _sizes.patch(backed_size_oblivious=True),  # a batch of 1, too
+    ):
+        program = torch.onnx.export(
+            rewritten(
+                captured(
+                    model, args, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+                )
+            ),
+            dynamo=True, opset_version=opset, verbose=False,
+            external_data=False, custom_translation_table=_translations(),
+        )  # fmt: skip
     assert program is not None
     graph_model: ir.Model = program.model
     _name_by_module(graph_model.graph)
@@ -180,10 +179,3 @@ def _register_schema() -> None:
             attributes=[attribute(name, defs.OpSchema.AttrType.INT) for name in ("qmin", "qmax", "axis")],
         )
     )  # fmt: skip
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first line of the innermost error: the exporter wraps it in pages of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"

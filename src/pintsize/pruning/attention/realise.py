@@ -9,6 +9,7 @@ trained so. The values are those that were trained, attention multiplied into th
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import PintsizeError
 from ...graph import trace
 from ...graph.check import Mismatch, distance, run
 from ...graph.groups import Removed
@@ -34,9 +34,10 @@ from .layers import Attended, removed_units
 from .ranges import Quantization, ranges_of
 from .sites import Target
 
+_log = logging.getLogger(__name__)
 _TOLERANCE, _QUANTIZED_TOLERANCE = 1e-5, 1e-2
 """Largest difference between masked and realised network over the largest output. Quantized networks agree as well where
-no result lies near a rounding threshold (`quant.ties`), which holds for all but average pools and the input."""
+no result lies near a rounding threshold (`quant.ties`), which holds for all but what is computed in float and the input."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,59 @@ def realise(
     Nothing that was trained is lost: where a cut fails the network stays as large as it was, and the result says so;
     it tells the difference to the masked network, whatever it is.
     """
+    removed = removed_units(attended.graph, attended.cut())
+    uncut = ""
+    for cut, scatter in ((removed, True), (removed, False), ({}, False)):
+        try:
+            made = _made(model, attended, example, quantization, cut, scatter=scatter)
+            break
+        except Exception as failed:  # whatever it is: hours of training are worth more than a cut
+            if not cut:
+                raise
+            _log.warning("realise: a smaller network cannot be made", exc_info=True)
+            uncut = str(failed) or type(failed).__name__
+    uncut = "" if cut else uncut
+    try:
+        error = distance(run(attended.model, example), run(made.work, example))
+    except Mismatch:
+        error = float("inf")
+    for step in made.steps:
+        step.apply(model)
+        _record.append(model, step)
+    model.load_state_dict(made.work.state_dict())
+    counts = {entry["layer"]: len(entry["kept"]) for entry in made.scattered.layers}
+    return Realisation(made.plan, counts, made.masked, error, quantization is not None, uncut)
+
+
+@dataclass(frozen=True)
+class _Made:
+    work: nn.Module
+    plan: PruningPlan
+    steps: list[_record.Step]
+    scattered: ScatterStep
+    masked: dict[str, int]
+
+
+def _made(
+    model: nn.Module,
+    attended: Attended,
+    example: Any,
+    quantization: Quantization | None,
+    removed: Removed,
+    *,
+    scatter: bool,
+) -> _Made:
+    """A copy of `model` with the trained values, `removed` cut out of it."""
     work = copy.deepcopy(model)
     values = attended.values()
-    removed = removed_units(attended.graph, attended.cut())
     biases = {path: values.pop(f"{path}.bias") for path in attended.biases}
     biases = {path: bias for path, bias in biases.items() if bias.any()}
     if quantization is None:
         work.load_state_dict(values)
-    uncut = ""
-    try:
-        plan = _cut(work, example, attended, removed)
-    except (PintsizeError, Mismatch) as failed:
-        removed, uncut = {}, str(failed)
-        plan = _cut(work, example, attended, removed)
-    plan = _with_biases(work, plan, biases)
-    scattered, masked = _scattered(work, example, attended, removed, constants=quantization is None)
+    plan = _with_biases(work, _cut(work, example, attended, removed), biases)
+    scattered, masked = ScatterStep(), dict[str, int]()
+    if scatter:
+        scattered, masked = _scattered(work, example, attended, removed, constants=quantization is None)
     steps: list[_record.Step] = [plan.step()] if removed else []
     if scattered.layers:
         scattered.apply(work)
@@ -104,13 +143,7 @@ def realise(
     plan = _with_costs(plan, work, example)
     if quantization is not None:
         steps += _quantize(work, attended, quantization, values, removed, scattered)
-    error = distance(run(attended.model, example), run(work, example))
-    for step in steps:
-        step.apply(model)
-        _record.append(model, step)
-    model.load_state_dict(work.state_dict())
-    counts = {entry["layer"]: len(entry["kept"]) for entry in scattered.layers}
-    return Realisation(plan, counts, masked, error, quantization is not None, uncut)
+    return _Made(work, plan, steps, scattered, masked)
 
 
 def _quantize(

@@ -112,6 +112,7 @@ class FakeQuantize(nn.Module):
         if not self.enabled:
             return x
         if self.learnable and not torch.compiler.is_exporting():
+            self.after_optimizer_step()  # in a loop that is not ours nobody else calls it
             # .data: a second call in one forward must not invalidate the first
             self.scale.data.clamp_(min=LEAST)
         if self.training and torch.is_grad_enabled():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .quantizer import LEAST
 
-_LOWEST, _HIGHEST = 257, 511
+LOWEST, _HIGHEST = 257, 511
 _LARGEST = 2**20 - 1
 """A channel whose q would be larger gives next to nothing; its bias must fit into an int32 accumulator."""
 
@@ -33,10 +33,10 @@ def odd_quotients(scale: Tensor, ratio: float | None) -> Tensor:
 def split(scale: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """The exponents of p and the odd q with which `scale` is next to `ratio · p / q`, int64."""
     m = scale.detach().double() / ratio
-    exponent = torch.frexp((_LOWEST - 1) * m).exponent.clamp(min=0).long()
+    exponent = torch.frexp((LOWEST - 1) * m).exponent.clamp(min=0).long()
     q = 2 * torch.round((torch.exp2(exponent.double()) / m - 1) / 2) + 1
     highest = torch.where(exponent > 0, _HIGHEST, _LARGEST)
-    return exponent, torch.minimum(q, highest).clamp(min=_LOWEST).long()
+    return exponent, torch.minimum(q, highest).clamp(min=LOWEST).long()
 
 
 def join(exponent: Tensor, q: Tensor, ratio: float) -> Tensor:

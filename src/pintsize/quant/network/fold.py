@@ -6,14 +6,14 @@ With `γ, β, μ, σ²` of the norm, the layer's weights become `w·γ/√(σ²+
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError, UnsupportedOp
+from ...errors import InputError
 from ...graph import trace
 from ...graph.trace import CallKey
 from ...storage.record import Step, append, check_order, register
@@ -38,7 +38,7 @@ class FoldStep(Step):
 
     kind: ClassVar[str] = "fold"
     may_follow: ClassVar[frozenset[str]] = frozenset(
-        {"prune", "depth", "mask", "scatter", "bake", "cluster", "quantize"}
+        {"prune", "depth", "mask", "scatter", "bake", "cluster", "fold", "quantize"}
     )
 
     norms: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,8 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     forward, and it has tracked statistics of its own. It may be a module, part of one (which runs an
     activation, too), or a call in a forward of yours. Others stay. A weight quantizer's
     scales are scaled along, so the integers that stand for its weights stay what they are. Where weights share
-    values, each output channel then has a codebook of its own: the layer's times the norm's factor.
+    values, each output channel then has a codebook of its own: the layer's times the norm's factor. A quantized grouped
+    transposed convolution keeps its norm, as its groups share weight scales; `quantize` folds such norms beforehand.
 
     Args:
         model: any network; what it computes in eval mode is unchanged (up to rounding, 1e-5). In a quantized one the
@@ -91,17 +92,22 @@ def fold_batchnorm(model: nn.Module, example: Any) -> FoldStep | None:
     Raises:
         IllegalOrder: the record holds a step that folding would undo.
         InputError: the numbers of a norm are not finite.
-        UnsupportedOp: the norm follows a grouped transposed convolution that is quantized.
     """
+    return fold_norms(
+        model, example, lambda module: not (convert.WEIGHT in module._modules and shares_scales(module))
+    )
+
+
+def fold_norms(model: nn.Module, example: Any, which: Callable[[nn.Module], bool]) -> FoldStep | None:
+    """As `fold_batchnorm`, of the norms behind those layers alone for which `which` is true."""
     with floating_point(model):
         flow = build(trace.record(model, example), model)
-    norms = norms_behind(flow, model)
+    behind = norms_behind(flow, model)
+    norms = {layer: norm for layer, norm in behind.items() if which(model.get_submodule(layer))}
     if not norms:
         return None
     check_order(model, FoldStep)
     affine = {layer: _affine(model, norm) for layer, norm in norms.items()}
-    for layer in norms:
-        _check_scales(model.get_submodule(layer), layer)
     step = FoldStep(
         {layer: norm.module for layer, norm in norms.items() if norm.alone},
         _calls(flow, norms) if convert.ACTIVATIONS in model._modules else {},
@@ -192,14 +198,9 @@ def _affine(model: nn.Module, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     return factor, mean, given
 
 
-def _check_scales(module: nn.Module, name: str) -> None:
-    """Raise if the weight scales of a layer cannot take up the factors of a norm."""
-    if convert.WEIGHT in module._modules and _transposed(module) and int(module.groups) > 1:  # type: ignore[arg-type]
-        raise UnsupportedOp(
-            f"batch norm after {name}, a grouped transposed convolution that is quantized",
-            "its groups share weight scales, which the norm would part",
-            "fold batch norm before quantizing",
-        )
+def shares_scales(module: nn.Module) -> bool:
+    """Whether output channels of one layer share a weight scale, once it is quantized: a norm behind it would part them."""
+    return _transposed(module) and int(module.groups) > 1  # type: ignore[arg-type]
 
 
 def _scale(module: nn.Module, factor: Tensor, read: Tensor, given: Tensor, ratio: float | None) -> None:

@@ -18,6 +18,7 @@ from itertools import count
 
 from ...graph.trace import CallKey
 from .flow import Edge, Flow, Kind, Node, call_result
+from .pools import divisors
 
 INPUT = "input"
 """`CallKey.function` of the network's inputs."""
@@ -69,12 +70,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Pair:
-    """The quantizers of what an addition or a multiplication reads."""
+    """The quantizers of what an addition, a multiplication or an average pool reads."""
 
     one: str
     other: str | None
-    """None: an operand of a concatenation, which is rounded to its scale."""
+    """None: an operand of a concatenation, which is rounded to its scale, or of a pool."""
     product: bool
+    divisors: tuple[int, ...] = ()
+    """By which a pool divides its sums."""
 
 
 Clip = tuple[float | None, float | None]
@@ -105,7 +108,7 @@ class Plan:
     input_bits: dict[str, int] = field(default_factory=dict)
     """Layers that round what they read to fewer bits than its other readers."""
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
-    """Quantizer of sums, products or concatenations → what they are of, in the order of the forward."""
+    """Quantizer of sums, products, means or concatenations → what they are of, in the order of the forward."""
     ends: dict[str, list[End]] = field(default_factory=dict)
     """Layer → what it gives, at each run."""
     skips: dict[CallKey, int] = field(default_factory=dict)
@@ -349,7 +352,7 @@ class _Planner:
         return made
 
     def pair(self, made: Plan, names: Mapping[_Group, str], kernels: set[Node]) -> None:
-        """Note which quantized values `kernels` add, multiply or concatenate."""
+        """Note which quantized values `kernels` add, multiply, average or concatenate."""
         for node, operands in self.rounded.items():
             group = self.made(node)
             result = names.get(group) if group is not None and node in kernels else None
@@ -357,15 +360,13 @@ class _Planner:
             if result is not None and own:
                 pairs = made.pairs.setdefault(result, [])
                 pairs += [Pair(name, None, product=False) for name in dict.fromkeys(own) if name is not None]
-        for node in (
-            node for node in self.flow.nodes if node in kernels and node.name.rstrip("_") in ("add", "mul")
-        ):
+        for node in (node for node in self.flow.nodes if node in kernels and node.kind is Kind.GLUE):
             groups = [self.made(node), *(self.group.get(edge) for edge in node.data if edge.computed)]
             found = [names.get(group) for group in groups if group is not None]
             match found:
-                case [str(result), str(one), str(other)] if result not in (one, other):
-                    pairs = made.pairs.setdefault(result, [])
-                    pairs.append(Pair(one, other, product=node.name.startswith("mul")))
+                case [str(result), str(one), *rest] if result not in (one, *rest) and None not in rest:
+                    product, other = node.name.startswith("mul"), next(iter(rest), None)
+                    made.pairs.setdefault(result, []).append(Pair(one, other, product, divisors(node.op)))
 
 
 def _bounds(node: Node) -> Clip:

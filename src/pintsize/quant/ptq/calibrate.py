@@ -20,7 +20,7 @@ from ...storage.record import append, check_order, record
 from ..grid.ties import settle
 from ..network import flow, in_float, patterns, placement
 from ..network.bake import BakeStep, bake, copied
-from ..network.fold import FoldStep, fold_batchnorm, make_factors_positive
+from ..network.fold import FoldStep, fold_batchnorm, fold_norms, make_factors_positive, shares_scales
 from ..network.norms import norms_behind
 from ..network.record import QuantizeStep, activation_json
 from . import equalize as equalization
@@ -99,7 +99,8 @@ def quantize(
         method: how ranges are chosen: 'minmax', 'ema', 'percentile', 'mse' or 'entropy'; or 'best': 'mse'
             with learned rounding and bias correction, and equalisation where it lowers the error; or 'lsq': 'mse'
             to begin with, for training: scales are parameters, and batch norms stay until `fold_batchnorm`
-            (of a clustered network they are folded at once: shared values have one sign for all channels).
+            (those of a clustered network are folded at once, as shared values have one sign for all channels, and
+            those behind grouped transposed convolutions, whose groups share scales).
             After 'ema' ranges go on following the values in training; after the others they stay fixed.
         ignore: patterns of layers that stay in floating point.
         example: an input to trace the network with; by default of the first calibration batch.
@@ -177,8 +178,9 @@ def _without_norms(model: nn.Module, example: Any, *, trained: bool) -> FoldStep
     """Fold the norms of `model`; where they go on being `trained` beside their layers, make them fit for it later."""
     if not trained:
         return fold_batchnorm(model, example)
+    folded = fold_norms(model, example, shares_scales)
     make_factors_positive(model, norms_behind(flow.build(trace.record(model, example), model), model))
-    return None
+    return folded
 
 
 def _quantized(
