@@ -98,6 +98,9 @@ def _over(keep: Tensor) -> Any:
 
     def hook(module: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
         x, weight = inputs[0], module.weight[keep]
+        # norms of convolutional networks keep the channels in the second dimension and permute inside
+        channels_first = "2d" in type(module).__name__ and not isinstance(module, nn.GroupNorm)
+        x = x.movedim(1, -1) if channels_first else x
         result = torch.zeros_like(x)
         if isinstance(module, nn.GroupNorm):
             result[:, keep] = F.group_norm(
@@ -106,10 +109,9 @@ def _over(keep: Tensor) -> Any:
         elif isinstance(module, nn.RMSNorm):
             result[..., keep] = F.rms_norm(x[..., keep], weight.shape, weight, module.eps)
         else:
-            result[..., keep] = F.layer_norm(
-                x[..., keep], weight.shape, weight, module.bias[keep], module.eps
-            )
-        return result
+            bias = None if module.bias is None else module.bias[keep]
+            result[..., keep] = F.layer_norm(x[..., keep], weight.shape, weight, bias, module.eps)
+        return result.movedim(-1, 1) if channels_first else result
 
     return hook
 
