@@ -26,8 +26,11 @@ def first_difference(model: nn.Module, example: Any, graph: Graph, removed: Remo
     undo()
     gone = graph.gone(removed)
     full_results: list[list[Tensor]] = []
-    with zeroed(model, removed), KeptNorms(graph, gone):
-        record(model, example, results=full_results)
+    if reason:  # it is sizes that do not fit, and those are known without another pass
+        full_results = [[] for _ in graph.trace.ops]
+    else:
+        with zeroed(model, removed), KeptNorms(graph, gone):
+            record(model, example, results=full_results)
     have = _last_of_call(cut_trace.ops, cut_results)
     want = _last_of_call(graph.trace.ops, full_results)
     live = graph.trace.live()
@@ -38,12 +41,15 @@ def first_difference(model: nn.Module, example: Any, graph: Graph, removed: Remo
             if k < reached:  # a copy that the other sizes make needless
                 continue
             return Mismatch(op, reason or "its forward takes another way")
+        if op not in live:
+            continue
         small = have[call][1]
-        for value, whole, part in zip(op.outputs, full, small, strict=False):
+        for value, part in zip(op.outputs, small, strict=False):
             expected = graph.kept_shape(value, gone)
-            if op in live and tuple(part.shape) != expected:
+            if tuple(part.shape) != expected:
                 return Mismatch(op, reason or f"{op.func} gives shape {tuple(part.shape)}, not {expected}")
-            if op in live and whole.numel() and not _equal(graph, value, gone, whole, part):
+        for value, whole, part in zip(op.outputs, full, small, strict=False):
+            if whole.numel() and not _equal(graph, value, gone, whole, part):
                 return Mismatch(op, f"{op.func} gives other numbers")
     return Mismatch(None, reason or "its outputs differ")
 
