@@ -99,7 +99,7 @@ class Trace:
         needed = set(self.outputs)
         found = self.training.live() if self.training is not None else set()
         for op in reversed(self.ops):
-            if op.func._schema.is_mutable or not needed.isdisjoint(op.outputs):
+            if _mutates(op.func) or not needed.isdisjoint(op.outputs):
                 needed.update(op.inputs)
                 found.add(op)
         return found
@@ -111,6 +111,11 @@ class Trace:
             for value in dict.fromkeys(op.inputs):
                 users.setdefault(value, []).append(op)
         return users
+
+
+@functools.cache
+def _mutates(func: torch._ops.OpOverload) -> bool:
+    return bool(func._schema.is_mutable)
 
 
 class CallCounter:
@@ -155,7 +160,8 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         put_back()
         for module, mode in training.items():
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
 
 
 def record_training(model: nn.Module, example: Any, trace: Trace | None = None) -> Trace:
