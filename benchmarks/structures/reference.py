@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 Removed = Mapping[str, Mapping[int, list[int]]]
-_ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -81,7 +79,8 @@ def error(expected: list[Tensor], found: list[Tensor]) -> float:
 def _kept_norms(model: nn.Module, removed: Removed) -> Iterator[None]:
     handles = []
     for path, module in model.named_modules():
-        if isinstance(module, _ACROSS) and f"{path}.weight" in removed:
+        across = isinstance(module, nn.GroupNorm) or hasattr(module, "normalized_shape")
+        if across and f"{path}.weight" in removed:
             keep = torch.ones_like(module.weight, dtype=torch.bool)
             for dim, indices in removed[f"{path}.weight"].items():
                 keep.index_fill_(dim, torch.tensor(indices), False)
@@ -95,23 +94,20 @@ def _kept_norms(model: nn.Module, removed: Removed) -> Iterator[None]:
 
 def _over(keep: Tensor) -> Any:
     """A hook that takes the norm over what is kept and leaves zero elsewhere."""
+    kept = keep.nonzero().reshape(-1)
 
     def hook(module: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        x, weight = inputs[0], module.weight[keep]
-        # norms of convolutional networks keep the channels in the second dimension and permute inside
-        channels_first = "2d" in type(module).__name__ and not isinstance(module, nn.GroupNorm)
-        x = x.movedim(1, -1) if channels_first else x
-        result = torch.zeros_like(x)
+        small, x = copy.deepcopy(module), inputs[0]
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(small, name, nn.Parameter(parameter[keep]))
         if isinstance(module, nn.GroupNorm):
-            result[:, keep] = F.group_norm(
-                x[:, keep], module.num_groups, weight, module.bias[keep], module.eps
-            )
-        elif isinstance(module, nn.RMSNorm):
-            result[..., keep] = F.rms_norm(x[..., keep], weight.shape, weight, module.eps)
+            small.num_channels = len(kept)
         else:
-            bias = None if module.bias is None else module.bias[keep]
-            result[..., keep] = F.layer_norm(x[..., keep], weight.shape, weight, bias, module.eps)
-        return result.movedim(-1, 1) if channels_first else result
+            small.normalized_shape = (len(kept),)
+        # norms of convolutional networks permute inside, or work on the second dimension
+        dim = 1 if isinstance(module, nn.GroupNorm) or "2d" in type(module).__name__ else x.dim() - 1
+        found = small.forward(x.index_select(dim, kept))
+        return torch.zeros_like(x).index_copy_(dim, kept, found)
 
     return hook
 
