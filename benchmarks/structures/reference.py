@@ -79,12 +79,11 @@ def error(expected: list[Tensor], found: list[Tensor]) -> float:
 def _kept_norms(model: nn.Module, removed: Removed) -> Iterator[None]:
     handles = []
     for path, module in model.named_modules():
-        across = isinstance(module, nn.GroupNorm) or hasattr(module, "normalized_shape")
-        if across and f"{path}.weight" in removed:
-            keep = torch.ones_like(module.weight, dtype=torch.bool)
-            for dim, indices in removed[f"{path}.weight"].items():
-                keep.index_fill_(dim, torch.tensor(indices), False)
-            handles.append(module.register_forward_hook(_over(keep)))
+        if not isinstance(module, nn.GroupNorm) and not hasattr(module, "normalized_shape"):
+            continue
+        gone = removed.get(f"{path}.weight")
+        if gone or getattr(module, "weight", None) is None:
+            handles.append(module.register_forward_hook(_over(gone)))
     try:
         yield
     finally:
@@ -92,20 +91,26 @@ def _kept_norms(model: nn.Module, removed: Removed) -> Iterator[None]:
             handle.remove()
 
 
-def _over(keep: Tensor) -> Any:
-    """A hook that takes the norm over what is kept and leaves zero elsewhere."""
-    kept = keep.nonzero().reshape(-1)
+def _over(gone: Mapping[int, list[int]] | None) -> Any:
+    """A hook that takes the norm over what is kept and leaves zero elsewhere.
+
+    A norm without weights does not tell what is gone from it: what is zero everywhere.
+    """
 
     def hook(module: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
         small, x = copy.deepcopy(module), inputs[0]
+        # norms of convolutional networks permute inside, or work on the second dimension
+        dim = 1 if isinstance(module, nn.GroupNorm) or "2d" in type(module).__name__ else x.dim() - 1
+        keep = x.movedim(dim, 0).flatten(1).any(1)
+        for indices in gone.values() if gone else ():
+            keep = torch.ones_like(keep).index_fill_(0, torch.tensor(indices), False)
+        kept = keep.nonzero().reshape(-1)
         for name, parameter in module.named_parameters(recurse=False):
             setattr(small, name, nn.Parameter(parameter[keep]))
         if isinstance(module, nn.GroupNorm):
             small.num_channels = len(kept)
         else:
             small.normalized_shape = (len(kept),)
-        # norms of convolutional networks permute inside, or work on the second dimension
-        dim = 1 if isinstance(module, nn.GroupNorm) or "2d" in type(module).__name__ else x.dim() - 1
         found = small.forward(x.index_select(dim, kept))
         return torch.zeros_like(x).index_copy_(dim, kept, found)
 
