@@ -99,20 +99,25 @@ def _over(gone: Mapping[int, list[int]] | None) -> Any:
 
     def hook(module: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
         small, x = copy.deepcopy(module), inputs[0]
+        last = len(getattr(module, "normalized_shape", "1"))
+        x = x.flatten(-last) if last > 1 else x
         # norms of convolutional networks permute inside, or work on the second dimension
         dim = 1 if isinstance(module, nn.GroupNorm) or "2d" in type(module).__name__ else x.dim() - 1
         keep = x.movedim(dim, 0).flatten(1).any(1)
-        for indices in gone.values() if gone else ():
-            keep = torch.ones_like(keep).index_fill_(0, torch.tensor(indices), False)
+        if gone:
+            keep = torch.ones_like(module.weight, dtype=torch.bool)
+            for axis, indices in gone.items():
+                keep.index_fill_(axis, torch.tensor(indices), False)
+            keep = keep.flatten()
         kept = keep.nonzero().reshape(-1)
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(small, name, nn.Parameter(parameter[keep]))
+            setattr(small, name, nn.Parameter(parameter.flatten()[keep]))
         if isinstance(module, nn.GroupNorm):
             small.num_channels = len(kept)
         else:
             small.normalized_shape = (len(kept),)
         found = small.forward(x.index_select(dim, kept))
-        return torch.zeros_like(x).index_copy_(dim, kept, found)
+        return torch.zeros_like(x).index_copy_(dim, kept, found).reshape(inputs[0].shape)
 
     return hook
 
