@@ -35,9 +35,9 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
             # most cuts that fail do so before anything could be compared: the zeroed original runs after them
             cut(model, removed, attributes, undo)
             outputs = run(model, example, sizes)
-        except Exception as error:
+        except Exception as failure:
             undo()
-            raise first_misfit(graph, removed, sizes, error) from None
+            raise first_misfit(graph, removed, sizes, failure) from None
         undo()
         expected = reference(model, example, graph, removed, gone)
         try:
