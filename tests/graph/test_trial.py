@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +48,39 @@ def test_a_failed_trial_leaves_the_network_as_it_was() -> None:
     assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
     assert torch.equal(model(x), wanted)
+
+
+class RootMeanSquare(nn.Module):
+    """A norm over channels, written out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(channels) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], likewise."""
+        scale = torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
+        return x * scale * self.weight.reshape(1, -1, 1, 1)
+
+
+def test_a_norm_that_is_written_out_is_taken_over_what_is_kept() -> None:
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 16, 1), RootMeanSquare(16), nn.Conv2d(16, 4, 1)),
+        torch.randn(2, 3, 4, 4),
+    )
+    plan = ps.prune(model, x, ratio=0.5, fold_constants=False)
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
+        "0.weight": (8, 3, 1, 1), "0.bias": (8,), "1.weight": (8,), "2.weight": (4, 8, 1, 1), "2.bias": (4,),
+    }  # fmt: skip
+    assert plan.error < 1e-5
+
+
+def test_a_mean_of_squares_that_is_no_norm_keeps_its_channels() -> None:
+    class Energy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x.pow(2).mean(1, keepdim=True)
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), Energy(), nn.Conv2d(16, 4, 1))
+    with pytest.raises(ps.errors.PintsizeError, match="runs over it"):
+        ps.prune(model, torch.randn(2, 3, 4, 4), ratio=0.5)
