@@ -48,7 +48,7 @@ docs: $(VENV)/full.stamp
 lock:
 	@folder=$$(mktemp -d) && echo '$(TORCH)' > $$folder/torch.txt \
 	&& $(PYTHON) -m venv $$folder/venv \
-	&& PIP_CONSTRAINT=$$folder/torch.txt $$folder/venv/bin/pip install -q -e '.[$(EXTRAS)]' hatchling editables \
+	&& PIP_CONSTRAINT=$$folder/torch.txt $$folder/venv/bin/pip install -q -e '.[$(EXTRAS),timm]' hatchling editables \
 	&& { sed -n '/^#/p' requirements.lock; \
 	     $$folder/venv/bin/pip freeze --exclude pip --exclude-editable | sed -n '/^[^#]*==/{s/+cpu$$//;p}' | sort -f; \
 	   } > $$folder/lock && mv $$folder/lock requirements.lock && rm -r $$folder

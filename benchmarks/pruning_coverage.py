@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 import pintsize as ps
-from pintsize.graph import check
+from pintsize.graph import trial
 from structures import CASES, reference
 from structures.densenet import densenet169
 
@@ -132,10 +132,10 @@ class Stopwatch:
     """Times the two runs that the last check of a pruning consists of; earlier trials are part of the grouping."""
 
     def __enter__(self) -> Stopwatch:
-        self._timed = {name: getattr(check, name) for name in ("reference", "run")}
+        self._timed = {name: getattr(trial, name) for name in ("reference", "run")}
         self._last: dict[str, float] = {}
-        check.reference = lambda *args: self._measure("reference", *args)
-        check.run = lambda *args: self._measure("run", *args)
+        trial.reference = lambda *args: self._measure("reference", *args)
+        trial.run = lambda *args: self._measure("run", *args)
         return self
 
     def _measure(self, name: str, *args: Any) -> Any:
@@ -147,7 +147,7 @@ class Stopwatch:
 
     def __exit__(self, *_: object) -> None:
         for name, function in self._timed.items():
-            setattr(check, name, function)
+            setattr(trial, name, function)
 
     @property
     def seconds(self) -> float:

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 Removed = Mapping[str, Mapping[int, list[int]]]
-_ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -81,11 +79,11 @@ def error(expected: list[Tensor], found: list[Tensor]) -> float:
 def _kept_norms(model: nn.Module, removed: Removed) -> Iterator[None]:
     handles = []
     for path, module in model.named_modules():
-        if isinstance(module, _ACROSS) and f"{path}.weight" in removed:
-            keep = torch.ones_like(module.weight, dtype=torch.bool)
-            for dim, indices in removed[f"{path}.weight"].items():
-                keep.index_fill_(dim, torch.tensor(indices), False)
-            handles.append(module.register_forward_hook(_over(keep)))
+        if not isinstance(module, nn.GroupNorm) and not hasattr(module, "normalized_shape"):
+            continue
+        gone = removed.get(f"{path}.weight")
+        if gone or getattr(module, "weight", None) is None:
+            handles.append(module.register_forward_hook(_over(gone)))
     try:
         yield
     finally:
@@ -93,23 +91,33 @@ def _kept_norms(model: nn.Module, removed: Removed) -> Iterator[None]:
             handle.remove()
 
 
-def _over(keep: Tensor) -> Any:
-    """A hook that takes the norm over what is kept and leaves zero elsewhere."""
+def _over(gone: Mapping[int, list[int]] | None) -> Any:
+    """A hook that takes the norm over what is kept and leaves zero elsewhere.
+
+    A norm without weights does not tell what is gone from it: what is zero everywhere.
+    """
 
     def hook(module: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        x, weight = inputs[0], module.weight[keep]
-        result = torch.zeros_like(x)
+        small, x = copy.deepcopy(module), inputs[0]
+        last = len(getattr(module, "normalized_shape", "1"))
+        x = x.flatten(-last) if last > 1 else x
+        # norms of convolutional networks permute inside, or work on the second dimension
+        dim = 1 if isinstance(module, nn.GroupNorm) or "2d" in type(module).__name__ else x.dim() - 1
+        keep = x.movedim(dim, 0).flatten(1).any(1)
+        if gone:
+            keep = torch.ones_like(module.weight, dtype=torch.bool)
+            for axis, indices in gone.items():
+                keep.index_fill_(axis, torch.tensor(indices), False)
+            keep = keep.flatten()
+        kept = keep.nonzero().reshape(-1)
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(small, name, nn.Parameter(parameter.flatten()[keep]))
         if isinstance(module, nn.GroupNorm):
-            result[:, keep] = F.group_norm(
-                x[:, keep], module.num_groups, weight, module.bias[keep], module.eps
-            )
-        elif isinstance(module, nn.RMSNorm):
-            result[..., keep] = F.rms_norm(x[..., keep], weight.shape, weight, module.eps)
+            small.num_channels = len(kept)
         else:
-            result[..., keep] = F.layer_norm(
-                x[..., keep], weight.shape, weight, module.bias[keep], module.eps
-            )
-        return result
+            small.normalized_shape = (len(kept),)
+        found = small.forward(x.index_select(dim, kept))
+        return torch.zeros_like(x).index_copy_(dim, kept, found).reshape(inputs[0].shape)
 
     return hook
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .labels import Labels, dims_of
 from .ops import aten, merge, rule
 from .shape_ops import argument, dimension
-from .trace import Op
+from .trace import Op, Trace
 
 
 def _reduced(op: Op) -> list[int]:
@@ -33,8 +33,8 @@ def reduce(op: Op, labels: Labels) -> None:
     else:
         dims = _reduced(op)
     layers = []
-    norm = (
-        op.func.overloadpacket is aten.mean and op.call is not None and op.call.function.endswith(".rms_norm")
+    norm = op.func.overloadpacket is aten.mean and (
+        (op.call is not None and op.call.function.endswith(".rms_norm")) or _of_a_norm(op, labels.trace)
     )
     for layer in labels.of(x):
         if norm and any(layer.shape[d] > 1 for d in dims):
@@ -47,6 +47,27 @@ def reduce(op: Op, labels: Labels) -> None:
             layers.append(layer.reshape([s for d, s in enumerate(layer.shape) if d not in dims]))
     for out in op.outputs:
         labels.set(out, layers)
+
+
+def _of_a_norm(op: Op, trace: Trace) -> bool:
+    """Whether it is the mean of squares whose root `x * rsqrt(mean(x²) + ε)` divides by, written out."""
+    if not argument(op, 2, "keepdim", False):
+        return False
+    ops, squares, scale = trace.all_ops, op.inputs[0], op.outputs[0]
+    source = next((other for other in ops if squares in other.outputs), None)
+    if source is None or not _squares(source):
+        return False
+    for reader in ops:  # in order: the root is read behind the sum
+        if scale in reader.inputs and reader.func.overloadpacket is aten.add and len(reader.inputs) == 1:
+            scale = reader.outputs[0]
+        elif scale in reader.inputs:
+            return reader.func.overloadpacket in (aten.rsqrt, aten.sqrt)
+    return False
+
+
+def _squares(op: Op) -> bool:
+    packet = op.func.overloadpacket
+    return (packet is aten.pow and op.args[1] == 2) or (packet is aten.mul and op.args[0] is op.args[1])
 
 
 @rule(

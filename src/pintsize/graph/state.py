@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-_OWN = {"training", "_parameters", "_buffers", "_modules"}
+_OWN = frozenset(vars(nn.Module()))
+"""What torch itself keeps: parameters, buffers, modules, hooks, the mode."""
 
 
 def keep_state(model: nn.Module) -> Callable[[], None]:
@@ -19,7 +20,7 @@ def keep_state(model: nn.Module) -> Callable[[], None]:
     contents: dict[int, tuple[Any, Any]] = {}
     attributes = []
     for module in model.modules():
-        own = {key: value for key, value in vars(module).items() if not _torchs(key)}
+        own = {key: value for key, value in vars(module).items() if key not in _OWN}
         attributes.append((module, own))
         for value in own.values():
             _note(value, contents)
@@ -27,7 +28,7 @@ def keep_state(model: nn.Module) -> Callable[[], None]:
     def put_back() -> None:
         for module, own in attributes:
             now = module.__dict__
-            for key in [key for key in now if key not in own and not _torchs(key)]:
+            for key in [key for key in now if key not in own and key not in _OWN]:
                 del now[key]
             now.update(own)
         for container, held in contents.values():
@@ -38,10 +39,6 @@ def keep_state(model: nn.Module) -> Callable[[], None]:
                 container.update(held)
 
     return put_back
-
-
-def _torchs(key: str) -> bool:
-    return key in _OWN or key.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
 
 
 def _note(value: Any, contents: dict[int, tuple[Any, Any]]) -> None:

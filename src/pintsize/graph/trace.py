@@ -11,18 +11,20 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
 from .inputs import as_args, batch_hint, batched, check_batch
 from .state import keep_state
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Op:
     @functools.cached_property
     def inputs(self) -> list[Value]:
         """All tensor arguments, in order."""
-        return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Value)]
+        return list(_leaves((self.args, self.kwargs), Value))
 
 
 @dataclass(eq=False)
@@ -99,7 +101,7 @@ class Trace:
         needed = set(self.outputs)
         found = self.training.live() if self.training is not None else set()
         for op in reversed(self.ops):
-            if op.func._schema.is_mutable or not needed.isdisjoint(op.outputs):
+            if _mutates(op.func) or not needed.isdisjoint(op.outputs):
                 needed.update(op.inputs)
                 found.add(op)
         return found
@@ -111,6 +113,32 @@ class Trace:
             for value in dict.fromkeys(op.inputs):
                 users.setdefault(value, []).append(op)
         return users
+
+
+def _leaves(tree: Any, kind: type[_Kind]) -> Iterator[_Kind]:
+    """All of one type in what an op takes or gives: lists, tuples and dicts, in order; faster than a pytree."""
+    if isinstance(tree, kind):
+        yield tree
+    elif isinstance(tree, list | tuple | dict):
+        for one in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(one, kind)
+
+
+def _with_values(tree: Any, value: Callable[[Tensor], Value]) -> Any:
+    """The same with every tensor replaced by its value."""
+    if isinstance(tree, Tensor):
+        return value(tree)
+    if isinstance(tree, list | tuple):
+        made = [_with_values(one, value) for one in tree]
+        return made if isinstance(tree, list) else tuple(made)
+    if isinstance(tree, dict):
+        return {key: _with_values(one, value) for key, one in tree.items()}
+    return tree
+
+
+@functools.cache
+def _mutates(func: torch._ops.OpOverload) -> bool:
+    return bool(func._schema.is_mutable)
 
 
 class CallCounter:
@@ -155,7 +183,8 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         put_back()
         for module, mode in training.items():
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
 
 
 def record_training(model: nn.Module, example: Any, trace: Trace | None = None) -> Trace:
@@ -321,16 +350,16 @@ class _Recorder(DispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        noted = tree_map_only(Tensor, lambda t: self.value(t, constant=True), (args, kwargs))
+        noted = _with_values((args, kwargs), lambda t: self.value(t, constant=True))
         # held until the next op, as other passes hold it: else PyTorch issues no detach behind torch.linspace and its like
         self._held = result = func(*args, **kwargs)
-        outputs = [self.value(leaf) for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        outputs = [self.value(leaf) for leaf in _leaves(result, Tensor)]
         self.trace.ops.append(
             Op(func, noted[0], noted[1], outputs, self.counter.modules[-1], self.functions.current)
         )
         if self.results is not None:
             with _disable_current_modes():  # the copies are no part of the pass
-                self.results.append([t.clone() for t in tree_flatten(result)[0] if isinstance(t, Tensor)])
+                self.results.append([t.clone() for t in _leaves(result, Tensor)])
         return result
 
 

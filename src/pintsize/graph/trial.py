@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import OperationError
 from .check import Mismatch, distance, reference, run, tolerance
-from .differences import first_difference
+from .differences import Sizes, first_difference, first_misfit
 from .groups import Graph, Removed
 from .surgery import Undo, cut, new_attributes
 from .trace import Trace, record_training
@@ -29,11 +29,19 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
     gone = graph.gone(removed)
     attributes = new_attributes(model, graph, gone)
     undo = Undo()
+    sizes = Sizes(model)
     with awake(model):
+        try:
+            # most cuts that fail do so before anything could be compared: the zeroed original runs after them
+            cut(model, removed, attributes, undo)
+            outputs = run(model, example, sizes)
+        except Exception as failure:
+            undo()
+            raise first_misfit(graph, removed, sizes, failure) from None
+        undo()
         expected = reference(model, example, graph, removed, gone)
         try:
             cut(model, removed, attributes, undo)
-            outputs = run(model, example)
             error = distance(expected, outputs)
             if not error <= tolerance(expected):
                 raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")

@@ -16,6 +16,7 @@ import pintsize.deploy.onnx.writer as writer
 from pintsize import errors
 from pintsize.deploy import export, integer_nodes, open_runtime
 from pintsize.pruning import prune
+from pintsize.quant import quantize
 from pintsize.storage.record import to_json
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -280,3 +281,29 @@ def test_unwritable_folder(plain, tmp_path):
 def test_opset_too_low_for_the_width(parts, tmp_path):
     with pytest.raises(errors.UnsupportedOp, match="needs opset 21, not 19"):
         export(parts["residual"](4), tmp_path / "net.onnx", example=EXAMPLE, opset=19)
+
+
+class Folded(nn.Module):
+    """Takes blocks of an image apart and puts them together, as windows of attention do: a copy lies before a view."""
+
+    def __init__(self, copy: str) -> None:
+        super().__init__()
+        self.first, self.last, self.copy = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), copy
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        batch, channels, height, width = y.shape
+        y = y.view(batch, channels, height // 4, 4, width // 4, 4).transpose(3, 4)
+        y = y.clone(memory_format=torch.contiguous_format) if self.copy == "clone" else y.contiguous()
+        return self.last(y.view(batch, channels, height, width))
+
+
+@pytest.mark.parametrize("copy", ["clone", "contiguous"])
+def test_a_copy_before_a_view_may_be_left_out(copy, images, tmp_path):
+    torch.manual_seed(0)
+    model = Folded(copy).eval()
+    quantize(model, calibration=[images], progress=False)
+    info = export(model, tmp_path / "net.onnx", example=images[:1])
+    assert info.checked == "onnxruntime"
+    assert info.difference < 1e-5
+    assert output(info.path, images).shape == (len(images), 4, 16, 16)

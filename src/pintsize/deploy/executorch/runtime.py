@@ -174,7 +174,8 @@ def _try_out(path: Path) -> None:
 def about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file says about itself: version, record (packed), classes and so on; nothing if it is not ours."""
     with ExecuTorch(Path(path), threads=1) as runtime:
-        return runtime.about()
+        told: dict[str, Any] = runtime.about()
+    return told
 
 
 def require() -> None:

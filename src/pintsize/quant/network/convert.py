@@ -217,7 +217,9 @@ class _Pass(TorchFunctionMode):
                 result = func(*args, **kwargs)
             else:
                 tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-                result = tensors[nothing]
+                result = tensors[
+                    nothing
+                ].contiguous()  # a copy that is left out may be there for a view behind it
             if calls is None:
                 return result
             self.seen[key] += 1
