@@ -125,7 +125,7 @@ def test_unknown_names_get_the_nearest(folders):
         ({"val_fraction": 0.9999}, "no image of class '0' is left for its train split"),
         *(
             ({"image_size": value}, f"image_size={value!r}")
-            for value in (0, -8, 3, 2.5, "32", (32, 32, 3), 100_000, True)
+            for value in (0, -8, 3, 2.5, "32 pixels", "32x", (32, 32, 3), 100_000, True)
         ),
         ({"image_size": (32, 2)}, "image_size=2"),
         ({"limit": 0}, "limit=0"),

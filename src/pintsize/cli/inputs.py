@@ -48,7 +48,9 @@ ModelWeights = Annotated[
 NumClasses = Annotated[int | None, typer.Option(help="Number of logits of a named model.")]
 InChannels = Annotated[int | None, typer.Option(help="Colour channels of an image, for a named model.")]
 Stem = Annotated[str, typer.Option(help="First layers of a named model: auto, imagenet or small.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels.")]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="H[xW]", help="Side of the images in pixels, or height x width.")
+]
 ValFraction = Annotated[float, typer.Option(help="Share of the training images set aside for validation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most so many images of each split.")]
 Seed = Annotated[int, typer.Option(help="Decides the validation split and everything random.")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..recipe.sides import sides
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    name: str, data: Data | None = None, *, image_size: int | None = None, **options: Any
+    name: str, data: Data | None = None, *, image_size: str | None = None, **options: Any
 ) -> nn.Module:
     """The network that `--model` and its options name, made to fit `data` where they leave it open."""
     from ..recipe.complaints import checked
@@ -20,7 +22,8 @@ def load_model(
 
     given = {key: value for key, value in options.items() if value is not None}
     section = checked("model", {"name": name, **given}, source="options")
-    shape = None if image_size is None else (section.in_channels or 3, image_size, image_size)
+    size = sides(image_size)
+    shape = None if size is None else (section.in_channels or 3, *size)
     shape, classes = (data.image_shape, len(data.classes) or None) if data else (shape, None)
     return networks.build(section, image_shape=shape, num_classes=classes)
 

@@ -26,7 +26,8 @@ def profile(*, inputs: Inputs) -> Told:
 def show(
     file: Annotated[Path, typer.Argument(help="A .safetensors, .onnx or .pint file.")], *, model: Plain = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels, to count MACs at another size.")
+        str | None,
+        typer.Option(metavar="H[xW]", help="Side of the images, or height x width, to count MACs at another size."),
     ] = None,
 ) -> Told:  # fmt: skip
     """Print a network layer by layer: shape, density, bits, bytes, MACs."""

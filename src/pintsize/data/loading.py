@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, InputTypeError, unknown
+from ..recipe.sides import sides
 from . import annotated, cache, catalog, chance, coco, digit_scenes, folder, masks, table, yolo
 from .placement import LETTERBOX
 from .places import Decoded
@@ -38,7 +39,7 @@ def load(
     val_fraction: float = 0.1,
     seed: int = 0,
     limit: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     resize: str = LETTERBOX,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -55,8 +56,8 @@ def load(
             a part `val` has that as its validation split.
         seed: determines the validation split.
         limit: at most so many images in each split, class by class, for quick runs.
-        image_size: side of the images, or height and width; by default their own. Where they differ in size: 224 for
-            classes and numbers, 512 for masks, 640 for boxes.
+        image_size: side of the images, or height and width, as (224, 320) or `224x320`; by default their own.
+            Where they differ in size: 224 for classes and numbers, 512 for masks, 640 for boxes.
         resize: how images with boxes, masks or numbers come to a size: `letterbox` (whole, with a border) or `stretch`.
         mean: per channel, of the [0, 1] images, to normalise by; by default the set's own, for image folders
             ImageNet's.
@@ -231,20 +232,14 @@ def _check_options(val_fraction: float, seed: int, limit: int | None) -> None:
         chance.check_whole("limit", limit, least=1)
 
 
-def _size(image_size: int | tuple[int, ...] | list[int] | None) -> tuple[int, int] | None:
-    """Height and width."""
-    if image_size is None:
-        return None
-    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if len(sides) != 2:
-        raise InputError(
-            f"image_size={image_size!r}", "it is not a side, or height and width", "pass 224 or (224, 320)"
-        )
-    for side in sides:
+def _size(image_size: Any) -> tuple[int, int] | None:
+    """Height and width, within what networks see."""
+    found = sides(image_size)
+    for side in found or ():
         chance.check_whole("image_size", side, least=_SMALLEST)
         if side > _LARGEST:
             raise InputError(f"image_size={image_size}", f"it is above {_LARGEST}", "pass a smaller one")
-    return int(sides[0]), int(sides[1])
+    return found
 
 
 def _cut(split: Split, fraction: float, purpose: int, seed: int) -> tuple[Split, Split]:

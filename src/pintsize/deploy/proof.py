@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..storage.atomic import unwritable
 from .layers import first_beyond_rounding
 from .onnx import writer as onnx
 from .onnx.trace import evaluating
-from .options import ExportInfo, Made, Options
+from .options import DIMENSIONS, ExportInfo, Made, Options
 from .runtime import as_written, backends_of, copied, open_runtime
 from .tolerance import FLOAT, explained, outputs_of, relative_error
 
@@ -28,13 +29,14 @@ _log = logging.getLogger(__name__)
 def proved(made: Made) -> ExportInfo:
     """What is told of a file, with where it was run and how far it was from the simulation; it is not yet in its place.
 
-    It costs one forward of the simulation, and opening and running the file once; more only where they differ by more
-    than float32 does. An example that is the same number everywhere tells nothing of most layers: random numbers take
-    its place.
+    It costs one forward of the simulation, and opening and running the file once; two more of either where height and
+    width are open, and more where they differ by more than float32 does. An example that is the same number everywhere
+    tells nothing of most layers: random numbers take its place.
 
     Raises:
         VerificationFailed: an output differs by more than rounding explains; the first such layer is named.
         OperationError: the runtime cannot open or run the file.
+        InputError: a dimension is left open, and the network takes no other size.
     """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), evaluating(made.target):
         try:
@@ -45,21 +47,62 @@ def proved(made: Made) -> ExportInfo:
         staged = Path(folder) / made.info.path.name
         if staged.suffix == ".pint":
             return _read_back(made, staged)
-        args, wanted = _reference(made.target, made.args)
+        largest = 0.0
+        for args, wanted in (_reference(made.target, made.args), *_at_other_sizes(made)):
+            try:
+                found = _run(staged, args)
+            except MissingExtra:
+                return made.info
+            except PintsizeError as error:
+                raise _unusable(made, error) from error
+            largest = max(largest, _compared(made, staged, args, found, wanted))
+    return replace(made.info, checked=backends_of(staged)[0], difference=largest)
+
+
+def _compared(
+    made: Made, staged: Path, args: tuple[Any, ...], found: list[Tensor], wanted: list[Tensor]
+) -> float:
+    """The largest relative error of an output.
+
+    Raises:
+        VerificationFailed: one differs by more than rounding explains.
+    """
+    backend = backends_of(staged)[0]
+    errors = _held(made.info.path, backend, found, wanted)
+    if max(errors, default=0.0) > FLOAT:
+        allowed = explained(lambda: made.target(*copied(args)), wanted, enough=errors)
+        off = [number for number, error in enumerate(errors) if error > allowed[number]]
+        if off:
+            raise _different(made, backend, args, off[0], errors[off[0]], allowed[off[0]], staged)
+    return max(errors, default=0.0)
+
+
+def _at_other_sizes(made: Made) -> Iterator[tuple[tuple[Any, ...], list[Tensor]]]:
+    """Inputs of twice the height and of twice the width, where these are left open, and what the simulation gives.
+
+    Raises:
+        InputError: the network itself takes no other size.
+    """
+    shape = made.info.input_shape
+    for dim in (2, 3) if len(shape) == len(DIMENSIONS) else ():
+        if shape[dim] is not None:
+            continue
+
+        def larger(x: Tensor, dim: int = dim) -> Tensor:
+            return torch.cat([x, x.flip(dim)], dim) if x.dim() == len(DIMENSIONS) else x
+
+        args = tree_map_only(Tensor, larger, made.args)
         try:
-            found = _run(staged, args)
-        except MissingExtra:
-            return made.info
-        except PintsizeError as error:
-            raise _unusable(made, error) from error
-        backend, name = backends_of(staged)[0], made.info.path
-        errors = _held(name, backend, found, wanted)
-        if max(errors, default=0.0) > FLOAT:
-            allowed = explained(lambda: made.target(*copied(args)), wanted, enough=errors)
-            off = [number for number, error in enumerate(errors) if error > allowed[number]]
-            if off:
-                raise _different(made, backend, args, off[0], errors[off[0]], allowed[off[0]], staged)
-    return replace(made.info, checked=backend, difference=max(errors, default=0.0))
+            yield args, outputs_of(made.target(*copied(args)))
+        except Exception as error:
+            sizes = "×".join(
+                str(size) for size in next(x.shape for x in tree_leaves(args) if isinstance(x, Tensor))
+            )
+            raise InputError(
+                f"{DIMENSIONS[dim]} in dynamic=",
+                f"the network does not take images {sizes} ({type(error).__name__}: {error})",
+                "leave it out: the network is made for one size",
+            ) from error
 
 
 def _reference(target: nn.Module, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Tensor]]:

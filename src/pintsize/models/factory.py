@@ -34,7 +34,7 @@ def load_factory(name: str, **options: Any) -> nn.Module:
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise InputError(f"model {name!r}", "it does not name a factory", "write package.module:factory")
-    with _current_directory_importable():
+    with current_directory_importable():
         factory = _find(_import(module_name, name), attribute, name)
         _check_options(factory, options, name)
         try:
@@ -53,7 +53,7 @@ def load_factory(name: str, **options: Any) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
+def current_directory_importable() -> Iterator[None]:
     """A console script has its own folder first in `sys.path`, not the user's."""
     here = os.getcwd()
     sys.path.insert(0, here)

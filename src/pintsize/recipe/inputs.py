@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from .section import Section, section
+from .sides import sides
 
 
 @section(
@@ -54,11 +55,20 @@ class DataSection(Section):
     """Share of the training images that is set aside to steer the run."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most so many images of each split."""
-    image_size: int | None = Field(default=None, ge=1, le=8192)
-    """Side to which images are resized; by default they stay as they are."""
+    image_size: str | int | None = None
+    """Side to which images are resized, or `HxW`; by default they stay as they are."""
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    """How images with boxes, masks or numbers come to that size: whole, with a border, or stretched."""
     mean: tuple[float, ...] | None = None
     """Of each colour channel, as trained weights expect it; by default that of the training images."""
     std: tuple[float, ...] | None = None
     """Likewise the standard deviation."""
     cutout: int = Field(default=0, ge=0)
     """Side in pixels of the square that augmentation erases in every training image; 0 for none."""
+
+    @field_validator("image_size")
+    @classmethod
+    def _as_sides(cls, value: str | int | None) -> str | int | None:
+        """One side is a number, so that a recipe says it as it always did."""
+        found = sides(value)
+        return value if found is None else found[0] if found[0] == found[1] else f"{found[0]}x{found[1]}"

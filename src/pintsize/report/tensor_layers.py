@@ -22,7 +22,9 @@ _QUANTIZER = "weight_quantizer"
 _CODEBOOK = "weight_codebook"
 
 
-def of_module(network: nn.Module, example: Any, image_size: int | None, *, file: Path | None = None) -> Shown:
+def of_module(
+    network: nn.Module, example: Any, image_size: tuple[int, int] | None, *, file: Path | None = None
+) -> Shown:
     """The layers of a network; `file` is where it was read from.
 
     Raises:
@@ -43,7 +45,7 @@ def of_module(network: nn.Module, example: Any, image_size: int | None, *, file:
     )
 
 
-def of_file(file: Path, model: nn.Module | None, example: Any, image_size: int | None) -> Shown:
+def of_file(file: Path, model: nn.Module | None, example: Any, image_size: tuple[int, int] | None) -> Shown:
     """The layers of a `.safetensors` or `.pint` file; of a state dict alone if its network is not known.
 
     Raises:
@@ -126,7 +128,7 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _known_example(network: nn.Module, image_size: int | None) -> Tensor | None:
+def _known_example(network: nn.Module, image_size: tuple[int, int] | None) -> Tensor | None:
     """An image of the size that is given, else of the one that the network is made for, if that is known."""
     from ..deploy.options import known_input_shape
 
@@ -134,7 +136,7 @@ def _known_example(network: nn.Module, image_size: int | None) -> Tensor | None:
     if image_size is not None:
         first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
         channels = shape[1] if shape else first.in_channels if first else 3
-        shape = (1, channels, image_size, image_size)
+        shape = (1, channels, *image_size)
     return None if shape is None else torch.zeros(shape)
 
 

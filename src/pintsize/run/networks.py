@@ -13,6 +13,7 @@ from ..data import Data
 from ..deploy.options import known_input_shape
 from ..errors import InputError, InputTypeError, unknown
 from ..recipe.inputs import ModelSection
+from ..recipe.sides import sides
 from ..storage import network_file as files
 
 SMALL_IMAGE = 64
@@ -79,7 +80,7 @@ def _stem(stem: str, image_shape: tuple[int, ...] | None) -> str:
     return "small" if max(image_shape[1:]) <= SMALL_IMAGE else "imagenet"
 
 
-def example_for(model: nn.Module, data: Data | None, image_size: int | None) -> Any:
+def example_for(model: nn.Module, data: Data | None, image_size: int | str | None) -> Any:
     """Two images for `model`: of the data, else zeros of the size that is given or that its stem is made for.
 
     Raises:
@@ -96,9 +97,9 @@ def example_for(model: nn.Module, data: Data | None, image_size: int | None) -> 
             "the size of its images is not known",
             "pass --image-size or --data",
         )
-    channels, side = (known[1], known[2]) if known else (in_channels(model), 0)
-    side = image_size or side
-    return torch.zeros(2, channels, side, side)
+    channels = known[1] if known else in_channels(model)
+    height, width = sides(image_size) or known[2:]  # type: ignore[index]
+    return torch.zeros(2, channels, height, width)
 
 
 def in_channels(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError, InputTypeError, PintsizeError
+from ..models.factory import current_directory_importable
 from .task import TASKS, Task
 
 
@@ -86,7 +87,8 @@ def _option(key: str, value: Any) -> Any:
 def _imported(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        with current_directory_importable():
+            found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
     except PintsizeError:

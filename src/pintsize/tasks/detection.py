@@ -6,8 +6,8 @@ Boxes are float [n, 4]: left, top, right, bottom, in pixels of the network's inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from ..data.targets import check_boxes
 from ..errors import InputError, InputTypeError
 from .average_precision import AveragePrecision
 from .task import TASKS, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Found = dict[str, Tensor]
 """The boxes, labels and scores of one image."""
@@ -121,6 +124,15 @@ class Detection(Task):
         """Share of the boxes of both networks that the other one has too, of the same class, [B]."""
         pairs = zip(self.sure(ours), self.sure(theirs), strict=True)
         return torch.tensor([_matched(one, other) for one, other in pairs])
+
+    def picture(
+        self, images: Any, outputs: Mapping[str, Any], targets: Any, classes: Sequence[str]
+    ) -> Figure:
+        """The boxes, with class and score."""
+        from ..viz.scenes import draw_boxes
+
+        boxes = {name: self.sure(each) for name, each in outputs.items()}
+        return draw_boxes(images, {**boxes, "truth": targets}, classes, confidence=self.confidence)
 
     def sure(self, outputs: Any) -> list[Found]:
         """The detections whose score is at least `confidence`."""

@@ -6,8 +6,8 @@ Networks that give a dict, as torchvision's do, are read at `out`; an auxiliary 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from ..errors import InputError, InputTypeError
 from .metric import Metric
 from .task import TASKS, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _AUXILIARY = 0.5
 
@@ -58,6 +61,15 @@ class Segmentation(Task):
         """Share of each image's pixels of the same class, [B]."""
         same = logits_of(ours).argmax(1) == logits_of(theirs).argmax(1)
         return same.float().mean((1, 2))
+
+    def picture(
+        self, images: Any, outputs: Mapping[str, Any], targets: Any, classes: Sequence[str]
+    ) -> Figure:
+        """The class of each pixel in colour."""
+        from ..viz.scenes import draw_masks
+
+        masks = {name: logits_of(each).argmax(1).cpu() for name, each in outputs.items()}
+        return draw_masks(images, {**masks, "truth": targets.cpu()}, classes, ignore_index=self.ignore_index)
 
     def _loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
         self._check(logits, targets)

@@ -6,8 +6,8 @@ A task is a few plain functions of outputs and targets, whatever these are: one 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from ..errors import InputError, InputTypeError, OperationError, PintsizeError
 from ..registry import Registry
 from .forward import outputs_of
 from .metric import Metric, as_metric, value_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TASKS: Registry[Callable[..., Task]] = Registry("task")
 """By name: what makes the task from its options."""
@@ -139,6 +142,12 @@ class Task:
     def agreement(self, ours: Any, theirs: Any) -> Tensor | None:
         """Whether two networks decide alike about each image, bool [B]; None where there are no decisions."""
         return None if self._agreement is None else self._agreement(ours, theirs)
+
+    def picture(
+        self, images: Any, outputs: Mapping[str, Any], targets: Any, classes: Sequence[str]
+    ) -> Figure | None:
+        """A few images with what networks, by name, and the targets say of them; None where there is nothing to draw."""
+        return None
 
     def judged(self) -> Metric:
         """Its metric.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...data.batches import arrays
+import torch
+
+from ...data.batches import arrays, rows, size, split_batch
 from ...deploy import export, open_runtimes, verify
 from ...deploy.openvino import runtime as openvino
 from ...measure import Profile, profile, side_by_side
@@ -13,6 +15,8 @@ from ...tables import jsonable, judged
 from ...training import evaluate
 from ..forms import Form
 from .stages import DENSE, Stage, Stages, packed, stage
+
+_PICTURES = 4
 
 
 class _Closing(Stage):
@@ -98,6 +102,7 @@ class Measure(_Closing):
         files = {form.label: run.folder.path / form.exported for form in run.forms}
         with open_runtimes(files, backend=backend, threads=threads) as runtimes:
             accuracies = {label: evaluate(runtime, run.data.test) for label, runtime in runtimes.items()}
+            _draw_examples(run)
             latencies = side_by_side(runtimes, arrays(run.example), threads=threads)
         table = []
         for form in run.forms:
@@ -123,6 +128,20 @@ class Measure(_Closing):
                 }
             )
         return {"stages": table, "layers": _layers(run)}
+
+
+def _draw_examples(run: Stages) -> None:
+    """A few validation images as the dense and the last network see them, into the folder's pictures."""
+    from ...viz import style
+
+    inputs, targets = split_batch(next(iter(run.data.val.batches(_PICTURES))), run.model(DENSE))
+    inputs, targets = (rows(each, 0, _PICTURES, of=size(inputs)) for each in (inputs, targets))
+    chosen = {"dense": run.forms[0].weights, "compressed": run.forms[-1].weights}
+    with torch.no_grad():
+        outputs = {name: run.task.outputs(run.model(file), inputs) for name, file in chosen.items()}
+    figure = run.task.picture(inputs, outputs, targets, run.data.classes)
+    if figure is not None:
+        style.to_png(figure, run.folder.path / "figures" / "examples.png")
 
 
 def _on_validation(run: Stages, form: Form) -> float | None:
