@@ -20,9 +20,9 @@ class ModelSection(Section):
     name: str
     """A name of `pintsize.models.list()`, or `package.module:factory`."""
     num_classes: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Number of logits; by default the number of classes of the data."""
+    """Number of logits; by default the number of classes of the data. A factory that takes it gets what is given here."""
     in_channels: int | None = Field(default=None, ge=1, le=4096)
-    """Colour channels of an image; by default those of the data."""
+    """Colour channels of an image; by default those of the data. Given to a factory, too."""
     stem: Literal["auto", "imagenet", "small"] = "auto"
     """First layers: `small` for images up to 64×64, `imagenet` above; `auto` goes by the data."""
     weights: str | None = None

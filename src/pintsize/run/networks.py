@@ -37,7 +37,8 @@ def build(
             )
         return files.load(name)
     if ":" in name:
-        model = models.load_factory(name)
+        given = {"num_classes": section.num_classes, "in_channels": section.in_channels}
+        model = models.load_factory(name, **{key: value for key, value in given.items() if value is not None})
     elif name not in models.list():
         raise unknown("model", name, [*models.list(), "package.module:factory"])
     else:

@@ -115,13 +115,7 @@ class Sensitivity(Tabular):
         from ...viz.scans import sensitivity_curves
 
         metric = f"{self.metric} ({self.unit})" if self.unit else self.metric
-        return sensitivity_curves(self._accuracies(), max_drop=max_drop, metric=metric)
-
-    def _accuracies(self) -> dict[str, dict[float, float]]:
-        return {
-            curve.name: {0.0: self.accuracy, **dict(zip(self.ratios, curve.accuracy, strict=True))}
-            for curve in self.curves
-        }
+        return sensitivity_curves(self.by_layer(), max_drop=max_drop, metric=metric)
 
     def __rich__(self) -> Table:
         """One line for each part: its accuracy at each ratio."""
