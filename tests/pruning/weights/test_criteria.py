@@ -245,7 +245,7 @@ QUICK = {"resnet-demo", "resnet20", "mobilenetv2", "shufflenetv2-x0.5"}
 )
 def test_density_is_exact_on_every_network(name):
     torch.manual_seed(0)
-    model = ps.models.create(name)
+    model = ps.models.create(name, stem="small")
     for density in (0.2, 0.1, 0.05):
         result = sparsify(model, density=density, min_density=1e-4)
         total = sum(layer.total for layer in result.layers)
