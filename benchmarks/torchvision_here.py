@@ -25,7 +25,9 @@ def imported(name: str) -> Any:
     if not _OPS:
         with contextlib.suppress(RuntimeError, AttributeError):
             return importlib.import_module(name)
-        parts = [key for key in sys.modules if key.split(".")[0] in ("torchvision", name.split(".")[0])]
+        parts = [
+            key for key in sys.modules if key.split(".")[0] in ("torchvision", name.split(".", maxsplit=1)[0])
+        ]
         for key in parts:
             del sys.modules[key]
         _declare()

@@ -75,11 +75,21 @@ class Detector(nn.Module):
 
 
 def boxes(*rows):
-    return {"boxes": torch.tensor([row[:4] for row in rows]).float(), "labels": torch.tensor([row[4] for row in rows])}
+    return {
+        "boxes": torch.tensor([row[:4] for row in rows]).float(),
+        "labels": torch.tensor([row[4] for row in rows]),
+    }
 
 
-IMAGES = [torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) for size in ((90, 120), (70, 110), (96, 80))]
-TARGETS = [boxes((5, 5, 60, 60, 0), (70, 20, 110, 80, 3)), boxes((20, 10, 90, 60, 1)), boxes((5, 30, 70, 90, 2))]
+IMAGES = [
+    torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    for size in ((90, 120), (70, 110), (96, 80))
+]
+TARGETS = [
+    boxes((5, 5, 60, 60, 0), (70, 20, 110, 80, 3)),
+    boxes((20, 10, 90, 60, 1)),
+    boxes((5, 30, 70, 90, 2)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +157,9 @@ def test_segmenter_that_is_half(tmp_path):
 
     ps.quantize(model, calibration=images, method="lsq", **QUIET)
     data = ps.data.from_loaders([(images, masks)], [(images, masks)], task="segmentation", classes=CLASSES)
-    history = ps.train(model, data, epochs=1, lr=1e-3, precision="fp32", callbacks=[ps.QuantizationAware()], **QUIET)
+    history = ps.train(
+        model, data, epochs=1, lr=1e-3, precision="fp32", callbacks=[ps.QuantizationAware()], **QUIET
+    )
     assert history[0]["train_loss"] < 2 * float(loss)
     ps.fold_batchnorm(model, images[:1])
     ps.export(model, tmp_path / "net.onnx", example=images[:1], dynamic_batch=False)

@@ -31,6 +31,8 @@ TARGET_NAMES = {
     "bbox", "gt", "ground_truth", "segmentation", "segmentation_map", "segmentation_maps",
 }  # fmt: skip
 """What loaders call what it should say; `forward` may have an optional parameter of that name, for a loss."""
+_NEVER_SEEN = TARGET_NAMES - {"mask", "masks"}
+"""Optional parameters of these names are no inputs; a mask may be one."""
 _TAKES: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = weakref.WeakKeyDictionary()
 """Network → names in a dict → whether it is called with such a dict."""
 
@@ -192,7 +194,9 @@ def _of_sequence(batch: list[Any], model: nn.Module | None) -> tuple[Any, Any]:
     if isinstance(first, Mapping):
         inputs: Any = _named(first, model)
     elif isinstance(first, tuple | list):
-        inputs = list(first) if images_apart(first, rest, model) else tuple(first)
+        inputs = tuple(first)
+        if images_apart(first, rest, model):
+            inputs, *rest = one_by_one([first, *rest])
     else:
         count = 1 if model is None else max(1, len(_required(model)))
         if count > 1 and len(batch) >= count and all(isinstance(one, Tensor) for one in batch[:count]):
@@ -224,8 +228,13 @@ def images_apart(first: Sequence[Any], rest: Sequence[Any], model: nn.Module | N
     if model is None:
         return len({len(one) for one in first}) == 1 and len(first[0]) in (1, 3, 4)
     needed = _required(model)
-    taken = [name for name in parameters_of(model) if name in needed or name.lower() not in TARGET_NAMES]
+    taken = [name for name in parameters_of(model) if name in needed or name.lower() not in _NEVER_SEEN]
     return 0 < len(taken) < len(first)
+
+
+def one_by_one(batch: Sequence[Any]) -> list[Any]:
+    """A batch of images one by one with lists for tuples: of a tuple `rows` takes it that each part has all images."""
+    return [list(part) if isinstance(part, tuple) else part for part in batch]
 
 
 def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any, Any]:

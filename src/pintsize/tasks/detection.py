@@ -97,7 +97,9 @@ class Detection(Task):
 
     def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
         """What the network makes of the images."""
-        apart = isinstance(inputs, tuple) and all(isinstance(one, Tensor) and one.dim() == 3 for one in inputs)
+        apart = isinstance(inputs, tuple) and all(
+            isinstance(one, Tensor) and one.dim() == 3 for one in inputs
+        )
         return super().outputs(network, list(inputs) if apart else inputs)
 
     def found(self, outputs: Any) -> list[Found]:
