@@ -24,7 +24,6 @@ import argparse
 import contextlib
 import copy
 import csv
-import importlib
 import multiprocessing
 import os
 import statistics
@@ -45,6 +44,7 @@ import pintsize as ps
 from pintsize.deploy.layers import first_beyond_rounding
 from pintsize.deploy.tolerance import outputs_of, relative_error
 from structures import reference
+from torchvision_here import imported
 from zoo_networks import NETWORKS, OPTIONS
 
 RESULTS = Path(__file__).parent / "results" / "zoo.csv"
@@ -62,14 +62,7 @@ def load_timm(path: str | None) -> Any:
     """timm; where torchvision's compiled part does not load (it is built for CUDA), its ops are declared without it."""
     if path:
         sys.path.append(path)
-    with contextlib.suppress(ImportError, RuntimeError):
-        return importlib.import_module("timm")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
-        del sys.modules[name]
-    load_timm.ops = ops = torch.library.Library("torchvision", "DEF")  # type: ignore[attr-defined]  # lives as long
-    for name in ("nms", "qnms"):
-        ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return importlib.import_module("timm")
+    return imported("timm")
 
 
 def build(timm: Any, name: str, sizes: tuple[int, ...]) -> tuple[nn.Module, int]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from pintsize import errors
 from pintsize.data import split_batch
-from pintsize.data.batches import class_labels, rows
+from pintsize.data.batches import arguments, class_labels, rows, size
 
 X, D, Y = torch.rand(4, 3, 8, 8), torch.rand(4, 1, 8, 8), torch.arange(4)
 ONE = nn.Sequential(nn.Conv2d(3, 2, 1))
@@ -96,3 +96,49 @@ def test_no_classes(targets):
 def test_classes():
     assert class_labels([3, 1], 2).tolist() == [3, 1]
     assert class_labels(torch.tensor([1], dtype=torch.int32), 1).dtype == torch.int64
+
+
+class OfImages(nn.Module):
+    """As torchvision's detectors."""
+
+    def forward(self, images, targets=None):
+        return torch.stack([image.mean() for image in images])
+
+
+class WithMask(nn.Module):
+    def forward(self, image, mask=None):
+        return image
+
+
+APART = [torch.rand(3, 8, 8), torch.rand(3, 6, 10), torch.rand(3, 5, 5)]
+BOXES = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()} for _ in APART]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("model", [None, OfImages()])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_images_one_by_one_with_a_dict_for_each_are_one_input(kind, model, count):
+    inputs, targets = split_batch((kind(APART[:count]), kind(BOXES[:count])), model)
+    assert isinstance(inputs, list)
+    assert arguments(inputs) == (inputs,)
+    assert size(inputs) == count
+    assert len(targets) == count
+    assert [len(part) for part in (rows(inputs, 0, 1), rows(targets, 0, 1, of=count))] == [1, 1]
+    assert rows(inputs, 0, 1)[0].shape == (3, 8, 8)
+
+
+def test_images_one_by_one_are_known_by_what_the_network_takes():
+    inputs, _ = split_batch((APART, torch.zeros(3)), OfImages())
+    assert isinstance(inputs, list)
+    assert isinstance(split_batch((APART,), ONE)[0], list)
+    assert size(split_batch((APART, torch.zeros(3)))[0]) == 3
+
+
+def test_several_inputs_stay_several():
+    assert isinstance(split_batch(([X, D], Y), Fusion())[0], tuple)  # as default_collate gives a tuple back
+    assert isinstance(split_batch(([X, D], Y))[0], tuple)
+    assert size(split_batch(([X, D], Y))[0]) == 4
+    signals = [torch.rand(4, 2, 9), torch.rand(4, 2, 5)]
+    assert isinstance(split_batch((signals, Y), Fusion())[0], tuple)
+    assert isinstance(split_batch((signals, Y), WithMask())[0], tuple)
+    assert isinstance(split_batch(((torch.rand(4, 3),), Y), ONE)[0], tuple)

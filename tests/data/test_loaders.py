@@ -142,3 +142,16 @@ def test_what_does_not_fit_is_told_before_training():
     far = ps.Task(loss=lambda outputs, targets: outputs.mean() * float("inf"))
     with pytest.raises(OperationError, match=r"loss of task.*inf"):
         ps.train(net, data, task=far, epochs=1)
+
+
+def test_images_of_several_sizes_are_counted_and_cut_by_image():
+    images = [torch.rand(3, 8, 8), torch.rand(3, 6, 10), torch.rand(3, 5, 5)]
+    targets = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()} for _ in images]
+    for kind in (list, tuple):  # torchvision's own collate gives tuples: tuple(zip(*batch))
+        batches = [(kind(images), kind(targets))] * 2
+        split = ps.data.from_loaders(batches, batches, task="detection").train
+        assert len(split) == 6
+        given = list(split.subset(4).batches())
+        assert [len(batch[0]) for batch in given] == [3, 1]
+        assert given[1][0][0].shape == (3, 8, 8)
+        assert len(given[1][1]) == 1

@@ -11,7 +11,7 @@ import pintsize as ps
 from pintsize import quant
 from pintsize.deploy import integer_nodes
 from pintsize.errors import InputError
-from pintsize.quant import FakeQuantize, QuantizationAware, qat
+from pintsize.quant import FakeQuantize, LateFreezing, QuantizationAware, qat
 from pintsize.quant.grid.ties import avoid_ties
 from pintsize.quant.network import convert
 from pintsize.quant.network.placement import Plan
@@ -416,3 +416,37 @@ def test_a_step_of_any_loop_leaves_a_learned_scale_half_of_it():
             model.eval()
             then()
         assert all(torch.equal(scale, 0.5 * old) for scale, old in zip(scales, before, strict=True))
+
+
+def test_late_freezing_counts_forwards_and_withstands_train(trained):
+    x, _ = stripes(64)
+    model = copy.deepcopy(trained)
+    quant.quantize(model, weights=4, method="lsq", calibration=x)
+    freezing = LateFreezing(model, after=2)
+    for frozen in [False, False, True, True]:
+        model.train()  # as loops do that call it at every step
+        with torch.no_grad():
+            model(x)  # a look at something, no step
+        model.eval()(x)
+        model.train()
+        assert freezing.frozen is frozen
+        mean = model[1].running_mean.clone()
+        model(x * 2 + 1).sum().backward()
+        assert torch.equal(model[1].running_mean, mean) is frozen
+        assert (model[0].weight_quantizer.scale.grad is None) is frozen
+        model.zero_grad()
+    freezing.remove()
+    assert all(
+        quantizer.scale.requires_grad for quantizer in convert.quantizers(model) if quantizer.learnable
+    )
+    mean = model[1].running_mean.clone()
+    model.train()(x)
+    assert not torch.equal(model[1].running_mean, mean)
+
+
+def test_late_freezing_refuses_what_it_cannot_freeze(trained):
+    with pytest.raises(InputError, match="without quantizers: .*; call ps.quantize"):
+        LateFreezing(trained, after=1)
+    for after in (-1, 1.5, True):
+        with pytest.raises(InputError, match="it is a number of forwards"):
+            LateFreezing(trained, after=after)

@@ -4,8 +4,10 @@ import json
 from typing import ClassVar
 
 import pytest
+import torch
 from torch import nn
 
+import pintsize as ps
 from pintsize.errors import CorruptFile, IllegalOrder, InputError
 from pintsize.storage.record import (
     FORMAT,
@@ -135,3 +137,57 @@ def test_origin_and_record_are_inherited():
     inherit(heir, source)
     assert origin(heir) == {"name": "resnet18", "options": {"num_classes": 10}}
     assert record(heir) == (Seal(),)
+
+
+class Detector(nn.Module):
+    """A backbone and a head, and something around them that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, images):
+        return self.head(self.backbone(torch.stack(images)))
+
+
+class Core(nn.Module):
+    def __init__(self, backbone, head):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+class Whole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        parts = Detector()
+        self.core = Core(parts.backbone, parts.head)
+
+    def forward(self, images):
+        return self.core(torch.stack(images))
+
+
+def test_what_was_changed_within_a_network_outside_of_it_is_not_lost_in_silence(tmp_path):
+    model = Detector().eval()
+    ps.prune(Core(model.backbone, model.head), torch.zeros(1, 1, 8, 8), ratio=0.5)
+    with pytest.raises(
+        InputError, match=r"part 'backbone': step 'prune' .* make that network a part of this one"
+    ):
+        ps.save(model, tmp_path / "net.safetensors")
+
+
+def test_the_core_as_a_part_is_saved_with_the_whole(tmp_path):
+    """The remedy of the error above."""
+    model, example = Whole().eval(), torch.rand(2, 1, 8, 8)
+    ps.prune(model.core, example[:1], ratio=0.5)
+    ps.quantize(model.core, calibration=example, progress=False)
+    ps.save(model, tmp_path / "net.safetensors")
+    again = ps.load(tmp_path / "net.safetensors", model=Whole())
+    assert torch.equal(model(list(example)), again(list(example)))
+    ps.save(again, tmp_path / "again.safetensors")  # the loaded one is whole, too
+    ps.save(copy.deepcopy(model), tmp_path / "copy.safetensors")
+    with pytest.raises(InputError, match="save the whole network"):
+        ps.save(model.core.backbone, tmp_path / "part.safetensors")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import pintsize as ps
 from pintsize.errors import InputError, InputTypeError, MissingExtra
 from pintsize.tasks import task_of
 from pintsize.tasks.detection import Detection, overlap
@@ -200,3 +201,33 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     records = metric.records([seen([10, 10, 30, 30], labels=[0], scores=[0.9])], [ONE])
     with pytest.raises(MissingExtra, match=r"pip install 'pintsize\[detection\]'"):
         metric.value(records)
+
+
+class Counting(nn.Module):
+    """A detector of one weight, which takes a list of images of any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.ones(())), []
+
+    def forward(self, images, targets=None):
+        assert isinstance(images, list)
+        assert all(image.dim() == 3 for image in images)
+        self.seen.append(len(images))
+        if self.training:
+            return {"boxes": self.weight**2 * len(targets) / len(images)}
+        return [seen([10, 10, 30, 30], labels=[0], scores=[0.9]) for _ in images]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_lists_of_images_are_trained_on_and_judged(kind):
+    pytest.importorskip("faster_coco_eval")
+    images = [torch.rand(3, 48, 64), torch.rand(3, 40, 60), torch.rand(3, 64, 64)]
+    batches = [(kind(images), kind([ONE] * 3)), (kind(images[:1]), kind([ONE]))]
+    data = ps.data.from_loaders(batches, batches, task="detection")
+    model = Counting()
+    history = ps.train(model, data, epochs=1, lr=0.1, weight_decay=0, momentum=0, schedule="constant",
+                       precision="fp32", progress=False)  # fmt: skip
+    assert history[0]["train_loss"] == pytest.approx((3 * 1 + 0.8**2) / 4)  # weighed by images, by hand
+    assert history[0]["val_metric"] == ps.evaluate(model, data.val) == pytest.approx(100)
+    assert set(model.seen) <= {1, 2, 3}

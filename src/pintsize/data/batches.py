@@ -1,7 +1,7 @@
 """The one place that says what in a batch is for the network, and what is its target.
 
 A batch is `inputs` or `(inputs, targets)`, or a dict of both. Inputs are one tensor [B, …], or the arguments of a
-network that takes several: a tuple, or a dict by name. Targets are anything.
+network that takes several: a tuple, or a dict by name; or a list of images of several sizes. Targets are anything.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ..graph.inputs import accepts, as_tensors, by_name, parameters_of
 from . import chance
 from .split import Split
 
-Inputs = Tensor | tuple[Any, ...]
-"""One tensor, or the positional arguments of a network that takes something else."""
+Inputs = Tensor | tuple[Any, ...] | list[Tensor]
+"""One tensor; or the positional arguments of a network that takes something else; or images [C, H, W] in a list, which
+is one argument."""
 
 _IMAGES = ("image", "images", "pixel_values", "img", "imgs", "input", "inputs", "x", "data")
 """What loaders call what a network looks at, where `forward` calls it otherwise."""
@@ -30,6 +31,8 @@ TARGET_NAMES = {
     "bbox", "gt", "ground_truth", "segmentation", "segmentation_map", "segmentation_maps",
 }  # fmt: skip
 """What loaders call what it should say; `forward` may have an optional parameter of that name, for a loss."""
+_NEVER_SEEN = TARGET_NAMES - {"mask", "masks"}
+"""Optional parameters of these names are no inputs; a mask may be one."""
 _TAKES: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = weakref.WeakKeyDictionary()
 """Network → names in a dict → whether it is called with such a dict."""
 
@@ -152,6 +155,10 @@ def arguments(inputs: Inputs) -> tuple[Any, ...]:
 
 def size(inputs: Inputs) -> int:
     """How many images there are."""
+    if isinstance(inputs, list):
+        return len(inputs)
+    if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], list):
+        return len(inputs[0])
     return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
@@ -188,6 +195,8 @@ def _of_sequence(batch: list[Any], model: nn.Module | None) -> tuple[Any, Any]:
         inputs: Any = _named(first, model)
     elif isinstance(first, tuple | list):
         inputs = tuple(first)
+        if images_apart(first, rest, model):
+            inputs, *rest = one_by_one([first, *rest])
     else:
         count = 1 if model is None else max(1, len(_required(model)))
         if count > 1 and len(batch) >= count and all(isinstance(one, Tensor) for one in batch[:count]):
@@ -195,6 +204,37 @@ def _of_sequence(batch: list[Any], model: nn.Module | None) -> tuple[Any, Any]:
         else:
             inputs = first
     return inputs, None if not rest else rest[0] if len(rest) == 1 else tuple(rest)
+
+
+def images_apart(first: Sequence[Any], rest: Sequence[Any], model: nn.Module | None = None) -> bool:
+    """Whether what stands first in a batch is images one by one, as detectors take them, not several inputs.
+
+    Args:
+        first: a list or tuple.
+        rest: of the batch.
+        model: the network, if it is known: that it takes fewer inputs than there are tensors tells it, too.
+    """
+    if not first or not all(isinstance(one, Tensor | np.ndarray) for one in first):
+        return False
+    targets = rest[0] if len(rest) == 1 else None
+    if (
+        isinstance(targets, list | tuple)
+        and len(targets) == len(first)
+        and all(isinstance(one, Mapping) for one in targets)
+    ):
+        return True  # a dict for each image
+    if any(one.ndim != 3 for one in first):
+        return False
+    if model is None:
+        return len({len(one) for one in first}) == 1 and len(first[0]) in (1, 3, 4)
+    needed = _required(model)
+    taken = [name for name in parameters_of(model) if name in needed or name.lower() not in _NEVER_SEEN]
+    return 0 < len(taken) < len(first)
+
+
+def one_by_one(batch: Sequence[Any]) -> list[Any]:
+    """A batch of images one by one with lists for tuples: of a tuple `rows` takes it that each part has all images."""
+    return [list(part) if isinstance(part, tuple) else part for part in batch]
 
 
 def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any, Any]:

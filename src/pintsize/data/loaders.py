@@ -15,7 +15,7 @@ from ..errors import InputError, InputTypeError, OperationError
 from ..graph.inputs import as_tensors
 from ..storage.digests import digest, tensor_digest
 from . import chance
-from .batches import TARGET_NAMES, moved, rows, size, split_batch
+from .batches import TARGET_NAMES, images_apart, moved, one_by_one, rows, size, split_batch
 from .split import Data
 
 Source = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Callable[[], Iterable[Any]]
@@ -302,13 +302,15 @@ def _seen(batch: Any) -> list[Tensor]:
 
 def _images(batch: Any) -> int:
     first = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if isinstance(first, list):  # images of different sizes
+    if isinstance(first, tuple | list) and images_apart(first, batch[1:]):
         return len(first)
     return size(tuple(_seen(batch)))
 
 
 def _at_most(batch: Any, count: int) -> Any:
     n, batch = _images(batch), tuple(batch) if isinstance(batch, list) else batch
+    if isinstance(batch, tuple) and isinstance(batch[0], tuple | list) and images_apart(batch[0], batch[1:]):
+        batch = tuple(one_by_one(batch))
     return batch if n <= count else rows(batch, 0, count, of=n)
 
 

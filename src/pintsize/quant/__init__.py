@@ -13,7 +13,7 @@ from .network.record import QuantizeStep
 from .ptq.bias import reestimate_norms
 from .ptq.calibrate import quantize
 from .ptq.result import FloatLayer, QuantizationResult, QuantizedActivation, QuantizedLayer
-from .qat import QuantizationAware
+from .qat import LateFreezing, QuantizationAware, oscillation
 
 __all__ = [
     "BakeStep",
@@ -29,6 +29,7 @@ __all__ = [
     "FloatLayer",
     "FoldStep",
     "IntegerComparison",
+    "LateFreezing",
     "LayerBits",
     "QuantizationAware",
     "QuantizationResult",
@@ -43,6 +44,7 @@ __all__ = [
     "fixed_point",
     "fold_batchnorm",
     "is_quantized",
+    "oscillation",
     "quantize",
     "reestimate_norms",
     "weight_layers",

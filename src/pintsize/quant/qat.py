@@ -55,10 +55,7 @@ class QuantizationAware(Callback):
     def on_epoch_end(self, state: TrainState) -> None:
         """Leave the model able to go on training."""
         if state.epoch + 1 == state.epochs:
-            for quantizer in convert.quantizers(state.model):
-                quantizer.frozen = False
-                if quantizer.learnable:
-                    quantizer.scale.requires_grad_(True)
+            thaw(state.model)
 
     def frozen(self, state: TrainState) -> bool:
         """Whether the running epoch is one of the last, frozen ones."""
@@ -72,6 +69,57 @@ def freeze(model: nn.Module) -> None:
             module.eval()
         elif isinstance(module, FakeQuantize):
             module.frozen = True
+
+
+def thaw(model: nn.Module) -> None:
+    """Ranges are learned, or follow the values, again."""
+    for quantizer in convert.quantizers(model):
+        quantizer.frozen = False
+        if quantizer.learnable:
+            quantizer.scale.requires_grad_(True)
+
+
+class LateFreezing:
+    """What `QuantizationAware(freeze_at=…)` does in `train`, in a loop of your own: it counts the model's forwards.
+
+    Loops may call `model.train()` as often as they like. `remove()` ends it; do so before the model is copied or saved
+    whole, and before another training.
+
+    Args:
+        model: quantized.
+        after: forwards in training mode, with gradients, before batch-norm statistics and ranges stay as they are.
+    """
+
+    def __init__(self, model: nn.Module, after: int) -> None:
+        if type(after) is not int or after < 0:
+            raise InputError(
+                f"after={after!r}", "it is a number of forwards", "pass 0 or more, such as 3 * len(loader)"
+            )
+        if not any(True for _ in convert.quantizers(model)):
+            raise InputError(
+                "LateFreezing of a network without quantizers", "there are no ranges to freeze",
+                "call ps.quantize(model, method='lsq', …) first",
+            )  # fmt: skip
+        self._model, self._left = model, after
+        self._hook = model.register_forward_pre_hook(self._count)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the next forward is a frozen one."""
+        return self._left == 0
+
+    def remove(self) -> None:
+        """Leave the model able to go on training; statistics follow again from its next `train()`."""
+        self._hook.remove()
+        thaw(self._model)
+
+    def _count(self, model: nn.Module, _inputs: object) -> None:
+        if not (model.training and torch.is_grad_enabled()):
+            return
+        if self._left:
+            self._left -= 1
+        else:
+            freeze(model)
 
 
 def oscillation(model: nn.Module) -> Tensor | None:

@@ -128,10 +128,7 @@ def append(model: nn.Module, step: Step) -> None:
         return
     check_order(model, type(step))
     model.__dict__[_RECORD] = [*record(model), step]
-    touched: set[str] = set()
-    for text in _texts(vars(step)):
-        parts = text.split(".")
-        touched.update(".".join(parts[: k + 1]) for k in range(len(parts)))
+    touched = _names(step)
     for path, module in model.named_modules():
         if path and path in touched:
             module.__dict__[_PART] = step.kind
@@ -147,6 +144,35 @@ def check_whole(model: nn.Module, what: str) -> None:
             "whose record alone tells of it",
             "save the whole network",
         )
+    told: set[str] = set()
+    for path, module in plain(model).named_modules():
+        if module.__dict__.get(_RECORD):
+            told.update(_touched(module, path))
+        if path and path not in told and (kind := module.__dict__.get(_PART)) is not None:
+            raise InputError(
+                f"{what}, part '{path}'",
+                f"step '{kind}' was done to it within another network, which is no part of this "
+                f"{type(plain(model)).__name__}, and whose record alone tells of it",
+                "make that network a part of this one, as in self.core = core, and call it in forward",
+            )
+
+
+def _touched(model: nn.Module, prefix: str) -> Iterator[str]:
+    """Paths of the modules that the record of `model`, which is at `prefix`, tells of."""
+    start = f"{prefix}." if prefix else ""
+    for step in model.__dict__[_RECORD]:
+        yield from (start + name for name in _names(step))
+
+
+def _names(step: Step) -> set[str]:
+    """The dotted names in a step, and what they begin with."""
+    if isinstance(step, Within):
+        return {step.path, *(f"{step.path}.{name}" for name in _names(step.step))}
+    names: set[str] = set()
+    for text in _texts(vars(step)):
+        parts = text.split(".")
+        names.update(".".join(parts[: k + 1]) for k in range(len(parts)))
+    return names
 
 
 def _texts(document: Any) -> Iterator[str]:

@@ -97,8 +97,10 @@ class Detection(Task):
 
     def outputs(self, network: Callable[..., Any], inputs: Inputs, num_classes: int = 0) -> Any:
         """What the network makes of the images."""
-        images = _images(inputs)
-        return super().outputs(network, inputs if images is inputs or len(images) == 1 else (images,))
+        apart = isinstance(inputs, tuple) and all(
+            isinstance(one, Tensor) and one.dim() == 3 for one in inputs
+        )
+        return super().outputs(network, list(inputs) if apart else inputs)
 
     def found(self, outputs: Any) -> list[Found]:
         """The detections of each image, on the CPU.
@@ -143,8 +145,10 @@ class Detection(Task):
 
 
 def _images(inputs: Inputs) -> Any:
-    """A tensor [B, C, H, W], or a list of images of several sizes."""
-    return list(inputs) if isinstance(inputs, tuple) else inputs
+    """A tensor [B, C, H, W], or a list of images of several sizes; of several inputs the first."""
+    if not isinstance(inputs, tuple):
+        return inputs
+    return inputs[0] if isinstance(inputs[0], list) or inputs[0].dim() == 4 else list(inputs)
 
 
 def _matched(ours: Found, theirs: Found) -> float:

@@ -10,6 +10,7 @@ from torch import nn
 import pintsize as ps
 from pintsize.graph import trace
 from pintsize.quant.grid import ties
+from pintsize.quant.grid.quantizer import FakeQuantize
 from pintsize.quant.grid.quotients import odd_quotients
 from pintsize.quant.grid.ties import avoid_ties, settle
 from pintsize.quant.network import convert
@@ -345,3 +346,17 @@ def test_no_mean_is_near_a_tie(kind, quotient):
     settled = copy.deepcopy(model.state_dict())
     settle(model, step, plan)
     assert all(torch.equal(tensor, settled[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_pool_whose_result_has_far_wider_steps_than_what_it_reads():
+    """As many results as it has, not as many as would fit between the levels."""
+    read, made = FakeQuantize(8), FakeQuantize(8)
+    read.scale.fill_(1e-9)
+    made.scale.fill_(1.0)
+    pair = Pair("read", None, product=False, divisors=(4, 6))
+    steps = ties._steps_of(pair, made, {"read": read})
+    assert len(steps) == (4 * 255 + 1) + (6 * 255 + 1)
+    assert float(steps.max()) == pytest.approx(255e-9)
+    read.scale.fill_(1.0)
+    made.scale.fill_(1e-9)  # no mean but 0 and what is beyond the levels
+    assert ties._steps_of(pair, made, {"read": read}).unique().tolist() in ([], [0.0])

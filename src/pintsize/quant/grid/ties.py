@@ -165,13 +165,15 @@ def _grains(pairs: Sequence[Pair], quantizers: Mapping[str, FakeQuantize]) -> li
 def _steps_of(pair: Pair, made: FakeQuantize, quantizers: Mapping[str, FakeQuantize]) -> Tensor:
     """All means that a pool can give within the levels of `made`, in its steps."""
     step = float(quantizers[pair.one].scale.double() / made.scale.double())
-    ends = (made.qmin - int(made.zero_point) - 1, made.qmax - int(made.zero_point) + 1)
-    ranges = (
-        torch.arange(*(math.floor(end * divisor / step) for end in ends), dtype=torch.float64)
-        * (step / divisor)
-        for divisor in pair.divisors
-    )
-    return torch.cat([*ranges])
+    one = quantizers[pair.one]
+    low, high = (end - int(made.zero_point) for end in (made.qmin - 1, made.qmax + 1))
+    least, most = (end - int(one.zero_point) for end in (one.qmin, one.qmax))
+    ranges = []
+    for divisor in pair.divisors:  # a mean is no less than the least of what it is made of
+        start = max(math.floor(low * divisor / step), least * divisor)
+        end = max(start, min(math.floor(high * divisor / step), most * divisor + 1))
+        ranges.append(torch.arange(start, end, dtype=torch.float64) * (step / divisor))
+    return torch.cat(ranges)
 
 
 def _results(pair: Pair, quantizers: Mapping[str, FakeQuantize]) -> Tensor:
