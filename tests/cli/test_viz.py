@@ -116,7 +116,16 @@ def test_each_picture(files, tmp_path, monkeypatch, args, says):
 
 
 def test_every_figure_of_the_module_is_a_verb():
-    others = {"description", "pareto_front", "save", "sqnr_db", "to_png", "to_svg"}
+    others = {
+        "description",
+        "draw_boxes",
+        "draw_masks",
+        "pareto_front",
+        "save",
+        "sqnr_db",
+        "to_png",
+        "to_svg",
+    }
     shown = CliRunner().invoke(app, ["viz", "--help"], env={"COLUMNS": "200"}).output
     assert all(name.replace("_", "-") in shown for name in set(pictures.__all__) - others)
 

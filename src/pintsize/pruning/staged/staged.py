@@ -63,8 +63,8 @@ class Round:
     """Median of one image, in turns with the other rounds."""
     peak_bytes: int | None = None
     """Memory of a fresh process that runs the file."""
-    metric: str = "accuracy"
-    unit: str = "%"
+    metric_name: str = "accuracy"
+    metric_unit: str = "%"
     higher_is_better: bool = True
 
 
@@ -96,7 +96,9 @@ class StagedPruning(Tabular):
 
         longer = " trained for as long" if self.baseline is not self.rounds[0] else ""
         unit = (
-            "points" if self.rounds[0].metric == "accuracy" else self.rounds[0].unit or self.rounds[0].metric
+            "points"
+            if self.rounds[0].metric_name == "accuracy"
+            else self.rounds[0].metric_unit or self.rounds[0].metric_name
         )
         return f"{drop_text(self.drop, unit)} against the dense network{longer}"
 
@@ -114,7 +116,7 @@ class StagedPruning(Tabular):
                 f"{row.density:.1%}",
                 count_text(row.macs),
                 f"{row.best_val_accuracy:.2f} / {row.mean_val_accuracy:.2f}",
-                "" if row.accuracy is None else f"{row.accuracy:.2f} {row.unit}".rstrip(),
+                "" if row.accuracy is None else f"{row.accuracy:.2f} {row.metric_unit}".rstrip(),
                 "" if row.bytes is None else bytes_text(row.bytes),
                 "" if row.latency_ms is None else milliseconds_text(row.latency_ms),
                 "" if row.peak_bytes is None else bytes_text(row.peak_bytes),
@@ -272,7 +274,7 @@ class Staged:
         filters = {path: len(layer.get_parameter("weight")) for path, layer in maskable(model).items()}
         row = Round(
             name, cost.params, cost.macs, filters, now, metric.best(over), sum(over) / len(over),
-            _density(model, cost.params), metric=metric.name, unit=metric.unit,
+            _density(model, cost.params), metric_name=metric.name, metric_unit=metric.unit,
             higher_is_better=metric.higher_is_better,
         )  # fmt: skip
         return {"row": dataclasses.asdict(row), "history": history}
