@@ -148,7 +148,9 @@ def check_whole(model: nn.Module, what: str) -> None:
     for path, module in plain(model).named_modules():
         if module.__dict__.get(_RECORD):
             told.update(_touched(module, path))
-        if path and path not in told and (kind := module.__dict__.get(_PART)) is not None:
+        parts = path.split(".")  # a later step may have put it into a module that stands where it stood
+        known = any(".".join(parts[: k + 1]) in told for k in range(len(parts)))
+        if path and not known and (kind := module.__dict__.get(_PART)) is not None:
             raise InputError(
                 f"{what}, part '{path}'",
                 f"step '{kind}' was done to it within another network, which is no part of this "

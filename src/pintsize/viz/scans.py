@@ -45,11 +45,12 @@ def sensitivity_curves(
         axes.axhline(dense - max_drop, color=style.INK, linestyle="--", linewidth=1)
         style.note(axes, f"{max_drop:g} points below dense", (0, dense - max_drop), xytext=(2, -7))
     last = {name: curve[max(curve)] for name, curve in curves.items()}
+    name, _, unit = metric.rstrip(")").partition(" (")
     worst, best = min(last, key=lambda name: last[name]), max(last, key=lambda name: last[name])
     return style.describe(
         figure,
-        f"{title} of {len(curves)} layers: at the largest ratio {metric.partition(' (')[0]} falls from {dense:.1f} to "
-        f"{last[worst]:.1f} for {worst} (most sensitive) and to {last[best]:.1f} for {best} (least).",
+        f"{title} of {len(curves)} layers: at the largest ratio {name} falls from {dense:.1f} {unit} to "
+        f"{last[worst]:.1f} {unit} for {worst} (most sensitive) and to {last[best]:.1f} {unit} for {best} (least).",
     )
 
 

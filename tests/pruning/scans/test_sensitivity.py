@@ -13,6 +13,7 @@ from pintsize.errors import CorruptFile, InputError
 from pintsize.pruning.rules.stages import RuleStages
 from pintsize.pruning.scans.prefix import Prefix
 from pintsize.pruning.scans.scan import Curve, Sensitivity, sensitivity
+from pintsize.tasks.classification import Classification
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_prefix_is_really_left_out(digits):
     calls = []
     inner = model.stem.forward
     model.stem.forward = counting = lambda x: (calls.append(1), inner(x))[1]
-    with Prefix(model, [next(iter(digits.val.batches(32)))], 10) as prefix:
+    with Prefix(model, [next(iter(digits.val.batches(32)))], Classification()) as prefix:
         prefix.advance(["down"])
         calls.clear()
         prefix.score()
