@@ -142,18 +142,18 @@ def test_a_memory_store_holds_bytes():
         MemoryStore(torch.zeros(8, 8, 3, dtype=torch.uint8))
 
 
-def test_augmenting_an_epoch_of_cifar_takes_less_than_a_second():
-    n = 10_000  # a fifth of CIFAR's training images: 0.2 s of one core are allowed, 0.05 s are usual
-    images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8)
+def test_augmenting_costs_little_more_than_converting():
+    images = torch.randint(0, 256, (10_000, 32, 32, 3), dtype=torch.uint8)
     transform = Transform((0.5,) * 3, (0.2,) * 3, pad=4, flip=True)
-    split = Split(MemoryStore(images), torch.zeros(n, dtype=torch.int64), ("a",), transform)
-    seconds = []
-    for epoch in range(3):
-        start = time.process_time()
-        for _ in split.batches(128, shuffle=True, augment=True, epoch=epoch):
-            pass
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.2
+    split = Split(MemoryStore(images), torch.zeros(len(images), dtype=torch.int64), ("a",), transform)
+    seconds = {True: [], False: []}
+    for epoch in range(4):  # in turns, as machines have slow minutes
+        for augment, found in seconds.items():
+            start = time.process_time()
+            for _ in split.batches(128, shuffle=True, augment=augment, epoch=epoch):
+                pass
+            found.append(time.process_time() - start)
+    assert min(seconds[True]) < 8 * min(seconds[False]), seconds
 
 
 def test_words_reach_the_transform_image_by_image():

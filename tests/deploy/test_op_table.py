@@ -13,16 +13,14 @@ from pintsize.quant import quantize
 ROWS = op_table.rows()
 GROUPS = sorted({(dims, side) for _, dims, side in ROWS.values()})
 SUFFIXES = {"onnxruntime": "onnx", "openvino": "onnx", "executorch": "pte"}
-REFUSED_IN_INTEGERS = "convolution circular, 1d"
 
 
-def names(group, runtime, kind):
+def names(group, runtime):
     """The rows of a group that a runtime has."""
     dims, _ = group
     kept = [name for name, (_, *given) in ROWS.items() if tuple(given) == group]
-    if runtime == "executorch":  # what it lacks is refused, see below
-        refused = {REFUSED_IN_INTEGERS} if kind == "integers" else set()
-        return [name for name in kept if dims < 3 and name not in refused]
+    if runtime == "executorch" and dims == 3:  # which it lacks: refused, see below
+        return []
     return kept
 
 
@@ -51,7 +49,7 @@ def networks():
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[0]}d of {group[1]}")
 def test_runtimes_compute_what_torch_does(group, runtime, kind, networks, tmp_path):
     pytest.importorskip(runtime)
-    chosen = names(group, runtime, kind)
+    chosen = names(group, runtime)
     if not chosen:
         pytest.skip("ExecuTorch has none of them")
     model, x, expected = networks(group, kind, chosen)
@@ -74,8 +72,4 @@ def test_what_executorch_has_no_kernel_for_is_refused_by_name(tmp_path):
     model = op_table.network(ROWS["average even, 3d of 9"], relu=True)
     with pytest.raises(errors.UnsupportedOp, match=r"avg_pool3d.*neither .*kernel.*export to \.onnx"):
         export(model, tmp_path / "net.pte", example=torch.zeros(1, 3, 9, 9, 9))
-    line, x = op_table.network(ROWS[REFUSED_IN_INTEGERS], relu=False), torch.randn(4, 3, 9)
-    quantize(line, calibration=[x], progress=False)
-    with pytest.raises(errors.UnsupportedOp, match=r"XNNPACK refuses.*export to \.onnx"):
-        export(line, tmp_path / "net.pte", example=x)
     assert not (tmp_path / "net.pte").exists()
