@@ -30,10 +30,10 @@ pathlib.Path("shown.json").write_text(json.dumps(shown))
 """
 
 
-def run(name, folder):
-    """What a notebook shows of an example, and what it prints."""
+def started(folder, *arguments):
+    """What a process in `folder` prints, whose warnings are errors."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", NOTEBOOK, str(EXAMPLES / name)],
+        [sys.executable, "-W", "error", *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -42,7 +42,13 @@ def run(name, folder):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "shown.json").read_text()), done.stdout
+    return done.stdout
+
+
+def run(name, folder):
+    """What a notebook shows of an example, and what it prints."""
+    printed = started(folder, "-c", NOTEBOOK, EXAMPLES / name)
+    return json.loads((folder / "shown.json").read_text()), printed
 
 
 def number(text, after):
@@ -90,18 +96,9 @@ def test_deploy(tmp_path):
 
 def trained(name, epochs, folder):
     """What a script prints of a network that it trains for so many epochs, and the weights that it writes."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), str(epochs)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = started(folder, EXAMPLES / f"{name}.py", epochs)
     assert (folder / f"{name}.pt").is_file()
-    return done.stdout
+    return printed
 
 
 def smaller(name, example):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.targets import check_boxes
 from ..errors import InputTypeError, MissingExtra
-from .metric import _DRAWS, Metric
+from .metric import Metric, resampled
 
 _MOST = 100
 """Boxes of an image that count, those of the highest scores."""
@@ -57,10 +57,7 @@ class AveragePrecision(Metric):
     def standard_error(self, records: Sequence[Any]) -> float:
         """Bootstrap over images; each is matched only once."""
         evaluation, count = self._evaluated(records), len(records)
-        generator = np.random.Generator(np.random.PCG64(0))
-        drawn = [
-            _mean_precision(evaluation, generator.integers(count, size=count), count) for _ in range(_DRAWS)
-        ]
+        drawn = [_mean_precision(evaluation, chosen, count) for chosen in resampled(count)]
         return float(np.nanstd(drawn, ddof=1))
 
     def _evaluated(self, records: Sequence[Record]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..data.batches import Inputs, arguments, size
 from ..errors import InputError, InputTypeError, OperationError, PintsizeError
@@ -24,6 +24,11 @@ def outputs_of(network: Callable[..., Any], inputs: Inputs) -> Any:
         raise
     except Exception as error:
         raise forward_failure(error, inputs) from error
+
+
+def in_single(outputs: Any) -> Any:
+    """Outputs of lower precision as float32, which losses and metrics need."""
+    return tree_map_only(Tensor, lambda one: one.float() if one.is_floating_point() else one, outputs)
 
 
 def logits_of(network: Callable[..., Any], inputs: Inputs, num_classes: int) -> Tensor:

@@ -7,17 +7,25 @@ standard error is drawn from them, and images on which two networks differ are f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, InputTypeError, OperationError
 
 _DRAWS = 64
 """Bootstrap samples of a standard error: its own relative error is then 9 %."""
+
+
+def resampled(count: int) -> Iterator[NDArray[np.int64]]:
+    """The images of each bootstrap sample of `count` images: always the same draws."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    for _ in range(_DRAWS):
+        yield generator.integers(count, size=count)
 
 
 class Metric:
@@ -38,23 +46,16 @@ class Metric:
 
     def standard_error(self, records: Sequence[Any]) -> float:
         """How far the value would scatter with other images of the same kind: bootstrap over images (Efron 1979)."""
-        generator = np.random.Generator(np.random.PCG64(0))
-        drawn = [
-            self.value([records[i] for i in generator.integers(len(records), size=len(records))])
-            for _ in range(_DRAWS)
-        ]
+        drawn = [self.value([records[i] for i in chosen]) for chosen in resampled(len(records))]
         return float(np.std(drawn, ddof=1))
 
     def drop(self, before: Sequence[Any], now: Sequence[Any]) -> tuple[float, float]:
         """How much worse records of the same images are, and the standard error of that, by bootstrap over images."""
         lost = self.worse(self.value(before), self.value(now))
-        generator = np.random.Generator(np.random.PCG64(0))
-        drawn = []
-        for _ in range(_DRAWS):
-            chosen = generator.integers(len(before), size=len(before))
-            drawn.append(
-                self.worse(self.value([before[i] for i in chosen]), self.value([now[i] for i in chosen]))
-            )
+        drawn = [
+            self.worse(self.value([before[i] for i in chosen]), self.value([now[i] for i in chosen]))
+            for chosen in resampled(len(before))
+        ]
         return lost, float(np.std(drawn, ddof=1))
 
     def told(self, value: float) -> str:
@@ -201,6 +202,13 @@ def as_metric(given: Any, *, higher_is_better: bool = True) -> Metric:
         "it is no metric",
         "pass a function of (outputs, targets), a metric of torchmetrics, or a ps.tasks.Metric",
     )
+
+
+def joined(parts: Sequence[Any]) -> Sequence[Any]:
+    """The records of several batches, or of several processes, on the CPU."""
+    if parts and all(isinstance(part, Tensor) for part in parts):
+        return torch.cat(list(parts)).cpu()  # type: ignore[return-value]
+    return [record for part in parts for record in part]
 
 
 def value_of(metric: Metric, records: Sequence[Any]) -> float:

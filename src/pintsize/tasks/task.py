@@ -5,7 +5,6 @@ A task is a few plain functions of outputs and targets, whatever these are: one 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +142,11 @@ class Task:
         """Whether two networks decide alike about each image, bool [B]; None where there are no decisions."""
         return None if self._agreement is None else self._agreement(ours, theirs)
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is a picture of it."""
+        return type(self).picture is not Task.picture
+
     def picture(
         self, images: Any, outputs: Mapping[str, Any], targets: Any, classes: Sequence[str]
     ) -> Figure | None:
@@ -160,12 +164,6 @@ class Task:
                 f"task {self.name!r}", "it has no metric", "pass metric=fn(outputs, targets) to ps.Task"
             )
         return self.metric
-
-    def named(self, name: str) -> Task:
-        """A copy of another name."""
-        task = copy.copy(self)
-        task.name = name
-        return task
 
 
 def scalar(loss: Any, name: str) -> Tensor:

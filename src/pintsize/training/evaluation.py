@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pintsize.data.batches import Inputs, class_labels, moved, rows, size, split_batch
 from pintsize.errors import InputTypeError
 from pintsize.graph.inputs import batched
 from pintsize.graph.structure import structured
 from pintsize.tasks import Task, task_of
-from pintsize.tasks.metric import value_of
+from pintsize.tasks.forward import in_single
+from pintsize.tasks.metric import joined, value_of
 
 from .placement import device_of, keeping_modes
 
@@ -107,13 +108,13 @@ def score(
             if not size(inputs):
                 continue
             with batched(model):
-                outputs = tree_map_only(Tensor, _single, task.outputs(model, inputs, classes))
+                outputs = in_single(task.outputs(model, inputs, classes))
             if loss and not task.own_step:
                 total += task.total(outputs, targets, size(inputs))
             if task.metric is not None:
                 parts.append(task.metric.records(outputs, targets))
             count += size(inputs)
-    return Score(float(total), count, _joined(parts))
+    return Score(float(total), count, joined(parts))
 
 
 def batches_of(source: Any, batch_size: int, device: torch.device) -> Iterable[Any]:
@@ -141,7 +142,7 @@ def _of_runtime(runtime: Callable[..., Any], split: Any, task: Task, batch_size:
         inputs, targets = moved(inputs, "cpu"), moved(targets, "cpu")
         if size(inputs):
             parts.append(metric.records(task.outputs(network, inputs, _classes(split)), targets))
-    return _joined(parts)
+    return joined(parts)
 
 
 def _judged(batch: Any, model: nn.Module | None, task: Task, names: Sequence[str] = ()) -> tuple[Inputs, Any]:
@@ -172,17 +173,6 @@ def _judged(batch: Any, model: nn.Module | None, task: Task, names: Sequence[str
             "give out (images, labels) with whole numbers [B], or name the task, such as task='segmentation'",
         )
     return inputs, labels
-
-
-def _joined(parts: list[Any]) -> Sequence[Any]:
-    """The records of all batches, on the CPU."""
-    if parts and all(isinstance(part, Tensor) for part in parts):
-        return torch.cat(parts).cpu()  # type: ignore[return-value]
-    return [record for part in parts for record in part]
-
-
-def _single(output: Tensor) -> Tensor:
-    return output.float() if output.is_floating_point() else output
 
 
 def _classes(source: Any) -> int:

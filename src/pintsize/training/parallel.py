@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pintsize.errors import OperationError
+from pintsize.tasks.metric import joined
 
 
 def start() -> Any:
@@ -60,8 +61,8 @@ def gathered(records: Sequence[Any], processes: int) -> Sequence[Any]:
     if processes == 1:
         return records
     parts: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(parts, list(records))
-    return [record for part in parts for record in part]
+    torch.distributed.all_gather_object(parts, records)
+    return joined(parts)
 
 
 @torch.no_grad()

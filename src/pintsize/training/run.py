@@ -17,7 +17,7 @@ from pintsize.data.batches import Inputs, rows, size, split_batch
 from pintsize.errors import OperationError, TrainingDiverged
 from pintsize.storage.atomic import remove_partial
 from pintsize.tasks import Task
-from pintsize.tasks.forward import forward_failure
+from pintsize.tasks.forward import forward_failure, in_single
 from pintsize.tasks.metric import value_of
 
 from . import checkpoint as checkpoints
@@ -214,13 +214,13 @@ class Run:
                 return task.step(self._network, inputs, targets).float() * count, None
         with self._autocast():
             outputs = task.outputs(self._network, inputs, len(self._data.classes))
-        full = tree_map_only(Tensor, _single, outputs)
+        full = in_single(outputs)
         loss = task.total(full, targets, count)
         if self._teacher is not None:
             with torch.no_grad(), self._autocast():
                 taught = task.outputs(self._teacher, inputs, len(self._data.classes))
             weight = options.distill_weight
-            taught = tree_map_only(Tensor, _single, taught)
+            taught = in_single(taught)
             loss = (1 - weight) * loss + weight * task.distill_total(full, taught, options.temperature, count)
         with torch.no_grad():
             return loss, task.hits(outputs, targets)
@@ -342,8 +342,3 @@ class Run:
             model.load_state_dict(self._ema.module.state_dict())
         model.zero_grad(set_to_none=True)
         model.eval()
-
-
-def _single(output: Tensor) -> Tensor:
-    """Outputs of lower precision as float32, which losses need."""
-    return output.float() if output.is_floating_point() else output

@@ -137,7 +137,7 @@ class Prefix:
         """The loss summed over the images, and their metric times their number in hundreds: correct predictions."""
         found = score(self.model, self._numbered(), self.task)
         if self.task.key == "accuracy":
-            return found.loss, int(sum(found.records))
+            return found.loss, int(torch.as_tensor(found.records).sum())
         return found.loss, value_of(self.task.judged(), found.records) * found.count / 100
 
     def _numbered(self) -> Iterable[Batch]:

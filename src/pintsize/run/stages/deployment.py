@@ -134,6 +134,8 @@ def _draw_examples(run: Stages) -> None:
     """A few validation images as the dense and the last network see them, into the folder's pictures."""
     from ...viz import style
 
+    if not run.task.draws:
+        return
     inputs, targets = split_batch(next(iter(run.data.val.batches(_PICTURES))), run.model(DENSE))
     inputs, targets = (rows(each, 0, _PICTURES, of=size(inputs)) for each in (inputs, targets))
     chosen = {"dense": run.forms[0].weights, "compressed": run.forms[-1].weights}
