@@ -1,5 +1,6 @@
 """OpenVINO: the same file, the same numbers, integer kernels; its own format."""
 
+import subprocess
 import sys
 
 import onnx
@@ -226,3 +227,26 @@ def test_layers_are_right_where_sizes_are_computed_and_the_batch_is_open(kind, t
         compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = torch.tensor(next(iter(compiled(x.numpy()).values())))
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+LET_GO = """
+import faulthandler, os, signal, sys, threading
+import numpy as np
+import pintsize as ps
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: None)
+opened = [ps.open_runtime(sys.argv[1], backend="openvino", threads=1)]
+opened[0](np.zeros((1, 3, 16, 16), np.float32))
+thread = threading.Thread(target=opened.clear)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+print("still here")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such signals")
+def test_a_signal_finds_its_stack_whichever_thread_lets_the_last_network_go(parts, tmp_path):
+    path = export(parts["residual"](bits=8).eval(), tmp_path / "net.xml", example=EXAMPLE).path
+    told = subprocess.run([sys.executable, "-c", LET_GO, path], capture_output=True, text=True, check=True)
+    assert told.stdout == "still here\n"

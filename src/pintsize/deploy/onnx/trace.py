@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
+import functools
 import importlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,7 @@ def trace(
         silenced(*_TALKATIVE),
         torch.no_grad(),
         _sizes.patch(backed_size_oblivious=True),  # a batch of 1, too
+        _one_table(),
     ):
         program = torch.onnx.export(
             rewritten(
@@ -80,6 +83,30 @@ def trace(
     name_ends(graph_model.graph, args, names, _outputs(program.exported_program))
     check_open(graph_model.graph, args, open_dimensions)
     return graph_model
+
+
+@contextlib.contextmanager
+def _one_table() -> Iterator[None]:
+    """The exporter builds its table of ops anew for every file, half a second: here once a process."""
+    registry = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    own = registry.__dict__["from_torchlib"]
+
+    def copied(_: Any, **options: Any) -> Any:
+        whole = _table(registry, own, **options)
+        ours = copy.copy(whole)
+        ours.functions = {op: list(found) for op, found in whole.functions.items()}  # the exporter adds to it
+        return ours
+
+    registry.from_torchlib = copied
+    try:
+        yield
+    finally:
+        registry.from_torchlib = own
+
+
+@functools.cache
+def _table(registry: type, build: classmethod[Any, Any, Any], **options: Any) -> Any:
+    return build.__get__(None, registry)(**options)
 
 
 def _name_by_module(graph: ir.Graph) -> None:

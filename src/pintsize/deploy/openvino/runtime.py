@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -44,8 +45,7 @@ class OpenVino(Closing):
 
     def __init__(self, path: Path, *, threads: int) -> None:
         self.path, self.threads = path, threads
-        self._core = package().Core()
-        self._model: Any = _read(self._core, path)
+        self._model: Any = _read(path)
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
         self._kinds = [np.dtype(value.element_type.to_dtype()).name for value in self._model.inputs]
         self.input_names = [value.any_name for value in self._model.inputs]
@@ -72,7 +72,7 @@ class OpenVino(Closing):
     def integer_nodes(self) -> dict[str, dict[str, int]]:
         """Read from the network that OpenVINO has compiled."""
         shapes = [tuple(1 if size is None else size for size in shape) for shape in self._shapes]
-        compiled = _compiled(self._core, self._model, shapes, self)
+        compiled = _compiled(self._model, shapes, self)
         found: dict[str, Counter[str]] = {"integer": Counter(), "float": Counter()}
         for node in compiled.get_runtime_model().get_ops():
             about = node.get_rt_info()
@@ -95,7 +95,7 @@ class OpenVino(Closing):
             return self._requests[key]
         if len(self._requests) == _KEPT:
             self._requests.popitem(last=False)
-        self._requests[key] = _compiled(self._core, self._model, shapes, self).create_infer_request()
+        self._requests[key] = _compiled(self._model, shapes, self).create_infer_request()
         return self._requests[key]
 
 
@@ -112,7 +112,17 @@ def package() -> Any:
     return openvino
 
 
-def read_onnx(core: Any, content: bytes, what: str) -> Any:
+@functools.cache
+def core() -> Any:
+    """OpenVINO's one entrance, for as long as the process lives.
+
+    On CPUs with AMX its plug-in lends the first thread a stack for signals, and frees it with the last core: in
+    whichever thread that happens, so that the next signal, a Ctrl-C or a child's end, would find no stack.
+    """
+    return package().Core()
+
+
+def read_onnx(content: bytes, what: str) -> Any:
     """The network of an ONNX file's content, in the form that OpenVINO computes exactly.
 
     Raises:
@@ -121,7 +131,7 @@ def read_onnx(core: Any, content: bytes, what: str) -> Any:
     import onnx
 
     try:
-        return core.read_model(prepared(content))
+        return core().read_model(prepared(content))
     except RuntimeError as error:
         try:
             onnx.checker.check_model(content)
@@ -134,7 +144,7 @@ def read_onnx(core: Any, content: bytes, what: str) -> Any:
         ) from error
 
 
-def _read(core: Any, path: Path) -> Any:
+def _read(path: Path) -> Any:
     """The network of a file.
 
     Raises:
@@ -147,7 +157,7 @@ def _read(core: Any, path: Path) -> Any:
         seal.check(path)
         check_paths(path)
     try:
-        return read_onnx(core, path.read_bytes(), str(path)) if pair is None else core.read_model(*pair)
+        return read_onnx(path.read_bytes(), str(path)) if pair is None else core().read_model(*pair)
     except (DecodeError, RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, PintsizeError):
             raise
@@ -166,7 +176,7 @@ def _told(model: Any, key: str) -> str | None:
     return None
 
 
-def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: OpenVino) -> Any:
+def _compiled(model: Any, shapes: list[tuple[int, ...]], runtime: OpenVino) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": runtime.threads,
@@ -177,7 +187,7 @@ def _compiled(core: Any, model: Any, shapes: list[tuple[int, ...]], runtime: Ope
         if not runtime.as_written and any(value.partial_shape.is_dynamic for value in model.inputs):
             fixed = model.clone()
             fixed.reshape({index: list(shape) for index, shape in enumerate(shapes)})
-        return core.compile_model(fixed, "CPU", settings)
+        return core().compile_model(fixed, "CPU", settings)
     except RuntimeError as error:
         raise OperationError(
             str(runtime.path),

@@ -20,10 +20,10 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
     Each is to be written atomically. The checksum in the `.xml` covers both, so that halves of different
     exports are not taken for a network.
     """
-    openvino = package()
+    openvino = package()  # without it, no work is done
     exported = onnx.make(model, path, options)
     source = f"export of {type(model).__name__} to OpenVINO"
-    network = read_onnx(openvino.Core(), exported.files[path], source)
+    network = read_onnx(exported.files[path], source)
     for key, value in exported.told.items():
         network.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as folder:
