@@ -79,14 +79,17 @@ def merge(op: Op, labels: Labels, values: list[Value], ndim: int) -> list[Tensor
                 if not theirs:
                     labels.freeze([layer], "it meets a tensor whose size is fixed", op)
                     stays = True
-                for one in theirs:
+                for one in theirs if other > mine else ():  # the others were joined when it was their turn
                     labels.join(layer, one)
             if stays:
                 continue
-            same = [k for k in before if set(dims_of(k)) & set(dims_of(layer))]
+            own = set(dims_of(layer))
+            same = [k for k in before if set(dims_of(k)) & own]
             if not same:
                 kept.append(layer)
-            elif layer.numel() > max(k.numel() for k in same):
+            elif any(set(dims_of(k)) < own for k in same):
+                continue  # joined with one that varies along fewer dimensions, it varies no further
+            elif layer.numel() > max(k.numel() for k in same) or all(own < set(dims_of(k)) for k in same):
                 kept = [k for k in kept if all(k is not s for s in same)] + [layer]
     return kept
 
