@@ -18,6 +18,7 @@ from .groups import Graph, Removed
 from .inputs import as_args
 from .labels import along
 from .ops import aten
+from .reduce_ops import STATISTICS
 from .surgery import _tensor
 from .trace import Alongside, Op, quiet
 
@@ -104,9 +105,13 @@ class KeptNorms(Alongside):
         if layer is not None:
             keep = (~self.gone[layer]).to(args[0].dtype).to(args[0].device)
             # in place: other strides could make later views take another way than in the trace
-            kept = _kept_norm(func, keep.expand(args[0].shape), args)
+            keep = keep.expand(args[0].shape)
+            kept = _kept_norm(func, keep, args, kwargs or {})
             if isinstance(result, Tensor):
                 result.copy_(kept.reshape(result.shape))
+            elif func.overloadpacket in (aten.var_mean, aten.std_mean):
+                for each, given in zip(result, (kept, _kept_mean(args[0], keep, args[1])), strict=True):
+                    each.copy_(given.reshape(each.shape))
             else:
                 result[0].copy_(kept)
                 result = (
@@ -119,12 +124,31 @@ class KeptNorms(Alongside):
 _BATCH_NORMS = (aten.native_batch_norm, aten._native_batch_norm_legit, aten.batch_norm)
 
 
-def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...]) -> Tensor:
+def _kept_mean(x: Tensor, keep: Tensor, dims: Any) -> Tensor:
+    average: Tensor = (x * keep).sum(dims, keepdim=True) / keep.sum(dims, keepdim=True)
+    return average
+
+
+def _kept_statistic(func: Any, keep: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """A statistic of a norm that is written out."""
+    x, packet, dims = args[0], func.overloadpacket, args[1] if len(args) > 1 else None
+    if packet is aten.mean:
+        return _kept_mean(x, keep, dims)
+    if packet is aten.linalg_vector_norm:
+        length: Tensor = func(x * keep, *args[1:], **kwargs)
+        return length
+    unbiased = args[2] if len(args) > 2 else True
+    correction = kwargs.get("correction", 1 if unbiased else 0)
+    centred = (x - _kept_mean(x, keep, dims)) * keep
+    count = keep.sum(dims, keepdim=True) - (1 if correction is None else correction)
+    variance: Tensor = (centred * centred).sum(dims, keepdim=True) / count
+    return variance if packet in (aten.var, aten.var_mean) else variance.sqrt()
+
+
+def _kept_norm(func: Any, keep: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x, packet = args[0], func.overloadpacket
-    if packet is aten.mean:  # of a norm that is written out
-        dims = args[1]
-        average: Tensor = (x * keep).sum(dims, keepdim=True) / keep.sum(dims, keepdim=True)
-        return average
+    if packet in STATISTICS:
+        return _kept_statistic(func, keep, args, kwargs)
     if packet is aten.native_group_norm:
         weight, bias, groups, eps = args[1], args[2], args[6], args[7]
         shape = (x.shape[0], groups, -1)

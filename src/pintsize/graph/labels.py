@@ -11,6 +11,7 @@ Id 0 stands for "must stay".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -83,6 +84,21 @@ class Labels:
                 else:
                     self._next += 1
             self.layers[value] = own
+
+    @functools.cached_property
+    def readers(self) -> dict[Value, list[Op]]:
+        """Of each value the ops of both passes that read it."""
+        found: dict[Value, list[Op]] = {}
+        for op in self.trace.all_ops:
+            for value in dict.fromkeys(op.inputs):
+                found.setdefault(value, []).append(op)
+        return found
+
+    @functools.cached_property
+    def ends(self) -> set[Value]:
+        """The outputs of both passes."""
+        training = self.trace.training
+        return {*self.trace.outputs, *(training.outputs if training is not None else ())}
 
     def fresh(self, count: int) -> Tensor:
         """`count` new ids."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .labels import Labels, dims_of
 from .ops import aten, merge, rule
 from .shape_ops import argument, dimension
-from .trace import Op, Trace
+from .trace import Op
 
 
 def _reduced(op: Op) -> list[int]:
@@ -33,8 +33,10 @@ def reduce(op: Op, labels: Labels) -> None:
     else:
         dims = _reduced(op)
     layers = []
-    norm = op.func.overloadpacket is aten.mean and (
-        (op.call is not None and op.call.function.endswith(".rms_norm")) or _of_a_norm(op, labels.trace)
+    norm = (
+        bool(labels.of(x))
+        and x not in labels.weights
+        and ((op.call is not None and op.call.function.endswith(".rms_norm")) or _of_a_norm(op, labels))
     )
     for layer in labels.of(x):
         if norm and any(layer.shape[d] > 1 for d in dims):
@@ -49,25 +51,38 @@ def reduce(op: Op, labels: Labels) -> None:
         labels.set(out, layers)
 
 
-def _of_a_norm(op: Op, trace: Trace) -> bool:
-    """Whether it is the mean of squares whose root `x * rsqrt(mean(x²) + ε)` divides by, written out."""
-    if not argument(op, 2, "keepdim", False):
-        return False
-    ops, squares, scale = trace.all_ops, op.inputs[0], op.outputs[0]
-    source = next((other for other in ops if squares in other.outputs), None)
-    if source is None or not _squares(source):
-        return False
-    for reader in ops:  # in order: the root is read behind the sum
-        if scale in reader.inputs and reader.func.overloadpacket is aten.add and len(reader.inputs) == 1:
-            scale = reader.outputs[0]
-        elif scale in reader.inputs:
-            return reader.func.overloadpacket in (aten.rsqrt, aten.sqrt)
-    return False
+STATISTICS = (aten.mean, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.linalg_vector_norm)
+_PASS = (aten.sqrt, aten.sqrt_, aten.clamp, aten.clamp_, aten.clamp_min, aten.clamp_min_, aten.expand, aten.detach,
+         aten.clone, aten._to_copy, aten.unsqueeze, aten.alias, aten.contiguous)  # fmt: skip
+_PLUS = (aten.add, aten.add_, aten.mul, aten.mul_, aten.maximum)
+_INVERT = (aten.rsqrt, aten.rsqrt_, aten.reciprocal, aten.reciprocal_)
 
 
-def _squares(op: Op) -> bool:
-    packet = op.func.overloadpacket
-    return (packet is aten.pow and op.args[1] == 2) or (packet is aten.mul and op.args[0] is op.args[1])
+def _of_a_norm(op: Op, labels: Labels) -> bool:
+    """Whether it is a statistic of a norm that is written out: whatever becomes of it is subtracted or divided by."""
+    if op.func.overloadpacket not in STATISTICS:
+        return False
+    todo, used = [(value, False) for value in op.outputs], False
+    while todo:
+        value, inverse = todo.pop()
+        if value in labels.ends:
+            return False
+        for reader in labels.readers.get(value, ()):
+            packet, others = reader.func.overloadpacket, len(reader.inputs) - 1
+            second = len(reader.args) > 1 and reader.args[1] is value and reader.args[0] is not value
+            if (second and packet in (aten.sub, aten.sub_, aten.div, aten.div_)) or (
+                inverse and others and packet in (aten.mul, aten.mul_)
+            ):
+                used = True
+            elif packet in _PASS or (packet in _PLUS and not others):
+                todo.append((reader.outputs[0], inverse))
+            elif packet in _INVERT:
+                todo.append((reader.outputs[0], not inverse))
+            elif packet is aten.pow and isinstance(reader.args[1], int | float):
+                todo.append((reader.outputs[0], inverse != (reader.args[1] < 0)))
+            else:
+                return False
+    return used
 
 
 @rule(

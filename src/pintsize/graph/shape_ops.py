@@ -86,7 +86,12 @@ def rearrange(op: Op, labels: Labels) -> None:
 def expand(op: Op, labels: Labels) -> None:
     """Repeating a dimension of size 1."""
     ndim = len(op.outputs[0].shape)
-    labels.set(op.outputs[0], [align(layer, ndim) for layer in labels.of(op.inputs[0])])
+    layers = [align(layer, ndim) for layer in labels.of(op.inputs[0])]
+    if op.call is not None and op.call.function == "torch.nn.functional.normalize":
+        # it repeats the length for the vector that it divides, however long that is
+        vector = next(other for other in labels.trace.all_ops if other.call == op.call).inputs[0]
+        layers += [layer for layer in labels.of(vector) if all(layer is not one for one in layers)]
+    labels.set(op.outputs[0], layers)
     if labels.of(op.inputs[0]):
         labels.splits.append(op)
 
