@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from pintsize import errors
 from pintsize.deploy import export, open_runtime, verify
@@ -111,3 +112,25 @@ def test_nothing_to_compare(plain, images, tmp_path):
         verify(path, plain, [])
     with pytest.raises(errors.InputError, match="no percentage"):
         verify(path, plain, [images], agreement_at_least=101)
+
+
+class Block(nn.Module):
+    """Its own last step is a sum, what it gives is a submodule's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.conv(x)
+        out += x
+        return self.act(out)
+
+
+def test_a_value_of_a_file_has_the_name_of_the_module_that_gives_it(tmp_path):
+    model = nn.Sequential(Block(), nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 64, 3)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    path = export(model, tmp_path / "net.onnx", example=x).path
+    found = layer_errors(path, model, x, threads=1)
+    assert {"0.act", "1"} <= found.keys()
+    assert max(found.values()) < 1e-5

@@ -112,6 +112,7 @@ def _table(registry: type, build: classmethod[Any, Any, Any], **options: Any) ->
 def _name_by_module(graph: ir.Graph) -> None:
     """Name what a module gives after the module, if it runs once: so that layers can be told in the file."""
     last: dict[str, list[ir.Node]] = {}
+    end: dict[str, ir.Node] = {}  # of a module and of those in it
     before = None
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
@@ -119,13 +120,19 @@ def _name_by_module(graph: ir.Graph) -> None:
         if not inside or inside[-1].endswith(".weight_quantizer"):
             continue
         path = inside[-1]
+        end.update(dict.fromkeys(inside, node))
         if path == before:
             last[path][-1] = node
         else:
             last.setdefault(path, []).append(node)
         before = path
     for path, nodes in last.items():
-        if len(nodes) == 1 and len(nodes[0].outputs) == 1 and not nodes[0].outputs[0].is_graph_output():
+        if (
+            len(nodes) == 1
+            and nodes[0] is end[path]
+            and len(nodes[0].outputs) == 1
+            and not nodes[0].outputs[0].is_graph_output()
+        ):
             nodes[0].outputs[0].name = path
 
 
