@@ -126,7 +126,7 @@ def test_yolo(tmp_path):
 
 
 def test_unet(tmp_path):
-    printed = trained("unet", 2, tmp_path)
+    printed = trained("unet", 1, tmp_path)
     assert number(printed, "mIoU ") > 5
     example = torch.rand(2, 1, 96, 128)
     _, model = smaller("unet", example)

@@ -34,15 +34,23 @@ class OneSize(nn.Sequential):
 """
 
 
-def complaint(*args, folder, code=2, limit=None):
-    """The one line on standard error of a process in `folder`, whose files grow no further than `limit` bytes.
+@contextlib.contextmanager
+def full_disk(limit):
+    """Files of this process grow no further than `limit` bytes: to a process this is what a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    To a process this is what a full disk is.
-    """
+
+def complaint(*args, folder, code, limit):
+    """The one line on standard error of a process in `folder`, whose files grow no further than `limit` bytes."""
     done = subprocess.run(
         [str(PINTSIZE), *map(str, args)], cwd=folder, capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     return one_line(done.stderr)
@@ -218,12 +226,13 @@ def test_a_read_only_folder_is_told_before_anything_is_trained(refused, tmp_path
         (["export", "--model", "net.safetensors", *DIGITS[:2], "--out"], "old.onnx"),
     ],
 )  # fmt: skip
-def test_a_full_disk_leaves_the_old_file_and_no_rest(place, args, left):
+def test_a_full_disk_leaves_the_old_file_and_no_rest(place, refused, args, left):
     old = b"the old one"
     if not left.startswith("none"):
         (place / left).write_bytes(old)
     before = sorted(path.name for path in place.iterdir())
-    message = complaint(*args, left, folder=place, code=1, limit=100_000)
+    with full_disk(100_000):
+        message = refused(*args, left, code=1)
     assert left in message
     assert "File too large" in message
     assert sorted(path.name for path in place.iterdir()) == before
@@ -232,11 +241,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(place, args, left):
 
 
 @pytest.mark.parametrize("size", [64, 100_000])
-def test_a_run_on_a_full_disk_says_so(place, tmp_path, size):
-    message = complaint(
-        "compress", "--model", "resnet-demo", *RUN, "--out", tmp_path / "run", folder=place, code=1,
-        limit=size,
-    )  # fmt: skip
+def test_a_run_on_a_full_disk_says_so(place, refused, tmp_path, size):
+    with full_disk(size):
+        message = refused("compress", "--model", "resnet-demo", *RUN, "--out", tmp_path / "run", code=1)
     assert str(tmp_path / "run") in message
     assert "cannot be written (File too large)" in message
     assert not list((tmp_path / "run").rglob("*.onnx"))

@@ -1,4 +1,7 @@
-"""The command line as a user runs it: real processes, exit codes, one line on standard error."""
+"""The command line as a user runs it: real processes, exit codes, one line on standard error.
+
+Verbs that change nothing, and mistakes, are tried within this process as well: `started` is a process, `pintsize` is not.
+"""
 
 import json
 import os
@@ -12,7 +15,7 @@ PINTSIZE = Path(sys.executable).with_name("pintsize")
 SMALL = ["--data", "digits", "--limit", "300"]
 
 
-def pintsize(*args, folder=None, code=0):
+def started(*args, folder=None, code=0):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     done = subprocess.run(
         [str(PINTSIZE), *map(str, args)],
@@ -31,26 +34,16 @@ def pintsize(*args, folder=None, code=0):
 def chain(tmp_path_factory):
     """train → prune → quantize → export, each reading the file of the one before."""
     folder = tmp_path_factory.mktemp("chain")
-    pintsize("train", "--model", "resnet-demo", *SMALL, "--epochs", 2, "--lr", 0.05, "--batch-size", 32,
-             "--precision", "fp32", "--out", "dense.safetensors", folder=folder)  # fmt: skip
-    pintsize(
-        "prune",
-        "--model",
-        "dense.safetensors",
-        "--macs",
-        0.5,
-        "--data",
-        "digits",
-        "--out",
-        "pruned.safetensors",
-        folder=folder,
-    )
-    pintsize("quantize", "--model", "pruned.safetensors", *SMALL, "--out", "int8.safetensors", folder=folder)
-    pintsize("export", "--model", "int8.safetensors", "--data", "digits", "--out", "net.onnx", folder=folder)
+    started("train", "--model", "resnet-demo", *SMALL, "--epochs", 2, "--lr", 0.05, "--batch-size", 32,
+            "--precision", "fp32", "--out", "dense.safetensors", folder=folder)  # fmt: skip
+    started("prune", "--model", "dense.safetensors", "--macs", 0.5, "--data", "digits", "--out", "pruned.safetensors",
+            folder=folder)  # fmt: skip
+    started("quantize", "--model", "pruned.safetensors", *SMALL, "--out", "int8.safetensors", folder=folder)
+    started("export", "--model", "int8.safetensors", "--data", "digits", "--out", "net.onnx", folder=folder)
     return folder
 
 
-def test_the_verbs_make_a_chain(chain):
+def test_the_verbs_make_a_chain(chain, pintsize):
     out = json.loads(
         pintsize("verify", "net.onnx", "--model", "int8.safetensors", *SMALL, "--json", folder=chain)
     )
@@ -64,23 +57,21 @@ def test_the_verbs_make_a_chain(chain):
 
 
 def test_bench_times_files_side_by_side(chain):
-    out = json.loads(pintsize("bench", "net.onnx", "net.onnx", "--repeats", 5, "--json", folder=chain))
+    out = json.loads(started("bench", "net.onnx", "net.onnx", "--repeats", 5, "--json", folder=chain))
     assert "median" in json.dumps(out)
 
 
-def test_version_and_lists():
-    assert pintsize("--version").startswith("pintsize 0.")
-    assert "mobilenetv2" in pintsize("models")
-    assert "fashion-mnist" in pintsize("datasets")
+def test_version_and_lists(pintsize, tmp_path):
+    assert started("--version").startswith("pintsize 0.")
+    assert "mobilenetv2" in pintsize("models", folder=tmp_path)
+    assert "fashion-mnist" in pintsize("datasets", folder=tmp_path)
 
 
 def test_a_factory_of_the_user(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))\n"
     )
-    out = json.loads(
-        pintsize("profile", "--model", "mine:net", "--data", "digits", "--json", folder=tmp_path)
-    )
+    out = json.loads(started("profile", "--model", "mine:net", "--data", "digits", "--json", folder=tmp_path))
     assert out["params"] == 4 * 9 + 4 + 144 * 10 + 10
     assert out["macs"] == 36 * 4 * 9 + 1440
 
@@ -94,10 +85,10 @@ def test_a_factory_of_the_user(tmp_path):
         (["compress", "--model", "resnet-demo", "--data", "digits", "--recipe", "missing.yaml"], ["missing.yaml"]),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_code_2(tmp_path, args, words):
+def test_bad_input_is_one_line_and_code_2(tmp_path, args, words, pintsize):
     message = pintsize(*args, folder=tmp_path, code=2)
     assert all(word in message for word in words)
 
 
 def test_an_unknown_option_is_code_2():
-    assert "--rati" in pintsize("prune", "--rati", "0.5", code=2)
+    assert "--rati" in started("prune", "--rati", "0.5", code=2)

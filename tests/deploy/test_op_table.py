@@ -44,17 +44,32 @@ def networks():
     return make
 
 
+@pytest.fixture(scope="module")
+def files(networks, tmp_path_factory):
+    """Group, kind, runtime's rows, suffix → their networks in one file: made once for all runtimes that read it."""
+    folder, made = tmp_path_factory.mktemp("files"), {}
+
+    def make(group, kind, chosen, suffix):
+        key = group, kind, tuple(chosen), suffix
+        if key not in made:
+            made[key] = folder / f"{len(made)}.{suffix}"
+            model, x, _ = networks(group, kind, chosen)
+            export(model, made[key], example=x[:1], check=False)  # proved below, on four images
+        return made[key]
+
+    return make
+
+
 @pytest.mark.parametrize("kind", ["float", "integers"])
 @pytest.mark.parametrize("runtime", SUFFIXES)
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[0]}d of {group[1]}")
-def test_runtimes_compute_what_torch_does(group, runtime, kind, networks, tmp_path):
+def test_runtimes_compute_what_torch_does(group, runtime, kind, networks, files):
     pytest.importorskip(runtime)
     chosen = names(group, runtime)
     if not chosen:
         pytest.skip("ExecuTorch has none of them")
-    model, x, expected = networks(group, kind, chosen)
-    path = tmp_path / f"net.{SUFFIXES[runtime]}"
-    export(model, path, example=x[:1], check=False)  # proved below, on four images
+    _, x, expected = networks(group, kind, chosen)
+    path = files(group, kind, chosen, SUFFIXES[runtime])
     with open_runtime(path, backend=runtime, threads=1) as opened:
         found = opened(x)
     gaps = {

@@ -30,6 +30,15 @@ QUICK = {
     "precision": "fp32",
     "recover_precision": "fp32",
 }
+SMALL = """
+from torch import nn
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Flatten(), nn.Linear(256, 10),
+    )
+"""  # exported in a second
 
 
 def run(folder, **options):
@@ -136,12 +145,13 @@ def test_other_training_images_are_another_run():
 
 
 def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
+    (tmp_path / "small.py").write_text(SMALL)
     script = (
         "import sys, pintsize as ps\n"
-        f"ps.compress('resnet-demo', 'digits', out=sys.argv[1], progress=False, **{QUICK!r})\n"
+        f"ps.compress('small:make', 'digits', out=sys.argv[1], progress=False, **{QUICK!r})\n"
     )
     command = [sys.executable, "-c", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, str(whole)], check=True, env=environment)
     process = subprocess.Popen([*command, str(killed)], env=environment)
@@ -176,8 +186,9 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
 
 def test_a_trained_network_of_the_user_is_not_changed(tmp_path):
     torch.manual_seed(0)
-    network = ps.models.create("resnet-demo", in_channels=1)
-    data = ps.data.load("digits", limit=300)
+    exec(SMALL, names := {})
+    network = names["make"]()
+    data = ps.data.load("digits", limit=60)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     result = ps.compress(network, data, out=tmp_path / "b", ratio=0.3, epochs=0, recover_epochs=1,
                          recover_precision="fp32", progress=False)  # fmt: skip

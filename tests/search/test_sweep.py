@@ -30,7 +30,7 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def runs(monkeypatch):
+def measured(monkeypatch):
     """Runs that measure at once; what they are to raise, by seed."""
     calls, fails = [], {}
 
@@ -53,6 +53,14 @@ def runs(monkeypatch):
 
     monkeypatch.setattr(pipeline, "compress", compress)
     return calls, fails
+
+
+@pytest.fixture
+def runs(measured, monkeypatch):
+    """The same, of which nothing is drawn: that takes a second, and has a test of its own."""
+    monkeypatch.setattr("pintsize.report.compare", lambda folders, out: out)
+    monkeypatch.setattr("pintsize.viz.to_png", lambda figure, path: None)
+    return measured
 
 
 def test_no_trial_that_is_over_is_repeated(file, runs, tmp_path):
@@ -82,7 +90,7 @@ def test_a_failure_is_its_trials_alone_and_comes_last_the_next_time(file, runs, 
     assert calls[4:] == [4, 0, 1]
 
 
-def test_the_front_is_by_validation_accuracy(file, runs, tmp_path):
+def test_the_front_is_by_validation_accuracy(file, measured, tmp_path):
     found = sweep(file, out=tmp_path / "o", engine="serial")
     assert found.front("bytes") == [
         "seed-0",
@@ -226,9 +234,8 @@ def test_a_trial_whose_metrics_are_damaged_is_run_again(file, runs, tmp_path, da
     assert calls[4:] == [1]
 
 
-def test_damaged_metrics_are_written_anew_from_the_stages_that_are_done(tmp_path):
-    file, out = tmp_path / "s.yaml", tmp_path / "o"
-    file.write_text(SMALL)
+def test_damaged_metrics_are_written_anew_from_the_stages_that_are_done(small, tmp_path):
+    file, out = small, tmp_path / "o"
     first = sweep(file, out=out, engine="serial", progress=False)
     folder = out / "trials" / "weights-4"
     for name in ("metrics.json", "record.json"):
@@ -248,36 +255,52 @@ def test_a_failure_tells_no_secret(file, runs, tmp_path, monkeypatch):
         assert "hf_abcdef" not in text
 
 
-def test_halving_stops_a_trial_of_a_sweep_that_falls_behind(tmp_path):
-    file = tmp_path / "s.yaml"
+def test_halving_stops_a_trial_of_a_sweep_that_falls_behind(small, tmp_path):
     text = SMALL.replace("epochs: 1", "epochs: 2").replace("limit: 100", "limit: 600")
     text = text.replace("quantize.weights: [8, 4]", "train.lr: [0.05, 0.000001]")
-    file.write_text(text + "asha: {stage: train, grace: 1, factor: 2}\n")
-    found = sweep(file, out=tmp_path / "o", engine="serial", progress=False)
+    small.write_text(text + "asha: {stage: train, grace: 1, factor: 2}\n")
+    found = sweep(small, out=tmp_path / "o", engine="serial", progress=False)
     assert [trial.state for trial in found.trials] == ["done", "stopped"]
     assert "after epoch 1 of train; going on takes" in found.trials[1].reason
-    again = sweep(file, out=tmp_path / "o", engine="serial", progress=False)
+    again = sweep(small, out=tmp_path / "o", engine="serial", progress=False)
     assert [trial.starts for trial in again.trials] == [1, 1]
 
 
 SMALL = """
 recipe:
-  model: resnet-demo
+  model: small_network:make
   data: {name: digits, limit: 100}
   train: {epochs: 1, lr: 0.05, batch_size: 32, precision: fp32}
   quantize: {calibration_images: 32}
 grid:
   quantize.weights: [8, 4]
 """
+NETWORK = """
+from torch import nn
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
+    )
+"""
 
 
-def test_a_sweep_that_is_killed_goes_on_with_what_is_left(tmp_path):
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A sweep of a network that is exported in a second."""
+    (tmp_path / "small_network.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "s.yaml").write_text(SMALL)
+    yield tmp_path / "s.yaml"
+    sys.modules.pop("small_network", None)
+
+
+def test_a_sweep_that_is_killed_goes_on_with_what_is_left(small, tmp_path):
     """The real thing, on the command line: SIGKILL in the second trial."""
-    file, out = tmp_path / "s.yaml", tmp_path / "o"
-    file.write_text(SMALL)
-    command = [sys.executable, "-c", "from pintsize.cli import main; main()", "sweep", str(file), "--out", str(out),
+    out = tmp_path / "o"
+    command = [sys.executable, "-c", "from pintsize.cli import main; main()", "sweep", str(small), "--out", str(out),
                "--engine", "serial", "--json"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     second = out / "trials" / "weights-4" / "quantized.safetensors"
     deadline = time.monotonic() + 600
