@@ -34,8 +34,11 @@ class Quantize(Stage):
         return [super().inputs(run), self.file(run.recipe)]
 
     def rehearse(self, run: Stages, model: nn.Module) -> None:
-        few = {"calibration_images": len(run.example), "iterations": 1}
-        calibrated(run, model, run.recipe.quantize.model_copy(update=few))
+        section = run.recipe.quantize
+        few: dict[str, Any] = {"calibration_images": len(run.example), "iterations": 1}
+        if section.method == "mse":  # a search over all weights, which refuses nothing of its own
+            few["method"] = "minmax"
+        calibrated(run, model, section.model_copy(update=few))
 
     def make(self, run: Stages, key: str) -> dict[str, Any]:
         model = run.before(self)
