@@ -112,7 +112,7 @@ def test_a_drop_has_a_standard_error():
     ("given", "words"),
     [
         ("segmentaton", "did you mean 'segmentation'"),
-        ({"name": "segmentation", "ignore": 3}, "segmentation.*ignore.*cannot be made"),
+        ({"name": "segmentation", "ignore": 3}, "segmentation.*ignore.*no such option"),
         ({"top": 2}, "without a name"),
         ("nowhere:task", "cannot be imported"),
         ({"name": "regression", "metric": "mea"}, "metric='mea'.*mae"),
@@ -135,3 +135,54 @@ def test_bad_losses_and_metrics():
         value_of(metric, metric.records(torch.ones(2), None))
     with pytest.raises(InputError, match="has no metric"):
         ps.Task(loss=lambda *_: None).judged()
+
+
+def test_drops_are_in_the_units_of_the_metric():
+    rmse = ps.tasks.task_of({"name": "regression", "metric": "rmse"}).judged()
+    before, now = (rmse.records(torch.full((40, 1), error), torch.zeros(40, 1)) for error in (1.0, 3.0))
+    assert rmse.drop(before, now) == pytest.approx((2.0, 0.0))
+    spread = torch.arange(40.0)[:, None] / 20
+    lost, error = rmse.drop(rmse.records(spread, 0 * spread), rmse.records(3 * spread, 0 * spread))
+    assert lost == pytest.approx(2 * float(spread.square().mean().sqrt()), rel=1e-5)
+    assert 0 < error < lost
+
+
+def test_samples_without_an_image_that_counts_do_not_count():
+    metric = ps.tasks.task_of("multilabel").judged()
+    truth = torch.zeros(30, 2)
+    truth[:2, 0] = truth[1:3, 1] = 1
+    records = metric.records(truth + 0.1 * torch.rand(30, 2), truth)
+    assert metric.drop(records, records) == (0.0, 0.0)
+    assert math.isfinite(metric.standard_error(records))
+
+
+def test_points_that_are_hidden_do_not_count():
+    places = torch.rand(4, 5, 2) * 20
+    truth = torch.cat([places, torch.ones(4, 5, 1)], dim=2)
+    truth[2:, :, 2] = 0  # two images without any point
+    assert value("keypoints", places, truth) == pytest.approx(100)
+    distance = {"name": "keypoints", "metric": "mae"}
+    assert value(distance, places + torch.tensor([3.0, 4.0]), truth) == pytest.approx(5)
+    truth[0, 1:, 2] = 0  # one point has no extent to measure by
+    assert value("keypoints", places, truth) == pytest.approx(100)
+    metric = ps.tasks.task_of("keypoints").judged()
+    assert metric.drop(*[metric.records(places, truth)] * 2) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"name": "segmentation", "ignore": 3}, "no such option; choose from ignore_index, label_smoothing"),
+        ({"name": "segmentation", "ignore_index": "abc"}, "whole number"),
+        ({"name": "keypoints", "within": -1}, "above 0"),
+        ({"name": "multilabel", "top": 2}, "no such option; leave it out"),
+    ],
+)
+def test_options_that_are_none(given, words):
+    with pytest.raises((InputError, InputTypeError), match=words):
+        ps.tasks.task_of(given)
+
+
+def test_a_class_of_metrics_is_no_metric():
+    with pytest.raises(InputTypeError, match=r"MeanAbsoluteError.*it is a class; pass one of it"):
+        ps.Task(metric=MeanAbsoluteError)

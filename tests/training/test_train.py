@@ -288,7 +288,7 @@ def test_weights_spoilt_by_the_last_step_are_not_saved(few, tmp_path):
 
 
 def test_bad_models_and_data(few, tmp_path):
-    with pytest.raises(OperationError, match=r"\[32, 1, 8, 8\].*1 channels of 8×8") as caught:
+    with pytest.raises(OperationError, match=r"\[2, 1, 8, 8\].*1 channels of 8×8") as caught:
         quick(net(channels=3), few)
     assert "expected input" in str(caught.value)
     with pytest.raises(InputError, match="5 outputs.*10 classes.*num_classes=10"):

@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..data.batches import Inputs, class_labels, moved, run
 from ..tasks import Task
-from ..tasks.metric import value_of
 from .tolerance import explained, outputs_of
 
 _SAMPLE = 64
@@ -117,8 +116,11 @@ class Comparison:
             self.alike += torch.as_tensor(same).float().flatten().tolist()
 
     def metric(self, records: list[Any]) -> float | None:
-        """The task's metric of one of the two; None where there were no targets."""
-        return value_of(self.task.metric, records) if self.task and self.task.metric and records else None
+        """The task's metric of one of the two; None where there were no targets, or it is not defined for these."""
+        if self.task is None or self.task.metric is None or not records:
+            return None
+        value = self.task.metric.value(records)
+        return None if math.isnan(value) else value
 
     def _classes(
         self, count: int, ours: Sequence[Tensor], reference: Sequence[Tensor], targets: object

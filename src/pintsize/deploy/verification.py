@@ -86,7 +86,7 @@ class Verification(Tabular):
         ]
         if self.accuracy is not None:
             rows.append(("accuracy", f"{self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)"))
-        if self.metric is not None:
+        if self.metric is not None and self.model_metric is not None:
             rows.append((str(self.metric_name), self._metric_text()))
         rows.append(("size", bytes_text(self.bytes)))
         rows.append((
@@ -111,7 +111,7 @@ class Verification(Tabular):
             lines[1] = f"agreement {self.agreement:.2f} %, {lines[1]}"
         if self.accuracy is not None:
             lines.append(f"accuracy {self.accuracy:.2f} % (model {self.model_accuracy:.2f} %)")
-        if self.metric is not None:
+        if self.metric is not None and self.model_metric is not None:
             lines.append(f"{self.metric_name} {self._metric_text()}")
         lines.append(
             f"{bytes_text(self.bytes)}, {milliseconds_text(self.latency.median_ms)} for one image on {self.threads} threads"

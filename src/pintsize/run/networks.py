@@ -60,19 +60,14 @@ def check_fits(model: nn.Module, data: Data) -> None:
         InputError: it has fewer outputs than there are classes.
         OperationError: its forward fails, or the task's loss or metric.
     """
-    from ..data.batches import split_batch
-    from ..graph.trace import quiet
     from ..tasks import task_of
-    from ..tasks.task import checked
+    from ..training.rehearsal import rehearse
 
     if not isinstance(model, nn.Module):
         raise InputTypeError(
             f"model of type {type(model).__name__}", "it is no network", "pass a torch.nn.Module"
         )
-    inputs, targets = split_batch(next(iter(data.val.batches(batch_size=2))), model)
-    task = task_of(None, data)
-    with quiet(model):
-        checked(task, model, (inputs, targets), num_classes=len(data.classes))
+    rehearse(model, data, task_of(None, data), training=False)
 
 
 def _stem(stem: str, image_shape: tuple[int, ...] | None) -> str:

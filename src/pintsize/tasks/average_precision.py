@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.targets import check_boxes
 from ..errors import InputTypeError, MissingExtra
-from .metric import Metric, resampled
+from .metric import Metric
 
 _MOST = 100
 """Boxes of an image that count, those of the highest scores."""
@@ -54,11 +54,10 @@ class AveragePrecision(Metric):
         evaluation = self._evaluated(records)
         return _mean_precision(evaluation, None, len(records))
 
-    def standard_error(self, records: Sequence[Any]) -> float:
-        """Bootstrap over images; each is matched only once."""
+    def resampler(self, records: Sequence[Any]) -> Callable[[NDArray[np.int64]], float]:
+        """Each image is matched only once."""
         evaluation, count = self._evaluated(records), len(records)
-        drawn = [_mean_precision(evaluation, chosen, count) for chosen in resampled(count)]
-        return float(np.nanstd(drawn, ddof=1))
+        return lambda chosen: _mean_precision(evaluation, chosen, count)
 
     def _evaluated(self, records: Sequence[Record]) -> Any:
         try:

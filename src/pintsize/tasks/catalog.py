@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,15 @@ def _made(name: Any, options: dict[str, Any]) -> Task:
                 "name the function that makes it",
             )
         return found
+    known = inspect.signature(found).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        known = dict.fromkeys(options)  # type: ignore[assignment]
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"task {name!r} with {option}", "it has no such option",
+                f"choose from {', '.join(known)}" if known else "leave it out",
+            )  # fmt: skip
     try:
         task = found(**{key: _option(key, value) for key, value in options.items()})
     except TypeError as error:

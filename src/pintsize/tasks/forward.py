@@ -72,6 +72,8 @@ def forward_failure(error: Exception, images: Inputs, what: str = "forward") -> 
         remedy = (
             "train on batches of two images or more: raise batch_size, or leave the last, short batch out"
         )
+    elif "does not require grad" in reason:
+        remedy = "compute the loss from the outputs with torch's own operations: no .item(), .detach() or no_grad()"
     elif what != "forward":
         remedy = "mend the cause: model.train()(images).sum().backward() must work by itself"
     elif not isinstance(images, Tensor) or images.dim() < 3:

@@ -6,6 +6,8 @@ whatever unit the network gives), or [B, K, 3] with 0 in the last place for a po
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError, InputTypeError
-from .metric import Mean
+from .metric import Mean, Metric
 from .task import TASKS, Task
 
 
@@ -45,9 +47,12 @@ class Keypoints(Task):
                 "there is no such",
                 "choose l1 or mse, pck or mae",
             )
+        for what, size in (("within", within), ("sigma", sigma), ("stride", stride)):
+            if isinstance(size, bool) or not isinstance(size, int | float) or not size > 0:
+                raise InputError(f"keypoints with {what}={size!r}", "it is no size", "pass a number above 0")
         self._kind, self._within, self._sigma, self._stride = loss, within, sigma, stride
-        found = Mean("PCK", self._found, unit="%", scale=100.0)
-        distance = Mean("MAE", self._distance, unit="px", higher_is_better=False)
+        found = MeanOfPoints("PCK", self._found, unit="%", scale=100.0)
+        distance = MeanOfPoints("MAE", self._distance, unit="px", higher_is_better=False)
         super().__init__(metric=found if metric == "pck" else distance)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
@@ -83,8 +88,9 @@ class Keypoints(Task):
         return (ours - truth).norm(dim=2), truth, counts
 
     def _distance(self, outputs: Any, targets: Any) -> Tensor:
+        """Summed over the points of each image, and how many these are, [B, 2]."""
         distances, _, counts = self._distances(outputs, targets)
-        return (distances * counts).sum(1) / counts.sum(1).clamp_min(1)
+        return torch.stack([(distances * counts).sum(1), counts.sum(1)], dim=1)
 
     def _found(self, outputs: Any, targets: Any) -> Tensor:
         distances, truth, counts = self._distances(outputs, targets)
@@ -93,7 +99,20 @@ class Keypoints(Task):
             truth.masked_fill(hidden, -torch.inf).amax(1) - truth.masked_fill(hidden, torch.inf).amin(1)
         ).amax(1)
         near = (distances <= self._within * extent[:, None]).float()
-        return (near * counts).sum(1) / counts.sum(1).clamp_min(1)
+        counts = counts * (extent > 0)[:, None]  # one point alone has no extent
+        return torch.stack([(near * counts).sum(1), counts.sum(1)], dim=1)
+
+
+class MeanOfPoints(Mean):
+    """The mean over all points that count, from their sum and number in each image."""
+
+    def value(self, records: Sequence[Any]) -> float:
+        """Not a number where there are none."""
+        table = records if isinstance(records, Tensor) else torch.stack(list(records))
+        total, count = table.double().sum(0).tolist()
+        return self._scale * total / count if count else math.nan
+
+    resampler, drop, standard_error = Metric.resampler, Metric.drop, Metric.standard_error
 
 
 def _main(outputs: Any) -> Tensor:

@@ -7,7 +7,7 @@ standard error is drawn from them, and images on which two networks differ are f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,19 +44,20 @@ class Metric:
         """The metric of all images."""
         raise NotImplementedError
 
+    def resampler(self, records: Sequence[Any]) -> Callable[[NDArray[np.int64]], float]:
+        """What gives the value of a bootstrap sample, by the numbers of its images; not a number where it has none."""
+        return lambda chosen: self.value([records[i] for i in chosen])
+
     def standard_error(self, records: Sequence[Any]) -> float:
         """How far the value would scatter with other images of the same kind: bootstrap over images (Efron 1979)."""
-        drawn = [self.value([records[i] for i in chosen]) for chosen in resampled(len(records))]
-        return float(np.std(drawn, ddof=1))
+        value = self.resampler(records)
+        return _scatter(value(chosen) for chosen in resampled(len(records)))
 
     def drop(self, before: Sequence[Any], now: Sequence[Any]) -> tuple[float, float]:
         """How much worse records of the same images are, and the standard error of that, by bootstrap over images."""
+        old, new = self.resampler(before), self.resampler(now)
         lost = self.worse(self.value(before), self.value(now))
-        drawn = [
-            self.worse(self.value([before[i] for i in chosen]), self.value([now[i] for i in chosen]))
-            for chosen in resampled(len(before))
-        ]
-        return lost, float(np.std(drawn, ddof=1))
+        return lost, _scatter(self.worse(old(chosen), new(chosen)) for chosen in resampled(len(before)))
 
     def told(self, value: float) -> str:
         """A value with its unit."""
@@ -73,6 +74,12 @@ class Metric:
     def worse(self, before: float, now: float) -> float:
         """How much is lost, in the metric's units; below 0 if something is gained."""
         return before - now if self.higher_is_better else now - before
+
+
+def _scatter(drawn: Iterable[float]) -> float:
+    """Standard deviation of bootstrap samples; those without an image that the metric is defined for do not count."""
+    defined = [value for value in drawn if math.isfinite(value)]
+    return float(np.std(defined, ddof=1)) if len(defined) > 1 else 0.0
 
 
 class Mean(Metric):
@@ -117,6 +124,11 @@ class Mean(Metric):
         return sign * float(change.mean()), self._scale * math.sqrt(
             float(change.var(correction=0)) / len(change)
         )
+
+    def resampler(self, records: Sequence[Any]) -> Callable[[NDArray[np.int64]], float]:
+        """By an index."""
+        numbers = torch.as_tensor(records)
+        return lambda chosen: self.value(numbers[torch.from_numpy(chosen)])  # type: ignore[arg-type]
 
     def standard_error(self, records: Sequence[Any]) -> float:
         """σ / √n."""
@@ -193,6 +205,10 @@ def as_metric(given: Any, *, higher_is_better: bool = True) -> Metric:
     """
     if isinstance(given, Metric):
         return given
+    if isinstance(given, type):
+        raise InputTypeError(
+            f"metric {given.__name__}", "it is a class", f"pass one of it: {given.__name__}(…)"
+        )
     if all(callable(getattr(given, name, None)) for name in ("update", "compute", "reset")):
         return OfTorchmetrics(given, higher_is_better=higher_is_better)
     if callable(given):

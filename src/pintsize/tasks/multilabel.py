@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InputTypeError
 from .metric import Metric
 from .task import TASKS, Task
 
@@ -24,6 +25,7 @@ class Multilabel(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over images and classes."""
+        _check(outputs, targets)
         return F.binary_cross_entropy_with_logits(outputs.float(), targets.float())
 
     def agreement(self, ours: Tensor, theirs: Tensor) -> Tensor:
@@ -38,8 +40,9 @@ class MeanAveragePrecision(Metric):
 
     def records(self, outputs: Any, targets: Any) -> Tensor:
         """Logits and targets, [B, 2, K]."""
-        outputs = torch.as_tensor(outputs).float().cpu()
-        return torch.stack([outputs, torch.as_tensor(targets).float().cpu()], dim=1)
+        outputs, targets = torch.as_tensor(outputs), torch.as_tensor(targets)
+        _check(outputs, targets)
+        return torch.stack([outputs.float().cpu(), targets.float().cpu()], dim=1)
 
     def value(self, records: Sequence[Any]) -> float:
         """Of all images."""
@@ -49,3 +52,12 @@ class MeanAveragePrecision(Metric):
         classes = zip(scores.unbind(1), truth.long().unbind(1), strict=True)
         found = [float(binary_average_precision(ours, wanted)) for ours, wanted in classes if wanted.any()]
         return 100 * sum(found) / len(found) if found else float("nan")
+
+
+def _check(outputs: Tensor, targets: Any) -> None:
+    if not isinstance(targets, Tensor) or targets.shape != outputs.shape or outputs.dim() != 2:
+        told = list(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise InputTypeError(
+            f"targets {told}", f"the network gives logits {list(outputs.shape)}",
+            "give out 0 or 1 for each class, [B, K]",
+        )  # fmt: skip

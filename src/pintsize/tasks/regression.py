@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError, InputTypeError
-from .metric import Mean
+from .metric import Mean, Metric
 from .task import TASKS, Task
 
 _LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss, "smooth-l1": F.smooth_l1_loss}
@@ -55,6 +55,10 @@ class RootMeanSquare(Mean):
     def value(self, records: Sequence[Any]) -> float:
         """The root."""
         return float(super().value(records) ** 0.5)
+
+    def drop(self, before: Sequence[Any], now: Sequence[Any]) -> tuple[float, float]:
+        """Of roots, by bootstrap over images: the mean of the differences would be one of squares."""
+        return Metric.drop(self, before, now)
 
     def standard_error(self, records: Sequence[Any]) -> float:
         """By the derivative of the root."""

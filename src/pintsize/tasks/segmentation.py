@@ -35,6 +35,12 @@ class Segmentation(Task):
     name = "segmentation"
 
     def __init__(self, ignore_index: int = 255, label_smoothing: float = 0.0) -> None:
+        if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+            raise InputTypeError(
+                f"ignore_index={ignore_index!r}",
+                "it is no value of a mask",
+                "pass a whole number, such as 255",
+            )
         super().__init__(metric=MeanIoU(ignore_index))
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
@@ -72,7 +78,7 @@ class Segmentation(Task):
         return draw_masks(images, {**masks, "truth": targets.cpu()}, classes, ignore_index=self.ignore_index)
 
     def _loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
-        self._check(logits, targets)
+        check_masks(logits, targets, self.ignore_index)
         # a batch in which no pixel counts has a loss of 0, not of 0/0
         counted = (targets != self.ignore_index).sum().clamp_min(1)
         total = F.cross_entropy(
@@ -81,17 +87,27 @@ class Segmentation(Task):
         )  # fmt: skip
         return total / counted
 
-    def _check(self, logits: Tensor, targets: Any) -> None:
-        if not isinstance(targets, Tensor) or targets.shape != (len(logits), *logits.shape[2:]):
-            told = list(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
-            raise InputTypeError(
-                f"masks {told}", f"the network gives logits {list(logits.shape)}",
-                "give out one class for each pixel [B, H, W], at the size of the output",
-            )  # fmt: skip
-        counted = targets[targets != self.ignore_index]
-        if counted.numel() and not 0 <= int(counted.max()) < logits.shape[1]:
+
+def check_masks(logits: Tensor, targets: Any, ignored: int) -> None:
+    """Refuse masks that are not of the logits' size and classes.
+
+    Raises:
+        InputTypeError: another size.
+        InputError: a class that the network has not.
+    """
+    if not isinstance(targets, Tensor) or targets.shape != (len(logits), *logits.shape[2:]):
+        told = list(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise InputTypeError(
+            f"masks {told}", f"the network gives logits {list(logits.shape)}",
+            "give out one class for each pixel [B, H, W], at the size of the output",
+        )  # fmt: skip
+    counted = targets[targets != ignored]
+    if not counted.numel():
+        return
+    for found in (int(counted.min()), int(counted.max())):
+        if not 0 <= found < logits.shape[1]:
             raise InputError(
-                f"masks with class {int(counted.max())}", f"the network has {logits.shape[1]} classes",
+                f"masks with class {found}", f"the network has {logits.shape[1]} classes",
                 "give it more, or name the value that does not count: ignore_index",
             )  # fmt: skip
 
@@ -111,6 +127,8 @@ class MeanIoU(Metric):
     def records(self, outputs: Any, targets: Tensor) -> Tensor:
         """The confusion matrix of each image, int64 [B, K, K], rows by mask."""
         logits = logits_of(outputs)
+        targets = torch.as_tensor(targets)
+        check_masks(logits, targets, self._ignored)
         classes = logits.shape[1]
         found, truth = logits.argmax(1).flatten(1), targets.to(logits.device).long().flatten(1)
         counts = truth != self._ignored

@@ -16,7 +16,7 @@ from ..data.batches import Inputs
 from ..errors import InputError, InputTypeError, OperationError, PintsizeError
 from ..registry import Registry
 from .forward import outputs_of
-from .metric import Metric, as_metric, value_of
+from .metric import Metric, as_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,7 +222,7 @@ def _told(shapes: Sequence[list[int]]) -> str:
     return ", ".join(map(str, shapes)) or "no tensors"
 
 
-def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_classes: int = 0) -> None:
+def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_classes: int = 0) -> float | None:
     """Try a task on one batch, in eval mode, before hours of training; raise what would be raised then.
 
     Args:
@@ -231,6 +231,9 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
         batch: inputs and targets on the model's device.
         num_classes: of the data.
 
+    Returns:
+        The metric of the batch, if there is one: not a number where it is not defined for so few images.
+
     Raises:
         OperationError: the loss is not finite, or loss or metric raise.
         InputTypeError: they do not give what they should.
@@ -238,15 +241,14 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
     inputs, targets = batch
     task.check(inputs, targets, num_classes)
     outputs = task.outputs(model, inputs, num_classes)
-    if task.key == "accuracy":
-        return  # logits and classes have been looked at
     tries: list[tuple[str, Callable[[], Any]]] = []
+    found = None
     if not task.own_step:
         tries.append(("loss", lambda: task.loss(outputs, targets)))
     if task.metric is not None:
         metric = task.metric
         tries.append(
-            (f"metric {metric.name!r}", lambda: value_of(metric, list(metric.records(outputs, targets))))
+            (f"metric {metric.name!r}", lambda: metric.value(list(metric.records(outputs, targets))))
         )
     for what, attempt in tries:
         try:
@@ -254,15 +256,17 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
         except PintsizeError:
             raise
         except Exception as error:
-            raise _unfit(task, what, error, targets) from error
+            raise unfit(task, what, error, targets) from error
         if what == "loss" and not torch.isfinite(found):
             raise OperationError(
                 f"loss of task {task.name!r}", f"it is {float(found)} on the first batch",
                 "check the range of inputs and targets, and the weights",
             )  # fmt: skip
+    return found if task.metric is not None else None
 
 
-def _unfit(task: Task, what: str, error: Exception, targets: Any) -> OperationError:
+def unfit(task: Task, what: str, error: Exception, targets: Any) -> OperationError:
+    """The error for a loss, a metric or a step that raised `error` on the first batch."""
     words = str(error).strip().splitlines()
     return OperationError(
         f"{what} of task {task.name!r}",

@@ -10,14 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-from pintsize.data.batches import moved, split_batch
 from pintsize.errors import InputError, InputTypeError
 from pintsize.tasks import Task, task_of
 from pintsize.tasks.imitation import Imitation, imitate
-from pintsize.tasks.task import checked
 
 from . import checkpoint as checkpoints
 from . import parallel, rng
@@ -26,9 +23,10 @@ from .distill import check_teacher
 from .history import History
 from .logbook import Logbook
 from .options import Options
-from .placement import device_of, keeping_modes, laid_out_on, layout_for
+from .placement import keeping_modes, laid_out_on, layout_for
 from .precision import autocast_dtype
 from .progress import reporter
+from .rehearsal import rehearse
 from .run import Run
 
 if TYPE_CHECKING:
@@ -141,8 +139,7 @@ def train(
     _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
-    if chosen.key != "accuracy":
-        _rehearse(model, data, chosen)
+    rehearse(model, data, chosen)
     path = None if checkpoint is None else Path(checkpoint)
     with _placed(model, data, chosen, options, teacher, callbacks, path) as run:
         configuration = _configuration(run, data, teacher)
@@ -258,26 +255,6 @@ def _check(
                 f"callback of type {type(callback).__name__}",
                 "it is no Callback",
                 "derive it from train.Callback",
-            )
-
-
-def _rehearse(model: nn.Module, data: Any, task: Task) -> None:
-    """Loss and metric once on a few images, in eval mode: what does not fit is told before hours of training."""
-    for split in (data.train, data.val):
-        if split is None or not len(split):
-            continue
-        device = device_of(model)
-        batch = next(iter(split.batches(2, device=device)))
-        inputs, targets = split_batch(batch, model)
-        if targets is None:
-            raise InputTypeError(
-                f"a batch without targets for task {task.name!r}", "there is nothing to learn from",
-                "give out (inputs, targets), or learn from a network: task='imitation' with teacher=",
-            )  # fmt: skip
-        with keeping_modes(model), torch.no_grad():
-            model.eval()
-            checked(
-                task, model, (moved(inputs, device), moved(targets, device)), num_classes=len(data.classes)
             )
 
 
