@@ -134,6 +134,24 @@ def test_unet(tmp_path):
     assert model(example).shape == (2, 11, 96, 128)
 
 
+def test_pose(tmp_path):
+    printed = started(tmp_path, EXAMPLES / "pose.py", 1)
+    assert "PCK" in printed
+    assert (tmp_path / "runs" / "pose" / "net.onnx").is_file()
+
+
+def test_super_resolution(tmp_path):
+    printed = started(tmp_path, EXAMPLES / "super_resolution.py", 1, 200)
+    assert "verified on 4 images" in printed
+    assert number(printed, "half the MACs ") > number(printed, "dense PSNR ") - 3
+
+
+def test_two_inputs(tmp_path):
+    printed = started(tmp_path, EXAMPLES / "two_inputs.py", 4)
+    assert "verified on 144 images" in printed
+    assert number(printed, "half the MACs ") < 2
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert names == {name.removeprefix("test_") for name in globals() if name.startswith("test_")} - {

@@ -186,3 +186,11 @@ def test_options_that_are_none(given, words):
 def test_a_class_of_metrics_is_no_metric():
     with pytest.raises(InputTypeError, match=r"MeanAbsoluteError.*it is a class; pass one of it"):
         ps.Task(metric=MeanAbsoluteError)
+
+
+def test_what_is_learned_from_a_teacher_is_what_the_loss_judges():
+    ours, theirs = torch.rand(4, 5, 2) * 48, torch.rand(4, 5, 2) * 48
+    for name, rest in (("keypoints", torch.rand(4)), ("regression", None), ("restoration", None)):
+        task = ps.tasks.task_of(name)
+        pair = [each if rest is None else {"keypoints": each, "sure": rest} for each in (ours, theirs)]
+        assert task.distill(*pair, 4.0) == pytest.approx(float(task.loss(pair[0], theirs)))

@@ -67,6 +67,11 @@ class Keypoints(Task):
         kind = F.l1_loss if self._kind == "l1" else F.mse_loss
         return (kind(ours, truth, reduction="none").mean(2) * counts).sum() / counts.sum().clamp_min(1)
 
+    def distill(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
+        """The loss with the teacher's places for targets; of heat maps their squared distance."""
+        ours, theirs = _main(outputs).float(), _main(taught).float()
+        return F.mse_loss(ours, theirs) if ours.dim() == 4 else self.loss(ours, theirs)
+
     def _bumps(self, truth: Tensor, shape: torch.Size) -> Tensor:
         down, right = (torch.arange(side, device=truth.device) for side in shape[2:])
         x, y = (truth / self._stride)[..., None].unbind(2)

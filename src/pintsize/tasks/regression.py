@@ -45,6 +45,10 @@ class Regression(Task):
         """Mean over images and numbers."""
         return _LOSSES[self._kind](*_alike(outputs, targets))
 
+    def distill(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
+        """The loss with the teacher's outputs for targets."""
+        return self.loss(outputs, taught)
+
 
 class RootMeanSquare(Mean):
     """Root of the mean over images of the mean squared error."""

@@ -37,6 +37,10 @@ class Restoration(Task):
         """Mean over images and pixels."""
         return F.l1_loss(*_alike(outputs, targets))
 
+    def distill(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
+        """The loss with the teacher's outputs for targets."""
+        return self.loss(outputs, taught)
+
     def _psnr(self, outputs: Any, targets: Any) -> Tensor:
         """`10 · log₁₀(peak² / MSE)` of each image, dB; of equal images 100."""
         ours, truth = _alike(outputs, targets)
