@@ -192,5 +192,6 @@ def test_what_is_learned_from_a_teacher_is_what_the_loss_judges():
     ours, theirs = torch.rand(4, 5, 2) * 48, torch.rand(4, 5, 2) * 48
     for name, rest in (("keypoints", torch.rand(4)), ("regression", None), ("restoration", None)):
         task = ps.tasks.task_of(name)
-        pair = [each if rest is None else {"keypoints": each, "sure": rest} for each in (ours, theirs)]
-        assert task.distill(*pair, 4.0) == pytest.approx(float(task.loss(pair[0], theirs)))
+        pair = [each[:, None] if name == "restoration" else each for each in (ours, theirs)]
+        given = [each if rest is None else {"keypoints": each, "sure": rest} for each in pair]
+        assert task.distill(*given, 4.0) == pytest.approx(float(task.loss(given[0], pair[1])))
