@@ -229,6 +229,14 @@ class Data:
     task: Any = None
     """What networks are to do with it: a name, a mapping or a `pintsize.Task`; None for a classification."""
 
+    def __post_init__(self) -> None:
+        for part in ("train", "val", "test"):
+            if not hasattr(getattr(self, part), "batches"):
+                raise InputTypeError(
+                    f"{part}= {type(getattr(self, part)).__name__}", "it is no split",
+                    "make splits of batches of your own: pintsize.data.from_loaders(train, val)",
+                )  # fmt: skip
+
     def for_task(self, task: Any) -> Data:
         """The same images for another task; None leaves it as it is."""
         if task is None:

@@ -159,6 +159,17 @@ def ignore_index(task: Any) -> int:
     return IGNORED if told is None else int(told)
 
 
+def are_images(task: Any) -> bool:
+    """Whether a task's targets are images, as those of a restoration: its name, a mapping or the task itself."""
+    return named(task) == "restoration"
+
+
+def named(task: Any) -> str | None:
+    """What a task is called: its name, a mapping or the task itself."""
+    told = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", task)
+    return told if isinstance(told, str) else None
+
+
 def has_classes(targets: Any) -> bool:
     """Whether there is one class for each image."""
     return isinstance(targets, Tensor) and targets.dtype == torch.int64 and targets.dim() == 1
