@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pintsize import data
+from pintsize import data, evaluate, train
 from pintsize.data import folder, loading
 from pintsize.data.placement import Placement
 from pintsize.errors import CorruptFile, DataNotFound, InputError
+from pintsize.tasks import task_of
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 SIZES = [(40, 60), (60, 40), (40, 40), (30, 90)]
@@ -287,6 +288,27 @@ def test_masks_are_where_the_pictures_show_them(tmp_path, monkeypatch, streamed,
                 assert set(mask.unique().tolist()) <= {0, 1, 2, 255}
                 shown, said = image[0] > 0.9, (mask == 1) | (mask == 2)
                 assert (shown != said).float().mean() < 0.02  # JPEG, and the border of what was enlarged
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("ignored", [0, 2, 254, -100])
+def test_what_does_not_count_in_masks_is_called_as_the_task_calls_it(tmp_path, monkeypatch, streamed, ignored):
+    if streamed:
+        monkeypatch.setattr(loading, "MEMORY_LIMIT", 0)
+        monkeypatch.setattr("pintsize.data.stream._WORKERS", 0)
+    loaded = data.load(f"masks:{masks(tmp_path / 'set')}", image_size=(96, 128), **PLAIN)
+    told = {"name": "segmentation", "ignore_index": ignored}
+    for given in (told, task_of(told)):
+        for augment in (False, True):
+            before, after = (
+                all_of(split, augment=augment) for split in (loaded.train, loaded.for_task(given).train)
+            )
+            for (_, mask), (_, same) in zip(before, after, strict=True):
+                assert (mask == 255).any()  # the border
+                assert torch.equal(same, mask.masked_fill(mask == 255, ignored))
+    net = torch.nn.Conv2d(3, 3, 1)
+    assert train(net, loaded.for_task(told), epochs=1, progress=False)
+    assert 0 <= evaluate(net, loaded.for_task(told).val) <= 100
 
 
 def test_masks_in_parts_with_names(tmp_path):
