@@ -98,3 +98,12 @@ def test_what_a_restoration_aims_at_is_an_image(batch, how):
     inputs, targets = split_batch(next(iter(data.train)), nn.Identity())
     assert inputs.max() == targets.max() == 1
     assert ps.evaluate(nn.Identity(), data.val) == pytest.approx(100)
+
+
+def test_a_restoration_that_only_the_call_names_aims_at_images_too():
+    batches = [(RGB, RGB)]
+    data = from_loaders(batches, batches)
+    assert ps.evaluate(nn.Identity(), data.val, task="restoration") == pytest.approx(100)
+    net = nn.Conv2d(3, 3, 1)
+    history = ps.train(net, data, task="restoration", epochs=1, lr=1e-3, progress=False)
+    assert 0 < history[0]["train_loss"] < 2  # not 255

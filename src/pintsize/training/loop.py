@@ -139,6 +139,9 @@ def train(
     _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
+    data = data.for_task(
+        chosen
+    )  # what does not count in masks, and whether targets are images, is the task's to say
     rehearse(model, data, chosen)
     path = None if checkpoint is None else Path(checkpoint)
     with _placed(model, data, chosen, options, teacher, callbacks, path) as run:
