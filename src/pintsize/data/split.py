@@ -231,9 +231,12 @@ class Data:
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
-            if not hasattr(getattr(self, part), "batches"):
+            split = getattr(self, part)
+            kind = type(split)  # what a split gives out is not touched here
+            batches = callable(split) or hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")
+            if batches and not hasattr(kind, "batches"):
                 raise InputTypeError(
-                    f"{part}= {type(getattr(self, part)).__name__}", "it is no split",
+                    f"{part}= {kind.__name__}", "it is no split",
                     "make splits of batches of your own: pintsize.data.from_loaders(train, val)",
                 )  # fmt: skip
 
