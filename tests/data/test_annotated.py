@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pintsize import data
+from pintsize import data, evaluate, train
 from pintsize.data import folder, loading
 from pintsize.data.placement import Placement
 from pintsize.errors import CorruptFile, DataNotFound, InputError
+from pintsize.tasks import task_of
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 SIZES = [(40, 60), (60, 40), (40, 40), (30, 90)]
@@ -155,6 +156,17 @@ def test_pictures_in_folders_of_their_part(tmp_path):
     assert len(data.load(f"coco:{root}", image_size=64).val) == 4
 
 
+@pytest.mark.parametrize("below", ["{part}2017", "images", "images/{part}2017", "."])
+def test_a_json_file_in_its_folder_of_annotations(tmp_path, below):
+    root = coco(tmp_path / "set", counts=(("train", 20),))
+    place = root / below.format(part="train")
+    place.mkdir(parents=True, exist_ok=True)
+    for file in (root / "images").glob("*.png"):
+        file.rename(place / file.name)
+    loaded = data.load(f"coco:{root}/annotations/instances_train2017.json", image_size=64)
+    assert [len(loaded.train), len(loaded.val), len(loaded.test)] == [14, 2, 4]
+
+
 def edited(root, change, part="train"):
     file = root / "annotations" / f"instances_{part}2017.json"
     content = json.loads(file.read_text())
@@ -166,9 +178,13 @@ def edited(root, change, part="train"):
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
-        (lambda c: c["annotations"][2].update(category_id=7), InputError, r"3: there is no category 7; .* 1 \(dog\), 3"),
-        (lambda c: c["annotations"][2].update(image_id=7), InputError, "annotation 3: there is no image 7"),
-        (lambda c: c["annotations"][2].update(bbox=[10, 5, 10, 60]), InputError, r"train3.* 65.0\] is outside .* 30×90"),
+        (lambda c: c["annotations"][2].update(category_id=7), InputError,
+         r"^\S*json, annotation 3: there is no category 7; .* 1 \(dog\), 3"),
+        (lambda c: c["annotations"][2].update(image_id=7), InputError, r"^\S*json, annotation 3: there is no image 7"),
+        (lambda c: c["categories"].append({"id": 3, "name": "cow"}), InputError, "category id 3 occurs 2 times; give each"),
+        (lambda c: c["images"][2].update(id=100), InputError, "image id 100 occurs 2 times; give each image an id"),
+        (lambda c: c["annotations"][2].update(bbox=[10, 5, 10, 60]), InputError,
+         r"json, annotation 3 \(of train3.* 65.0\] is outside .* 30×90.* left, top, width and height"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, -3, 4]), InputError, "has a negative side"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, float("nan"), 4]), InputError, "is not made of finite numbers"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, 3]), CorruptFile, "it is not COCO's JSON"),
@@ -216,12 +232,46 @@ def test_json_that_is_damaged(tmp_path):
         ("0 .5 .5 .2", CorruptFile, "3 numbers follow the class, not 4, or the corners"),
         ("0 a b c d", CorruptFile, "not made of numbers"),
         ("0 .5 .5 1.2 .2", InputError, "is outside the picture of 40×60 pixels"),
+        (
+            "\n0 .5 .5 1.2 .2",
+            InputError,
+            r"labels/train/0.txt, line 2 \(of 0.png\): .* the middle and the sides, as shares",
+        ),
         ("0 .5 .5 -.2 .2", InputError, "has a negative side"),
+        (
+            "0 .5 .5 .2 .2 .5 .5 2 .4 .4 1",
+            InputError,
+            r"line 1: a box and 2 key points .* write kpt_shape: \[2, 3\] into",
+        ),
+        ("0 .5 .5 .2 .2 .5", CorruptFile, "5 numbers follow"),
     ],
 )
 def test_yolo_files_that_are_wrong(tmp_path, lines, error, told):
     with pytest.raises(error, match=told):
         data.load(f"yolo:{yolo(tmp_path / 'set', lines)}", image_size=64)
+
+
+def test_yolo_files_that_are_no_text(tmp_path):
+    path = yolo(tmp_path / "set")
+    (tmp_path / "set" / "labels" / "train" / "2.txt").write_bytes(b"0 \xff")
+    with pytest.raises(CorruptFile, match=r"train/2.txt: it is no text in UTF-8"):
+        data.load(f"yolo:{path}", image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [("[2, 3]", ".5 .5 2 .4 .6 1"), ("[2, 2]", ".5 .5 .4 .6"), ("[3, 2]", ".5 .5 .4 .6 0 0"), ("[2, 3]", "")],
+)
+def test_yolo_boxes_of_poses_are_read_where_the_yaml_says_what_follows_them(tmp_path, shape, row):
+    path = yolo(tmp_path / "set", f"1 .5 .5 .2 .4 {row}\n")
+    path.write_text(path.read_text() + f"kpt_shape: {shape}\n")
+    loaded = data.load(f"yolo:{path}", image_size=(100, 100), resize="stretch")
+    target = next(one for one in loaded.train.labels if len(one["labels"]))
+    torch.testing.assert_close(target["boxes"], torch.tensor([[40.0, 30, 60, 70]]))
+    path.write_text(path.read_text().replace(shape, "[9, 3]"))
+    if row:
+        with pytest.raises(CorruptFile, match="numbers follow the class, not 4, or 4 and 27 of its points"):
+            data.load(f"yolo:{path}", image_size=64)
 
 
 def test_yolo_polygons_are_boxes(tmp_path):
@@ -239,6 +289,13 @@ def test_yolo_polygons_are_boxes(tmp_path):
         ("- a", CorruptFile, "no YAML of keys and values"),
         ("train: images/train", CorruptFile, "names that do not count from 0"),
         ("train: images/train\nnames: {1: a}", CorruptFile, "names that do not count from 0"),
+        ("train: images/train\nnames: {cat: 0, dog: 1}", CorruptFile, "names that do not count from 0"),
+        ("train: images/train\nnames: cat", CorruptFile, "names that do not count from 0"),
+        (
+            "train: images/train\nnames: [a, b]\nkpt_shape: 17",
+            CorruptFile,
+            "kpt_shape is 17, not .* write kpt_shape",
+        ),
         ("train: images/other\nnames: [a, b]", DataNotFound, "it names images/other, which is not in"),
     ],
 )
@@ -289,6 +346,30 @@ def test_masks_are_where_the_pictures_show_them(tmp_path, monkeypatch, streamed,
                 assert (shown != said).float().mean() < 0.02  # JPEG, and the border of what was enlarged
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("ignored", [0, 2, 254, -100])
+def test_what_does_not_count_in_masks_is_called_as_the_task_calls_it(
+    tmp_path, monkeypatch, streamed, ignored
+):
+    if streamed:
+        monkeypatch.setattr(loading, "MEMORY_LIMIT", 0)
+        monkeypatch.setattr("pintsize.data.stream._WORKERS", 0)
+    loaded = data.load(f"masks:{masks(tmp_path / 'set')}", image_size=(96, 128), **PLAIN)
+    told = {"name": "segmentation", "ignore_index": ignored}
+    for given in (told, task_of(told)):
+        for augment in (False, True):
+            before, after = (
+                all_of(split, augment=augment) for split in (loaded.train, loaded.for_task(given).train)
+            )
+            for (_, mask), (_, same) in zip(before, after, strict=True):
+                assert (mask == 255).any()  # the border
+                assert torch.equal(same, mask.masked_fill(mask == 255, ignored))
+    net = torch.nn.Conv2d(3, 3, 1)
+    assert train(net, loaded.for_task(told), epochs=1, progress=False)
+    assert train(net, loaded, task=told, epochs=1, progress=False)
+    assert evaluate(net, loaded.for_task(told).val) == evaluate(net, loaded.val, task=told)
+
+
 def test_masks_in_parts_with_names(tmp_path):
     root = tmp_path / "set"
     for part, count in (("train", 6), ("val", 3), ("test", 2)):
@@ -323,17 +404,37 @@ def test_masks_that_are_lost_or_no_masks(tmp_path):
         data.load(f"masks:{root}")
 
 
-def test_masks_of_0_and_255_say_what_255_is(tmp_path):
+@pytest.mark.parametrize("named", [False, True])
+def test_masks_of_0_and_255_say_what_255_is(tmp_path, named):
     root = masks(tmp_path / "set")
+    if named:  # with names alone all of it would train on background
+        (root / "classes.txt").write_text("background\nthing\n")
     for file in (root / "masks").iterdir():
         Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8) * 255).save(file)
     with pytest.raises(
         InputError, match="no mask has a class above 0; 255 is of pixels that do not count; write 1"
-    ):
+    ) as told:
         data.load(f"masks:{root}")
+    assert "0 and 1 in place of 0 and 255" in str(told.value)
     for file in (root / "masks").iterdir():
         Image.fromarray(np.asarray(Image.open(file)) > 0).save(file)  # of one bit
-    assert data.load(f"masks:{root}", image_size=64).classes == ("0", "1")
+    expected = ("background", "thing") if named else ("0", "1")
+    assert data.load(f"masks:{root}", image_size=64).classes == expected
+
+
+@pytest.mark.parametrize("name", ["images/0.png", "masks/0.bmp"])
+def test_pictures_or_masks_of_one_name_are_not_dropped(tmp_path, name):
+    root = masks(tmp_path / "set")
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(root / name)
+    with pytest.raises(InputError, match=r"0\.\w+: 0\.\w+ has the same name.*remove or rename"):
+        data.load(f"masks:{root}", image_size=64)
+
+
+def test_names_of_classes_that_are_no_text(tmp_path):
+    root = masks(tmp_path / "set")
+    (root / "classes.txt").write_bytes("größe\nweg\n".encode("latin-1"))
+    with pytest.raises(CorruptFile, match=r"classes.txt: it is no text in UTF-8"):
+        data.load(f"masks:{root}", image_size=64)
 
 
 def table(root, text="file,age,weight\n", count=10):
@@ -383,6 +484,24 @@ def test_tables_that_are_wrong(tmp_path, old, new, error, told):
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(error, match=told):
         data.load(f"csv:{path}")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (
+            "",
+            "line 1: it looks like a row of a picture.*pictures/0.png,0,0.0; write names above it, such as file,age",
+        ),
+        ("gone.png,3,4\n", "line 1: it looks like a row"),
+        ("pictures/3.png,age,weight\n", "line 1: it looks like a row"),
+        ("file,,weight\n", "line 1: column 2 has no name; name it, or remove it"),
+    ],
+)
+def test_a_table_without_names(tmp_path, header, told):
+    with pytest.raises(CorruptFile, match=told):
+        data.load(f"csv:{table(tmp_path, header)}", **PLAIN)
+    assert data.load(f"csv:{table(tmp_path, 'file,0,1' + chr(10))}", **PLAIN).classes == ("0", "1")
 
 
 @pytest.mark.parametrize("kind", ["coco", "yolo", "masks", "csv"])

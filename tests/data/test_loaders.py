@@ -1,5 +1,7 @@
 """Loaders of one's own as splits."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -113,10 +115,10 @@ def test_what_gives_no_batches_is_refused(train, val, words):
 
 def test_a_loader_that_is_exhausted_or_fails():
     once = iter([(IMAGES, CLASSES)] * 2)
-    split = ps.data.from_loaders([(IMAGES, CLASSES)], lambda: once, task="classification").val
-    assert sum(1 for _ in split) == 2
+    with pytest.raises(InputTypeError, match=r"val= a function.*batches once.*gone through again"):
+        ps.data.from_loaders([(IMAGES, CLASSES)], lambda: once, task="classification")
     with pytest.raises(OperationError, match=r"loader 'val'.*no batch.*gone through again"):
-        next(iter(split))
+        ps.data.from_loaders([(IMAGES, CLASSES)], list)
 
     def broken():
         yield IMAGES, CLASSES
@@ -155,3 +157,35 @@ def test_images_of_several_sizes_are_counted_and_cut_by_image():
         assert [len(batch[0]) for batch in given] == [3, 1]
         assert given[1][0][0].shape == (3, 8, 8)
         assert len(given[1][1]) == 1
+
+
+def test_parts_with_and_without_targets_are_refused():
+    pairs, images = [(IMAGES, CLASSES)], [IMAGES]
+    for parts, bare in (
+        ((pairs, images), "val"),
+        ((images, pairs), "train"),
+        ((pairs, pairs, images), "test"),
+    ):
+        with pytest.raises(InputError, match=rf"{bare}= batches without targets.*task='imitation'"):
+            ps.data.from_loaders(*parts)
+        assert ps.data.from_loaders(*parts, task="imitation").task == "imitation"
+
+
+def test_dicts_of_which_it_is_not_clear_what_is_a_target():
+    batches = [{"image": IMAGES, "age": torch.rand(20, 1)}]
+    with pytest.raises(InputError, match=r"batches with 'image', 'age'.*not clear.*task='regression'"):
+        ps.data.from_loaders(batches, batches)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    data = ps.data.from_loaders(batches, batches, task="regression")
+    assert ps.evaluate(net, data.val) > 0
+    assert ps.data.from_loaders([{"image": IMAGES}], [{"image": IMAGES}]).task == "imitation"
+    assert (
+        ps.data.from_loaders([{"image": IMAGES, "target": CLASSES}], batches, task="regression").task
+        == "regression"
+    )
+
+
+def test_a_list_in_place_of_a_split_is_told():
+    data = ps.data.from_loaders(PAIRS)
+    with pytest.raises(InputTypeError, match=r"train= list: it is no split; .*from_loaders\(train, val\)"):
+        dataclasses.replace(data, train=[(IMAGES, CLASSES)])

@@ -37,6 +37,8 @@ class Listed:
     """Boxes in pixels of the picture; or mask files; or float32 [N, D]."""
     sizes: tuple[tuple[int, int] | None, ...] = ()
     """Height and width of each picture, where the annotations say them."""
+    said: Sequence[Sequence[str]] = ()
+    """Where each box of each picture is said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Annotated:
     """Whether a mirrored image is as good."""
     usual: pictures.Size = (640, 640)
     """Of pictures that differ in size."""
+    box: str = ""
+    """What is meant by the numbers of a box."""
 
 
 def splits(
@@ -73,7 +77,7 @@ def splits(
     made = {}
     for part, (store, targets) in _stored(found, place, limit).items():
         listed = found.parts[part]
-        truth = targets or _given(listed, states[part], place)
+        truth = targets or _given(found, listed, states[part], place)
         made[part] = Split(store, truth, found.classes, transform, task=found.task)
     return made
 
@@ -161,15 +165,17 @@ def _check_sizes(found: Annotated, listed: Listed, sizes: list[pictures.Size]) -
             )  # fmt: skip
 
 
-def _given(listed: Listed, sizes: list[pictures.Size], place: Placement) -> Tensor | Boxes:
+def _given(found: Annotated, listed: Listed, sizes: list[pictures.Size], place: Placement) -> Tensor | Boxes:
     """Numbers as they are, boxes where they come to lie."""
     if isinstance(listed.targets, Tensor):
         return listed.targets
     targets: list[Target] = []
-    for file, target, (height, width) in zip(listed.files, listed.targets, sizes, strict=True):
+    for file, target, said, (height, width) in zip(
+        listed.files, listed.targets, listed.said, sizes, strict=True
+    ):
         assert isinstance(target, dict)
         boxes, labels = target["boxes"].float().reshape(-1, 4), target["labels"].long()
-        _check_boxes(file, boxes, (height, width))
+        _check_boxes(file, boxes, (height, width), said, found.box)
         boxes, _ = clipped(boxes, (height, width))
         boxes = place.boxes(boxes, height, width)
         kept = (boxes[:, 2:] - boxes[:, :2] > 0).all(1)  # nobody finds a box without extent
@@ -177,16 +183,19 @@ def _given(listed: Listed, sizes: list[pictures.Size], place: Placement) -> Tens
     return Boxes(targets)
 
 
-def _check_boxes(file: str, boxes: Tensor, size: pictures.Size) -> None:
+def _check_boxes(file: str, boxes: Tensor, size: pictures.Size, said: Sequence[str], meant: str) -> None:
     H, W = size
     sides = torch.tensor([W, H]).repeat(2)
     slack = (sides * _SHARE).clamp_min(_SLACK)
-    for cause, wrong, remedy in (
-        ("is not made of finite numbers", ~torch.isfinite(boxes).all(1), "correct the annotation"),
-        ("has a negative side", (boxes[:, 2:] < boxes[:, :2]).any(1), "correct the annotation"),
-        (f"is outside the picture of {H}×{W} pixels", ((boxes < -slack) | (boxes > sides + slack)).any(1),
-         "correct the annotation: left, top, width and height are meant, in the units of the format"),
-    ):  # fmt: skip
+    for cause, wrong in (
+        ("is not made of finite numbers", ~torch.isfinite(boxes).all(1)),
+        ("has a negative side", (boxes[:, 2:] < boxes[:, :2]).any(1)),
+        (f"is outside the picture of {H}×{W} pixels", ((boxes < -slack) | (boxes > sides + slack)).any(1)),
+    ):
         if wrong.any():
-            told = [round(value, 1) if math.isfinite(value) else value for value in boxes[wrong][0].tolist()]
-            raise InputError(file, f"its box from {told[:2]} to {told[2:]} {cause}", remedy)
+            at = int(wrong.nonzero()[0])
+            told = [round(value, 1) if math.isfinite(value) else value for value in boxes[at].tolist()]
+            raise InputError(
+                f"{said[at]} (of {Path(file).name})", f"its box from {told[:2]} to {told[2:]} {cause}",
+                f"correct it: {meant} are meant",
+            )  # fmt: skip

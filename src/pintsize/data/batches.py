@@ -18,20 +18,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..errors import InputTypeError
 from ..graph.inputs import accepts, as_tensors, by_name, parameters_of
 from . import chance
+from .names import IMAGES, MASKS, TARGETS
+from .pixels import scaled
 from .split import Split
 
 Inputs = Tensor | tuple[Any, ...] | list[Tensor]
 """One tensor; or the positional arguments of a network that takes something else; or images [C, H, W] in a list, which
 is one argument."""
 
-_IMAGES = ("image", "images", "pixel_values", "img", "imgs", "input", "inputs", "x", "data")
-"""What loaders call what a network looks at, where `forward` calls it otherwise."""
-TARGET_NAMES = {
-    "label", "labels", "target", "targets", "y", "mask", "masks", "annotation", "annotations", "class", "classes", "boxes",
-    "bbox", "gt", "ground_truth", "segmentation", "segmentation_map", "segmentation_maps",
-}  # fmt: skip
-"""What loaders call what it should say; `forward` may have an optional parameter of that name, for a loss."""
-_NEVER_SEEN = TARGET_NAMES - {"mask", "masks"}
+_NEVER_SEEN = TARGETS - MASKS
 """Optional parameters of these names are no inputs; a mask may be one."""
 _TAKES: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = weakref.WeakKeyDictionary()
 """Network → names in a dict → whether it is called with such a dict."""
@@ -50,6 +45,7 @@ def split_batch(
     Raises:
         InputTypeError: there is nothing in it that a network could look at.
     """
+    batch, bytes_of = scaled(batch)
     batch = as_tensors(batch)
     named = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if isinstance(named, Mapping) and names and set(names) <= set(named):
@@ -61,6 +57,8 @@ def split_batch(
     else:
         inputs, targets = batch, None
     _check(inputs, batch)
+    if bytes_of:  # of targets they stay
+        targets = tree_map_only(Tensor, lambda one: bytes_of.get(id(one), one), targets)
     return inputs, targets
 
 
@@ -242,7 +240,7 @@ def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any,
     parameters = {} if model is None else parameters_of(model)
     needed = [] if model is None else _required(model)
     chosen = [
-        name for name in batch if name in parameters and (name in needed or name.lower() not in TARGET_NAMES)
+        name for name in batch if name in parameters and (name in needed or name.lower() not in TARGETS)
     ]
     if not chosen or not set(needed) <= set(chosen):
         chosen = _by_custom(batch, model)
@@ -256,10 +254,10 @@ def _of_mapping(batch: Mapping[str, Any], model: nn.Module | None) -> tuple[Any,
 
 def _by_custom(batch: Mapping[str, Any], model: nn.Module | None) -> list[str]:
     """The inputs in a dict whose names `forward` does not know."""
-    others = [name for name in batch if str(name).lower() not in TARGET_NAMES]
+    others = [name for name in batch if str(name).lower() not in TARGETS]
     if len(others) > 1 and _takes_dict(model, {name: batch[name] for name in others}):
         return others
-    named = [name for name in others if str(name).lower() in _IMAGES]
+    named = [name for name in others if str(name).lower() in IMAGES]
     seen = [name for name in others if isinstance(batch[name], Tensor) and batch[name].is_floating_point()]
     for found in (named, seen):
         if len(found) == 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def scan(path: Path) -> Annotated:
     Raises:
         DataNotFound: there is no such folder or file.
         CorruptFile: a file is no JSON of this form.
-        InputError: an annotation names a category or an image that there is not.
+        InputError: an annotation names a category or an image that there is not, or an id is of two.
     """
     if path.is_file():
         files = {"train": path}
@@ -41,9 +41,12 @@ def scan(path: Path) -> Annotated:
         raise DataNotFound(
             f"COCO data set {path}", "there is no such folder or file", "check the path after 'coco:'"
         )
+    root = path if path.is_dir() else path.parent
+    if root.name == "annotations":  # pictures are beside it, and not in it
+        root = root.parent
     parts, classes = {}, None
     for part, file in files.items():
-        names, parts[part] = _read(file, path if path.is_dir() else file.parent)
+        names, parts[part] = _read(file, root)
         if classes is not None and names != classes:
             odd = sorted(set(names) ^ set(classes)) or list(names)
             raise InputError(
@@ -51,39 +54,66 @@ def scan(path: Path) -> Annotated:
                 "give all parts the same categories, in the same order",
             )  # fmt: skip
         classes = names
-    return Annotated("coco", path, classes or (), parts, "detection")
+    meant = "left, top, width and height, in pixels,"
+    return Annotated("coco", path, classes or (), parts, "detection", box=meant)
 
 
 def _read(file: Path, root: Path) -> tuple[tuple[str, ...], Listed]:
     content = _json(file)
     try:
         categories = sorted((int(one["id"]), str(one["name"])) for one in content["categories"])
-        images = {int(one["id"]): one for one in content["images"]}
-        number = {category: at for at, (category, _) in enumerate(categories)}
-        boxes, labels = defaultdict(list), defaultdict(list)
-        for one in content["annotations"]:
-            image, category = int(one["image_id"]), int(one["category_id"])
-            _check_known(file, one, image, images, category, categories)
-            if not one.get("iscrowd", 0):
-                left, top, width, height = (float(value) for value in one["bbox"])
-                boxes[image].append([left, top, left + width, top + height])
-                labels[image].append(number[category])
-        names = [str(one["file_name"]) for one in images.values()]
-        told = tuple((int(one["height"]), int(one["width"])) if {"height", "width"} <= one.keys() else None
-                     for one in images.values())  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        images = [(int(one["id"]), str(one["file_name"]), _told(one)) for one in content["images"]]
+        found = [
+            (
+                f"{file}, annotation {one.get('id')}",
+                int(one["image_id"]),
+                int(one["category_id"]),
+                _corners(one),
+            )
+            for one in content["annotations"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CorruptFile(
             str(file), f"it is not COCO's JSON ({type(error).__name__}: {error})",
             "it must have images, annotations with image_id, category_id and bbox, and categories",
         ) from error  # fmt: skip
+    _check_once(file, "category", [number for number, _ in categories])
+    _check_once(file, "image", [number for number, _, _ in images])
+    number = {category: at for at, (category, _) in enumerate(categories)}
+    boxes: dict[int, list[list[float]]] = {image: [] for image, _, _ in images}
+    labels: dict[int, list[int]] = {image: [] for image, _, _ in images}
+    said: dict[int, list[str]] = {image: [] for image, _, _ in images}
+    for where, image, category, box in found:
+        _check_known(where, image, boxes, category, categories)
+        if box is not None:
+            boxes[image].append(box)
+            labels[image].append(number[category])
+            said[image].append(where)
+    names = [name for _, name, _ in images]
     base = _folder_of(names, file, root)
     targets = [
         {"boxes": torch.tensor(boxes[image]).reshape(-1, 4), "labels": torch.tensor(labels[image]).long()}
-        for image in images
+        for image in boxes
     ]
     return tuple(name for _, name in categories), Listed(
-        tuple(str(base / name) for name in names), targets, told
+        tuple(str(base / name) for name in names),
+        targets,
+        tuple(told for _, _, told in images),
+        [*said.values()],
     )
+
+
+def _told(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width, where they are said."""
+    return (int(image["height"]), int(image["width"])) if {"height", "width"} <= image.keys() else None
+
+
+def _corners(annotation: Mapping[str, Any]) -> list[float] | None:
+    """Left, top, right, bottom; None of a crowd."""
+    if annotation.get("iscrowd", 0):
+        return None
+    left, top, width, height = (float(value) for value in annotation["bbox"])
+    return [left, top, left + width, top + height]
 
 
 def _json(file: Path) -> Any:
@@ -95,28 +125,29 @@ def _json(file: Path) -> Any:
         raise InputError(str(file), f"it cannot be read ({error.strerror})", "make it readable") from error
 
 
+def _check_once(file: Path, what: str, ids: list[int]) -> None:
+    twice = [one for one, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise InputError(
+            str(file), f"{what} id {twice[0]} occurs {ids.count(twice[0])} times",
+            f"give each {what} an id of its own",
+        )  # fmt: skip
+
+
 def _check_known(
-    file: Path, one: Mapping[str, Any], image: int, images: Mapping[int, Any], category: int, known: list[tuple[int, str]]
-) -> None:  # fmt: skip
+    where: str, image: int, images: Collection[int], category: int, known: list[tuple[int, str]]
+) -> None:
     if category not in {number for number, _ in known}:
         raise InputError(
-            f"{file}, annotation {one.get('id')}", f"there is no category {category}",
+            where, f"there is no category {category}",
             f"add it, or use one of {', '.join(f'{number} ({name})' for number, name in known[:8])}",
         )  # fmt: skip
     if image not in images:
-        raise InputError(
-            f"{file}, annotation {one.get('id')}",
-            f"there is no image {image}",
-            "add it, or remove the annotation",
-        )
+        raise InputError(where, f"there is no image {image}", "add it, or remove the annotation")
 
 
 def _folder_of(names: list[str], file: Path, root: Path) -> Path:
     """Where the pictures are: `images/`, a folder of the part's name in it or beside it, or beside the JSON file."""
     part = file.stem.removeprefix("instances_")
     places = [root / "images", root / "images" / part, root / part, root, file.parent]
-    if names:
-        for place in places:
-            if (place / names[0]).is_file():
-                return place
-    return places[0]
+    return next((place for place in places if names and (place / names[0]).is_file()), places[0])

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from ..errors import InputError, InputTypeError, OperationError
 from ..graph.inputs import as_tensors
 from ..storage.digests import digest, tensor_digest
-from . import chance
-from .batches import TARGET_NAMES, images_apart, moved, one_by_one, rows, size, split_batch
+from . import chance, sources
+from .batches import images_apart, moved, one_by_one, rows, size, split_batch
+from .names import TARGETS
+from .pixels import as_floats
+from .sources import Source
 from .split import Data
-
-Source = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Callable[[], Iterable[Any]]
-"""Batches, again and again; a `Dataset` gives single examples, of which batches are made."""
+from .targets import are_images
 
 
 def from_loaders(
@@ -37,12 +38,13 @@ def from_loaders(
     """Splits of batches that one's own loaders make: everything that takes data takes them.
 
     A batch is `inputs` or `(inputs, targets)`: inputs a tensor, a tuple or a dict, targets anything. Loaders augment,
-    shuffle and normalise as they always do; uint8 images are divided by 255.
+    shuffle and normalise as they always do; uint8 images that the network looks at are divided by 255, and those that a
+    restoration aims at.
 
     Args:
         train: a `DataLoader`, a `Dataset`, a list of batches, or a function that returns a fresh iterator of batches.
-        val: likewise; None: cut from `train` by `seed`, where that is a `Dataset` or a `DataLoader` of one; without it
-            training cannot choose.
+        val: likewise; None: cut from `train` by `seed`, where that is a `Dataset` or a `DataLoader` of one, without a
+            sampler of its own; the rest of the loader's options stay.
         test: likewise; None: that of `val`.
         task: what the network is for: a name of `pintsize.tasks.list()`, a mapping, or a `pintsize.Task`; by default
             imitation, where batches have no targets, else classification.
@@ -55,18 +57,22 @@ def from_loaders(
 
     Raises:
         InputTypeError: a source that gives its batches once, or gives none.
-        InputError: no validation split can be cut.
+        InputError: no validation split can be cut; some parts have targets and others none, or it is not clear which
+            part of a batch they are.
+        OperationError: a source fails, or has no batch in it.
     """
     if val is None:
-        train, val = _cut(train, val_fraction, seed)
+        train, val = sources.cut(sources.checked(train, "train"), val_fraction, seed)
     names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    given = {"train": train, "val": val} | ({} if test is None else {"test": test})
     parts = {
         part: LoaderSplit(source, part, classes=names, collate=collate, task=task)
-        for part, source in (("train", train), ("val", val), ("test", val if test is None else test))
+        for part, source in given.items()
     }
-    if task is None and parts["val"].unlabelled:
+    if task is None and not _labelled(parts):
         task = "imitation"
         parts = {part: split.for_task(task) for part, split in parts.items()}
+    parts.setdefault("test", parts["val"])
     shape = parts["train"].image_shape
     return Data(name, parts["train"], parts["val"], parts["test"], names, shape, (), (), task)  # type: ignore[arg-type]
 
@@ -95,11 +101,12 @@ class LoaderSplit:
         task: Any = None,
         limit: int | None = None,
     ) -> None:
-        self._source, self._part, self._limit = _checked(source, part), part, limit
+        self._source, self._part, self._limit = sources.checked(source, part), part, limit
         self.classes, self.task = classes, task
         self._collate = collate or _collated
-        self._count: int | None = None
-        self._first: Any = None
+        self._count = sources.length(source)
+        with torch.random.fork_rng(devices=[]):  # a loader draws its order from the global generator
+            self._first = self._begun()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -108,17 +115,17 @@ class LoaderSplit:
         return tuple(leaves[0].shape[1:]) if leaves else ()
 
     @property
-    def unlabelled(self) -> bool:
-        """Whether its batches have no targets."""
-        batch = self._one()
+    def labelled(self) -> bool | None:
+        """Whether its batches have targets; None where that is not clear: a dict of several things of any names."""
+        batch = self._first
         if isinstance(batch, Mapping):
-            return not any(str(name).lower() in TARGET_NAMES for name in batch)
-        return split_batch(batch)[1] is None
+            known = any(str(name).lower() in TARGETS for name in batch)
+            return known or (None if len(batch) > 1 else False)
+        return split_batch(self._one())[1] is not None
 
     def __len__(self) -> int:
         if self._count is None:
-            known = _length(self._source)
-            self._count = sum(_images(batch) for batch in self._raw(256, None)) if known is None else known
+            self._count = sum(_images(batch) for batch in self._raw(256, None))
         return self._count if self._limit is None else min(self._count, self._limit)
 
     def __iter__(self) -> Iterator[Any]:
@@ -170,13 +177,10 @@ class LoaderSplit:
             if left is not None and left <= 0:
                 break
             given = True
-            yield moved(_as_floats(batch if left is None else _at_most(batch, left)), device)
+            yield self._given_out(moved(as_tensors(batch if left is None else _at_most(batch, left)), device))
             left = None if left is None else left - _images(batch)
         if not given:
-            raise OperationError(
-                f"loader {self._part!r}", "it gave no batch",
-                "pass one with at least a batch in it, that can be gone through again",
-            )  # fmt: skip
+            raise self._empty()
 
     def subset(self, n: int, seed: int = 0) -> LoaderSplit:
         """The first `n` images; of a `Dataset` of classes or anything else a choice by `seed`."""
@@ -203,13 +207,36 @@ class LoaderSplit:
 
     def digest(self) -> str:
         """Of the number of images and of the first batch: a loader's whole content is not cheap to read."""
-        leaves = [leaf for leaf in tree_leaves(self._one()) if isinstance(leaf, Tensor)]
-        return digest([len(self), tensor_digest({str(number): leaf for number, leaf in enumerate(leaves)})])
+        return digest([len(self), _printed(self._one())])
 
     def _one(self) -> Any:
-        if self._first is None:
-            self._first = next(self.batches(2))
-        return self._first
+        return self._given_out(as_tensors(self._first))
+
+    def _given_out(self, batch: Any) -> Any:
+        return as_floats(batch, of_images=are_images(self.task))
+
+    def _begun(self) -> Any:
+        """The first batch, of a source that has proved to begin anew."""
+        first = next(self._raw(2, None), _NOTHING)
+        if first is _NOTHING:
+            raise self._empty()
+        if sources.restarts(self._source):
+            return first
+        again = next(self._raw(2, None), _NOTHING)
+        # one that shuffles and one that goes on both give out something else: after all of it only the former does
+        if self._count is None or sources.goes_on(self._source) or _printed(first) != _printed(again):
+            count = sum(_images(batch) for batch in self._raw(2, None))
+            again = next(self._raw(2, None), _NOTHING)
+            self._count = count if self._count is None else self._count
+        if again is _NOTHING:
+            raise sources.once(self._source, self._part)
+        return first
+
+    def _empty(self) -> OperationError:
+        return OperationError(
+            f"loader {self._part!r}", "it gave no batch",
+            "pass one with at least a batch in it, that can be gone through again",
+        )  # fmt: skip
 
     def _raw(self, batch_size: int, order: list[int] | None, *, drop_last: bool = False) -> Iterator[Any]:
         """Batches as the source gives them."""
@@ -232,45 +259,33 @@ class LoaderSplit:
             ) from error
 
 
-def _checked(source: Any, part: str) -> Any:
-    """Raise unless its batches can be gone through more than once."""
-    if isinstance(source, Iterator):
-        raise InputTypeError(
-            f"{part}= a {type(source).__name__}", "it gives its batches once, and every epoch needs them",
-            "pass the loader itself, a list, or a function that returns a fresh iterator",
-        )  # fmt: skip
-    whole = isinstance(source, Dataset) and hasattr(source, "__len__")
-    if isinstance(source, str | bytes | Mapping | Tensor) or not (
-        whole or isinstance(source, Iterable) or callable(source)
-    ):
-        raise InputTypeError(
-            f"{part}= {type(source).__name__}", "it gives no batches",
-            "pass a DataLoader, a Dataset, a list of batches, or a function that returns an iterator",
-        )  # fmt: skip
-    return source
+_NOTHING = object()
+"""In place of a batch."""
 
 
-def _cut(source: Any, fraction: float, seed: int) -> tuple[Any, Any]:
-    """`source` without a share of its examples, and that share."""
-    if not 0 < fraction < 1:
+def _printed(batch: Any) -> str:
+    """A digest of the tensors in a batch."""
+    leaves = [leaf for leaf in tree_leaves(as_tensors(batch)) if isinstance(leaf, Tensor)]
+    return tensor_digest({str(number): leaf for number, leaf in enumerate(leaves)})
+
+
+def _labelled(parts: Mapping[str, LoaderSplit]) -> bool:
+    """Whether batches have targets, where no task tells; raise unless that is clear and the same in all parts."""
+    found = {part: split.labelled for part, split in parts.items()}
+    for part, known in found.items():
+        if known is None:
+            names = ", ".join(map(repr, parts[part]._first))
+            raise InputError(
+                f"{part}= batches with {names}", "it is not clear which of them the network is to tell",
+                "name the task, such as task='regression', or 'imitation' where all are inputs; or call it 'target'",
+            )  # fmt: skip
+    if len(set(found.values())) > 1:
+        bare = next(part for part, known in found.items() if not known)
         raise InputError(
-            f"val_fraction={fraction!r}", "it is not between 0 and 1", "pass a share such as 0.1"
-        )
-    examples = source.dataset if isinstance(source, DataLoader) else source
-    if not isinstance(examples, Dataset) or not hasattr(examples, "__len__") or len(examples) < 2:
-        raise InputError(
-            "val=None", "a validation split cannot be cut from batches that are made already",
-            "pass val=, or a Dataset as train=",
+            f"{bare}= batches without targets", f"those of {next(part for part, known in found.items() if known)} have some",
+            "give all parts targets, or pass task='imitation', which needs none",
         )  # fmt: skip
-    order = chance.order(len(examples), chance.VALIDATION, seed)
-    count = min(len(order) - 1, max(1, round(fraction * len(order))))
-    val, train = (Subset(examples, part.sort().values.tolist()) for part in (order[:count], order[count:]))
-    if not isinstance(source, DataLoader):
-        return train, val
-    options: dict[str, Any] = {
-        "batch_size": source.batch_size or 1, "num_workers": source.num_workers, "collate_fn": source.collate_fn,
-    }  # fmt: skip
-    return DataLoader(train, shuffle=True, **options), DataLoader(val, **options)
+    return bool(found["val"])
 
 
 def _collated(examples: list[Any]) -> Any:
@@ -284,17 +299,10 @@ def _collated(examples: list[Any]) -> Any:
         return list(examples)
 
 
-def _length(source: Any) -> int | None:
-    """How many images there are, where that is known without going through them."""
-    if isinstance(source, DataLoader):
-        return len(source.dataset) if hasattr(source.dataset, "__len__") and not source.drop_last else None
-    return len(source) if isinstance(source, Dataset) else None  # type: ignore[arg-type]
-
-
 def _seen(batch: Any) -> list[Tensor]:
     """The tensors in what a network looks at, which is not known here: all that is not called as targets are."""
     if isinstance(batch, Mapping):
-        batch = {name: value for name, value in batch.items() if str(name).lower() not in TARGET_NAMES}
+        batch = {name: value for name, value in batch.items() if str(name).lower() not in TARGETS}
     elif isinstance(batch, tuple | list) and batch:
         batch = batch[0]
     return [leaf for leaf in tree_leaves(as_tensors(batch)) if isinstance(leaf, Tensor)]
@@ -312,19 +320,3 @@ def _at_most(batch: Any, count: int) -> Any:
     if isinstance(batch, tuple) and isinstance(batch[0], tuple | list) and images_apart(batch[0], batch[1:]):
         batch = tuple(one_by_one(batch))
     return batch if n <= count else rows(batch, 0, count, of=n)
-
-
-def _as_floats(batch: Any) -> Any:
-    """Arrays as tensors, and uint8 images of the inputs in [0, 1]."""
-    batch = as_tensors(batch)
-
-    def scaled(images: Tensor) -> Tensor:
-        return images.float() / 255 if images.dtype == torch.uint8 and images.dim() > 2 else images
-
-    if isinstance(batch, Tensor):
-        return scaled(batch)
-    if isinstance(batch, tuple | list) and batch and not isinstance(batch[0], Mapping):
-        return (
-            type(batch)([tree_map_only(Tensor, scaled, batch[0]), *batch[1:]]) if len(batch) <= 2 else batch
-        )
-    return batch

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataNotFound, InputError
 from . import pictures
 from .annotated import Annotated, Listed
+from .lines import numbered
 from .placement import mask_image
 from .targets import IGNORED
 
@@ -23,7 +24,7 @@ def scan(root: Path) -> Annotated:
 
     Raises:
         DataNotFound: there is no such folder, or a picture has no mask.
-        InputError: masks say no class but one, or a class that has no name.
+        InputError: masks say no class but one, or a class that has no name; two pictures have the same name.
     """
     if not root.is_dir():
         raise DataNotFound(
@@ -53,12 +54,17 @@ def _listed(root: Path) -> Listed:
                 f"it has no folder {name}",
                 "put pictures into images/, masks into masks/",
             )
-        files = sorted((root / name).rglob("*"))
-        found.append({
-            file.relative_to(root / name).with_suffix(""): str(file)
-            for file in files
-            if file.suffix.lower() in suffixes and not file.name.startswith(".")
-        })  # fmt: skip
+        named: dict[Path, Path] = {}
+        for file in sorted((root / name).rglob("*")):
+            if file.suffix.lower() not in suffixes or file.name.startswith("."):
+                continue
+            other = named.setdefault(file.relative_to(root / name).with_suffix(""), file)
+            if other is not file:
+                raise InputError(
+                    str(file), f"{other.name} has the same name, by which pictures and masks are matched",
+                    "remove or rename one of them",
+                )  # fmt: skip
+        found.append({at: str(file) for at, file in named.items()})
     images, masks = found
     for names, others, what in ((images, masks, "mask"), (masks, images, "picture")):
         lost = sorted(names.keys() - others.keys())
@@ -74,8 +80,7 @@ def _listed(root: Path) -> Listed:
 def _classes(root: Path, masks: list[str]) -> tuple[str, ...]:
     names: tuple[str, ...] = ()
     if (root / _NAMES).is_file():
-        lines = (root / _NAMES).read_text(encoding="utf-8").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line for _, line in numbered(root / _NAMES))
     with ThreadPoolExecutor() as pool:
         largest = list(pool.map(_largest, masks))
     highest = max(largest, default=-1)
@@ -84,10 +89,10 @@ def _classes(root: Path, masks: list[str]) -> tuple[str, ...]:
             masks[largest.index(highest)], f"it has class {highest}, {_NAMES} names 0 to {len(names) - 1}",
             "add its name, or correct the mask",
         )  # fmt: skip
-    if highest < 1 and not names:
+    if highest < 1:
         raise InputError(
             f"masks data set {root}", f"no mask has a class above 0; {IGNORED} is of pixels that do not count",
-            "write 1, 2 … for what is not background, or name the classes in classes.txt",
+            f"write 1, 2 … for what is not background, 0 and 1 in place of 0 and {IGNORED}",
         )  # fmt: skip
     return names or tuple(map(str, range(highest + 1)))
 

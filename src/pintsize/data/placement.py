@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import CorruptFile, InputError
 from . import pictures
+from .targets import IGNORED
 
 LETTERBOX, STRETCH = "letterbox", "stretch"
 _GREY = 114
@@ -56,7 +57,7 @@ class Placement:
     def mask(self, file: str, word: int | None = None) -> NDArray[np.uint8]:
         """A mask file, uint8 [H, W, 1]; what is no picture does not count."""
         del word
-        return self._placed(mask_image(file), Image.Resampling.NEAREST, 255)[..., None]
+        return self._placed(mask_image(file), Image.Resampling.NEAREST, IGNORED)[..., None]
 
     def _placed(self, image: Image.Image, resampling: Image.Resampling, border: Any) -> NDArray[np.uint8]:
         top, left, height, width = self.window(image.height, image.width)

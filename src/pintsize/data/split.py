@@ -229,6 +229,17 @@ class Data:
     task: Any = None
     """What networks are to do with it: a name, a mapping or a `pintsize.Task`; None for a classification."""
 
+    def __post_init__(self) -> None:
+        for part in ("train", "val", "test"):
+            split = getattr(self, part)
+            kind = type(split)  # what a split gives out is not touched here
+            batches = callable(split) or hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")
+            if batches and not hasattr(kind, "batches"):
+                raise InputTypeError(
+                    f"{part}= {kind.__name__}", "it is no split",
+                    "make splits of batches of your own: pintsize.data.from_loaders(train, val)",
+                )  # fmt: skip
+
     def for_task(self, task: Any) -> Data:
         """The same images for another task; None leaves it as it is."""
         if task is None:

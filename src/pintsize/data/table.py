@@ -23,7 +23,7 @@ def scan(path: Path) -> Annotated:
 
     Raises:
         DataNotFound: there is no such file.
-        CorruptFile: it has no header, no columns of numbers, or something else in one.
+        CorruptFile: it has no header or no names in it, no columns of numbers, or something else in one.
     """
     if not path.is_file():
         raise DataNotFound(f"CSV data set {path}", "there is no such file", "check the path after 'csv:'")
@@ -43,6 +43,7 @@ def scan(path: Path) -> Annotated:
             "it has no columns of numbers, or no rows",
             "write a header such as file,age and a row a picture",
         )
+    _check_header(path, header, names, numbers)
     files: dict[str, list[str]] = {}
     values: dict[str, list[list[float]]] = {}
     for line, row in enumerate(rows[1:], 2):
@@ -66,11 +67,33 @@ def scan(path: Path) -> Annotated:
     )
 
 
-def _number(where: str, column: str, text: str) -> float:
+def _check_header(path: Path, header: list[str], names: int, numbers: list[int]) -> None:
+    """Raise if the first row looks like a picture's, or a column has no name."""
+    if header[names].lower() not in _FILES and (
+        (path.parent / header[names]).is_file() or any(map(_is_number, (header[at] for at in numbers)))
+    ):
+        raise CorruptFile(
+            f"{path}, line 1", f"it looks like a row of a picture, not like the names of columns: {','.join(header)[:60]}",
+            "write names above it, such as file,age; if it is names, call the column of file names file",
+        )  # fmt: skip
+    bare = next((at for at in numbers if not header[at]), None)
+    if bare is not None:
+        raise CorruptFile(
+            f"{path}, line 1", f"column {bare + 1} has no name",
+            "name it, or remove it if it but counts the rows",
+        )  # fmt: skip
+
+
+def _is_number(text: str) -> bool:
     try:
-        value = float(text)
+        float(text)
     except ValueError:
-        value = math.nan
+        return False
+    return True
+
+
+def _number(where: str, column: str, text: str) -> float:
+    value = float(text) if _is_number(text) else math.nan
     if not math.isfinite(value):
         raise CorruptFile(
             where, f"{column} is {text.strip()!r}, not a number", "correct it, or remove the row"

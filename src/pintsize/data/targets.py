@@ -20,7 +20,7 @@ from . import chance
 from .transform import Transform
 
 IGNORED = 255
-"""What masks say of pixels that do not count, where no task says otherwise."""
+"""What stored masks say of pixels that do not count; a task that calls them otherwise is given its own value."""
 _LEFT_OVER = 0.1
 """Share of a box below which it is not worth finding."""
 Target: TypeAlias = dict[str, Tensor]
@@ -104,16 +104,17 @@ def follow(
         transform: of the images.
         words: one for each image; None where nothing is augmented.
         stored: height and width before it.
-        ignored: what masks say of the border that a crop shows.
+        ignored: what the task takes for pixels that do not count: those of the file, and borders.
     """
     if isinstance(targets, list):
         return _boxes(targets, transform, words, stored)
     if isinstance(targets, Tensor) and targets.dtype == torch.uint8 and targets.dim() == 3:
         if words is not None:
-            targets = transform.moved(targets[..., None], words, border=ignored)[..., 0]
+            targets = transform.moved(targets[..., None], words, border=IGNORED)[..., 0]
         if transform.size is not None and transform.size != stored:
             targets = F.interpolate(targets[:, None].float(), transform.size, mode="nearest-exact")[:, 0]
-        return targets.long()
+        targets = targets.long()
+        return targets if ignored == IGNORED else targets.masked_fill(targets == IGNORED, ignored)
     return targets
 
 
@@ -157,6 +158,17 @@ def ignore_index(task: Any) -> int:
     """What masks say of pixels that do not count, by a task: its name, a mapping or the task itself."""
     told = task.get("ignore_index") if isinstance(task, Mapping) else getattr(task, "ignore_index", None)
     return IGNORED if told is None else int(told)
+
+
+def are_images(task: Any) -> bool:
+    """Whether a task's targets are images, as those of a restoration: its name, a mapping or the task itself."""
+    return named(task) == "restoration"
+
+
+def named(task: Any) -> str | None:
+    """What a task is called: its name, a mapping or the task itself."""
+    told = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", task)
+    return told if isinstance(told, str) else None
 
 
 def has_classes(targets: Any) -> bool:

@@ -60,6 +60,8 @@ def records_of(
 ) -> Sequence[Any]:
     """What the task's metric notes of each image; see `evaluate`."""
     task.judged()
+    if hasattr(split, "for_task"):
+        split = split.for_task(task)
     if isinstance(model_or_runtime, nn.Module):
         return score(model_or_runtime, split, task, batch_size=batch_size, loss=False).records
     if callable(model_or_runtime):

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,8 @@ def train(
     _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
+    # what does not count in masks, and whether targets are images, is the task's to say; the test split is not touched
+    data = replace(data, train=data.train.for_task(chosen), val=data.val.for_task(chosen), task=chosen)
     rehearse(model, data, chosen)
     path = None if checkpoint is None else Path(checkpoint)
     with _placed(model, data, chosen, options, teacher, callbacks, path) as run:
