@@ -20,6 +20,7 @@ from ...tables import Table, Tabular
 from ...tasks import Task, task_of
 from ...training.evaluation import batches_of
 from ...training.placement import device_of
+from ...units import ACCURACY, Scale
 from ..rules.language import ELEMENTS, Rules, from_ratios
 from .parts import LEVELS, Part, find_parts
 from .prefix import Batch, Prefix
@@ -65,12 +66,16 @@ class Sensitivity(Tabular):
     unit: str = "%"
     higher_is_better: bool = True
 
+    @property
+    def scale(self) -> Scale:
+        """How its figures are told, drawn and compared."""
+        return Scale(self.metric, self.unit, self.higher_is_better)
+
     def ratio_for(self, curve: Curve, max_drop: float) -> float:
         """The largest ratio up to which the curve loses at most `max_drop`, in the metric's units; 0 if there is none."""
         best = 0.0
         for ratio, accuracy in zip(self.ratios, curve.accuracy, strict=True):
-            drop = self.accuracy - accuracy if self.higher_is_better else accuracy - self.accuracy
-            if drop > max_drop + 1e-9:
+            if self.scale.worse(self.accuracy, accuracy) > max_drop + 1e-9:
                 break
             best = ratio
         return best
@@ -114,14 +119,15 @@ class Sensitivity(Tabular):
         """The curves as a figure."""
         from ...viz.scans import sensitivity_curves
 
-        metric = f"{self.metric} ({self.unit})" if self.unit else self.metric
-        return sensitivity_curves(self.by_layer(), max_drop=max_drop, metric=metric)
+        return sensitivity_curves(self.by_layer(), max_drop=max_drop, scale=self.scale)
 
     def __rich__(self) -> Table:
         """One line for each part: its accuracy at each ratio."""
-        rows = [(curve.name, *(f"{value:.1f}" for value in curve.accuracy)) for curve in self.curves]
+        scale = self.scale
+        rows = [(curve.name, *(scale.number(value, 1) for value in curve.accuracy)) for curve in self.curves]
+        name = "" if scale == ACCURACY else f"{scale.metric} "
         return Table(
-            (f"{self.accuracy:.2f} {self.unit} whole", *(f"{ratio:g}" for ratio in self.ratios)), rows
+            (f"{name}{scale.told(self.accuracy)} whole", *(f"{ratio:g}" for ratio in self.ratios)), rows
         )
 
     def _repr_html_(self) -> str:
