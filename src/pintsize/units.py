@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InputError
-
 
 def count_text(number: float) -> str:
     """Three significant digits with a decimal prefix: 11689512 → '11.7 M'."""
@@ -60,22 +58,6 @@ class Scale:
         """Of the rows of one task, some of which may not name it: by the one that says most."""
         keys = ("metric_name", "higher_is_better", "metric", "val_metric")
         return cls.of(max(rows, key=lambda row: [row.get(key) is not None for key in keys], default={}))
-
-    @classmethod
-    def shared(cls, rows: Iterable[Mapping[str, Any]]) -> Scale:
-        """The one that all of them have.
-
-        Raises:
-            InputError: they have several.
-        """
-        found = list(dict.fromkeys(cls.of(row) for row in rows)) or [cls()]
-        if len(found) > 1:
-            raise InputError(
-                "what is compared",
-                f"it is judged by {' and by '.join(scale.label for scale in found)}",
-                "compare networks that are judged by one metric",
-            )
-        return found[0]
 
     def named(self) -> dict[str, Any]:
         """What `of` reads in a row; nothing where it is what rows have that say nothing."""

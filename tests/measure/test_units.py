@@ -2,7 +2,6 @@
 
 import pytest
 
-from pintsize.errors import InputError
 from pintsize.units import ACCURACY, Scale, bytes_text, count_text, drop_text, milliseconds_text
 
 
@@ -50,10 +49,3 @@ def test_small_figures_of_other_metrics_keep_their_digits_and_accuracies_two_dec
     assert (loss.best([3.0, 2.0]), loss.worse(2.0, 3.0), ACCURACY.worse(2.0, 3.0)) == (2.0, 1.0, -1.0)
     assert Scale.of(loss.named()) == loss
     assert Scale.of(ACCURACY.named()) == ACCURACY
-
-
-def test_what_is_judged_by_several_metrics_is_not_compared():
-    rows = [{"accuracy": 1.0}, {"accuracy": 2.0, "metric_name": "PSNR", "metric_unit": "dB"}]
-    assert Scale.shared(rows[1:]).label == "PSNR (dB)"
-    with pytest.raises(InputError, match=r"accuracy \(%\) and by PSNR \(dB\)"):
-        Scale.shared(rows)

@@ -19,8 +19,8 @@ from pintsize.deploy import open_runtime
 from pintsize.errors import InputError
 from pintsize.recipe.recipe import Recipe
 from pintsize.search.allocation import Allocation
-from pintsize.search.budget import BudgetSearch, point_of
-from pintsize.search.candidate import Workshop
+from pintsize.search.budget import BudgetSearch
+from pintsize.search.candidate import Workshop, point_of
 from pintsize.search.clock import Clock
 from pintsize.search.latency_table import cache_file
 from pintsize.storage.network_file import read_tensors

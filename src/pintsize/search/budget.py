@@ -13,10 +13,8 @@ from ..graph import ChannelGroup, Graph, analyse
 from ..pruning.channels.depth import residual_blocks
 from ..pruning.channels.removal import kept_multiple
 from ..recipe.training import RecoverSection
-from ..tables import judged
-from ..units import Scale
 from .allocation import Allocation, CostModel, Space, dearest_within
-from .candidate import DENSE, QUANTIZED, Workshop, describe
+from .candidate import DENSE, QUANTIZED, Workshop, describe, point_of
 from .clock import Clock
 from .damage import Damage, damage_of, levels_of
 from .latency_table import LatencyTable, layers_of, weight_layers
@@ -389,12 +387,6 @@ class BudgetSearch:
             "seconds": self.clock.spent,
             "candidates": [{key: row[key] for key in keys if key in row} for row in self.rows],
         }
-
-
-def point_of(dense: dict[str, Any]) -> float:
-    """What counts as a point of the metric: one percent, or a hundredth of what the dense network has."""
-    scale = Scale.of(dense)
-    return 1.0 if scale.unit == "%" else abs(judged(dense, "val_") or 0.0) / 100
 
 
 def _choices(group: ChannelGroup) -> list[int]:

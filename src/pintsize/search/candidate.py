@@ -342,3 +342,9 @@ def describe(row: dict[str, Any]) -> str:
         f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
         f"{'' if row['meets'] else ', over the budget'}"
     )
+
+
+def point_of(dense: dict[str, Any]) -> float:
+    """What counts as a point of the metric: one percent, or a hundredth of what the dense network has."""
+    scale = Scale.of(dense)
+    return 1.0 if scale.unit == "%" else abs(judged(dense, "val_") or 0.0) / 100

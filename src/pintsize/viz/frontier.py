@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..units import Scale, bytes_text, count_text, milliseconds_text
+from ..units import bytes_text, count_text, milliseconds_text
 from . import style
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def accuracy_compression(
             "points", f"none has an accuracy and {cost!r}", f"pass points with 'accuracy' and {cost!r}"
         )
     pairs = [(float(p[cost]), float(p["accuracy"])) for _, p in chosen]
-    scale = Scale.shared(p for _, p in chosen)
+    scale = style.shared_scale(p for _, p in chosen)
     front = pareto_front([(x, scale.merit(y)) for x, y in pairs])
     figure, (axes,) = style.figure(height=3.8)
     _front_line(axes, [pairs[i] for i in front])
@@ -148,7 +148,7 @@ def bits_frontier(
     """
     everything = {**series, **(reference or {})}
     _check(everything, cost)
-    scale = Scale.shared(p for points in everything.values() for p in points)
+    scale = style.shared_scale(p for points in everything.values() for p in points)
     title = title or f"{scale.metric[0].upper()}{scale.metric[1:]} against size, by bits"
     figure, (axes,) = style.figure(height=4.2)
     ours = [(float(p[cost]), float(p["accuracy"])) for points in series.values() for p in points]

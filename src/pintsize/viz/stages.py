@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..tables import judged
-from ..units import Scale, bytes_text, count_text, milliseconds_text
+from ..units import bytes_text, count_text, milliseconds_text
 from . import style
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def stage_bars(stages: Sequence[Stage], *, title: str = "Stage by stage") -> Fig
     """
     names = [str(stage["name"]) for stage in stages]
     panels = []
-    scale = Scale.shared(stage for stage in stages if judged(stage) is not None)
+    scale = style.shared_scale(stage for stage in stages if judged(stage) is not None)
     for label, values, text in (
         (scale.label, [judged(stage) for stage in stages], scale.number),
         *((label, [_value(stage, key) for stage in stages], text) for key, label, text in _QUANTITIES),

@@ -63,5 +63,5 @@ def frontier(history: Sequence[Mapping[str, Any]], params: float) -> Figure:
         for row in history
         if row.get("ends")
     ]
-    metric = Scale.shared(points).metric
+    metric = Scale.among(points).metric
     return accuracy_compression(points, cost="params", title=f"Validation {metric} against parameters left")

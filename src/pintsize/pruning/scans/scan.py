@@ -95,9 +95,8 @@ class Sensitivity(Tabular):
         importance = ELEMENTS if self.level == "weight" else _RULE_NAMES.get(self.importance, self.importance)
         tolerated: dict[str, float] = {}
         for curve in self.curves:
-            for (
-                name
-            ) in curve.parameters:  # channels of one weight may belong to several groups: the least counts
+            # channels of one weight may belong to several groups: the least counts
+            for name in curve.parameters:
                 tolerated[name] = min(tolerated.get(name, 1.0), self.ratio_for(curve, max_drop))
         chosen = [(name, ratio, importance) for name, ratio in tolerated.items()]
         if not any(ratio for _, ratio, _ in chosen):
@@ -125,10 +124,8 @@ class Sensitivity(Tabular):
         """One line for each part: its accuracy at each ratio."""
         scale = self.scale
         rows = [(curve.name, *(scale.number(value, 1) for value in curve.accuracy)) for curve in self.curves]
-        name = "" if scale == ACCURACY else f"{scale.metric} "
-        return Table(
-            (f"{name}{scale.told(self.accuracy)} whole", *(f"{ratio:g}" for ratio in self.ratios)), rows
-        )
+        whole = f"{'' if scale == ACCURACY else f'{scale.metric} '}{scale.told(self.accuracy)} whole"
+        return Table((whole, *(f"{ratio:g}" for ratio in self.ratios)), rows)
 
     def _repr_html_(self) -> str:
         return str(self.plot()._repr_html_()) + super()._repr_html_()
@@ -396,9 +393,8 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(str(path), "there is no such file", "check the path") from error
     except (ValueError, RecursionError) as error:
-        raise CorruptFile(
-            str(path), f"it is not JSON ({error})", "restore it from a copy, or remove it"
-        ) from error
+        cause, remedy = f"it is not JSON ({error})", "restore it from a copy, or remove it"
+        raise CorruptFile(str(path), cause, remedy) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise CorruptFile(str(path), "it is no sensitivity scan", "choose another path")
     return document
