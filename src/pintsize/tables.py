@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table as RichTable
 
-_STAGE_HEADINGS = ("", "accuracy", "parameters", "MACs", "file", "latency")
+_STAGE_HEADINGS = ("", "parameters", "MACs", "file", "latency")
 _NARROWEST = 10
 """Columns of a terminal that a column of words keeps."""
 
@@ -159,13 +159,13 @@ def text_table(headings: Cells, rows: Sequence[Cells]) -> str:
 
 def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     """The stages of a run: accuracy on the test images, size, and median latency of one image."""
-    from .units import bytes_text, count_text, milliseconds_text  # measure draws its tables from here
+    from .units import Scale, bytes_text, count_text, milliseconds_text  # measure draws its tables from here
 
     compressed = any("compressed_bytes" in stage for stage in stages)
     rows = [
         (
             str(stage["name"]),
-            f"{judged(stage):.2f} {stage.get('metric_unit', '%')}".rstrip(),
+            Scale.of(stage).told(judged(stage) or 0.0),
             count_text(stage["params"]),
             count_text(stage["macs"]),
             bytes_text(stage["bytes"]),
@@ -174,8 +174,7 @@ def stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
         )
         for stage in stages
     ]
-    name = next((stage["metric_name"] for stage in stages if "metric_name" in stage), _STAGE_HEADINGS[1])
-    headings = (_STAGE_HEADINGS[0], name, *_STAGE_HEADINGS[2:])
+    headings = (_STAGE_HEADINGS[0], Scale.among(stages).metric, *_STAGE_HEADINGS[1:])
     return Table((*headings, "as .pint") if compressed else headings, rows)
 
 

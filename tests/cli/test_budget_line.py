@@ -30,3 +30,9 @@ def test_a_budget_that_is_not_met_says_why(changes, said):
 
 def test_a_run_without_a_budget_says_nothing():
     assert budget_line({}) == ""
+
+
+def test_a_drop_is_told_in_the_units_of_the_metric():
+    task = {"name": "regression", "metric": "MAE", "unit": "cm", "higher_is_better": False}
+    told = budget_line({"budget": {**FOUND, "max_drop": 0.5, "limit": None}, "task": task})
+    assert "lost more than 0.5 cm; allow more" in told

@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 import pintsize as ps
 from pintsize import viz as pictures
 from pintsize.cli.app import app
+from pintsize.cli.output import compared, figures, judged
 from pintsize.errors import CorruptFile, InputError
+from pintsize.pruning.scans.scan import Curve, Sensitivity
+from pintsize.viz.style import description
 
 
 def draw(*args, folder=None):
@@ -169,3 +172,55 @@ def test_bad_input(files, monkeypatch, args, error, words):
     monkeypatch.chdir(files)
     with pytest.raises(error, match=words):
         CliRunner().invoke(app, ["viz", *args], catch_exceptions=False)
+
+
+ERROR = {"metric_name": "MAE", "metric_unit": "cm"}
+TASK = {"name": "regression", "metric": "MAE", "unit": "cm", "higher_is_better": False}
+
+
+@pytest.fixture
+def errors(files, tmp_path):
+    """The runs and the scan, judged by an error: the less, the better."""
+    for name in ("a", "b"):
+        content = json.loads((files / name / "metrics.json").read_text())
+        stages = [{"metric": 100 - stage.pop("accuracy"), **stage, **ERROR} for stage in content["stages"]]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({**content, "task": TASK, "stages": stages}))
+    scan = scan_of("MAE", "cm", 6.0, [9.0])
+    scan.save(tmp_path / "scan.json")
+    return tmp_path
+
+
+def scan_of(metric, unit, whole, found):
+    curve = Curve("conv1", ["conv1.weight"], 8, found, [1.0])
+    return Sensitivity("filter", "l1", [0.5], whole, 1.0, 10, [curve], metric, unit, higher_is_better=False)
+
+
+def test_pictures_of_errors_say_so(errors, tmp_path):
+    runs = errors / "a", errors / "b"
+    told = draw("accuracy-compression", *runs, folder=tmp_path)
+    assert "2 on the Pareto front: b 20.00 cm at 1.00 kB; a 10.00 cm at 3.00 kB" in told
+    assert "W8A8 down to 10.00 cm" in draw("bits-frontier", *runs, folder=tmp_path)
+    assert "MAE (cm) dense fp32 9.00, pruned 10.00" in draw("stage-bars", runs[0], folder=tmp_path)
+    scan = errors / "scan.json"
+    assert "MAE rises from 6.0 cm to 9.0 cm" in draw(
+        "sensitivity-curves", scan, "--max-drop", 2, folder=tmp_path
+    )
+    assert "largest rise is 3.0 cm, of conv1" in draw("layer-importance", scan, folder=tmp_path)
+
+
+def test_runs_of_several_metrics_are_not_drawn_together(errors, files, tmp_path):
+    with pytest.raises(InputError, match="compare networks that are judged by one metric"):
+        draw("accuracy-compression", errors / "a", files / "b", folder=tmp_path)
+
+
+def test_figures_of_networks_name_the_metric_of_the_data():
+    images = torch.rand(8, 1, 4, 4)
+    batches = [(images, images.mean((2, 3)))]
+    data = ps.data.from_loaders(batches, batches, task={"name": "regression", "unit": "cm"})
+    row = {"metric": 0.25, "metric_name": "MAE", "metric_unit": "cm", "higher_is_better": False}
+    assert figures(0.25, data) == row
+    assert judged(0.25, data)[1] == "MAE 0.25 cm on 8 validation images"
+    assert compared(0.25, 0.5, data)[0]["drop"] == 0.25
+    told = description(pictures.round_bars([{"name": "dense", **row, "params": 10}]))
+    assert "MAE (cm) dense 0.25; parameters dense 10" in told

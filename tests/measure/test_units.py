@@ -2,7 +2,7 @@
 
 import pytest
 
-from pintsize.units import bytes_text, count_text, milliseconds_text
+from pintsize.units import ACCURACY, Scale, bytes_text, count_text, drop_text, milliseconds_text
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,19 @@ def test_bytes_and_milliseconds():
         "17.8 ms",
         "123 ms",
     ]
+
+
+def test_small_figures_of_other_metrics_keep_their_digits_and_accuracies_two_decimals():
+    loss = Scale("MAE", "cm", higher_is_better=False)
+    assert (loss.told(0.00312), loss.told(15.75), loss.label, loss.points) == (
+        "0.00312 cm",
+        "15.75 cm",
+        "MAE (cm)",
+        "cm",
+    )
+    assert (ACCURACY.told(0.5), ACCURACY.label, ACCURACY.points) == ("0.50 %", "accuracy (%)", "points")
+    assert (drop_text(0.0031, "cm"), drop_text(0.0031)) == ("0.0031 cm lost", "no accuracy lost")
+    assert Scale("top-5 accuracy", "%").points == "points"
+    assert (loss.best([3.0, 2.0]), loss.worse(2.0, 3.0), ACCURACY.worse(2.0, 3.0)) == (2.0, 1.0, -1.0)
+    assert Scale.of(loss.named()) == loss
+    assert Scale.of(ACCURACY.named()) == ACCURACY

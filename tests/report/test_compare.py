@@ -8,7 +8,7 @@ import pytest
 
 from pintsize import report
 from pintsize.errors import CorruptFile, InputError
-from pintsize.report.compare import flatten
+from pintsize.report.compare import flatten, points
 
 
 def stage(name, accuracy, size, ms):
@@ -135,3 +135,54 @@ def test_too_few_or_broken(runs, tmp_path):
 
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == {"a.b": 1, "a.c.d": 2, "e": [1]}
+
+
+MAE = {"name": "regression", "metric": "MAE", "unit": "cm", "higher_is_better": False}
+
+
+def judged_by(folder, task):
+    """The run of another task, whose figures are called otherwise in its file."""
+    content = json.loads((folder / "metrics.json").read_text())
+    content["task"] = task
+    for row in content["stages"]:
+        row["metric"] = 100 - row.pop("accuracy")
+        row |= {"metric_name": task["metric"], "metric_unit": task["unit"]}
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+def test_of_errors_the_least_is_best(runs, tmp_path):
+    for folder in runs:
+        judged_by(folder, MAE)
+    text = report.compare(runs, tmp_path / "out.html").read_text()
+    assert "3 runs; best by MAE is a: 8.50 cm, 500 kB, 3.00 ms; smallest is b" in text
+    assert '<th scope="col" class="number">MAE (cm)</th><th scope="col" class="number">drop (cm)</th>' in text
+    assert "2 on the Pareto front: b 10.00 cm at 100 kB; a 8.50 cm" in text
+    assert re.search(r'data-key="2\.0">\s*2\.00', text)  # the drop of b
+    assert "accuracy" not in text
+
+
+def test_runs_of_several_metrics_have_columns_plots_and_best_ones_of_their_own(make, tmp_path):
+    runs = [make(name, 91.5 - n, 500_000 - 9 * n, 3.0) for n, name in enumerate("abcd")]
+    for folder in runs[2:]:
+        judged_by(folder, MAE)
+    text = report.compare(runs, tmp_path / "out.html").read_text()
+    assert "most accurate is a: 91.50 %, 500 kB, 3.00 ms; best by MAE is c: 10.50 cm" in text
+    headings = re.findall(r'<th scope="col" class="number">([^<]*)</th>', text)
+    assert headings[:4] == ["accuracy (%)", "drop (points)", "MAE (cm)", "drop (cm)"]
+    row = re.search(r'data-key="d">.*?</tr>', text, re.DOTALL)[0]
+    assert re.findall(r">(–|\d+\.\d\d)</td>", row)[:4] == ["–", "–", "11.50", "3.50"]
+    assert text.count('<figure class="plot">') == 6
+    assert "2 networks, 1 on the Pareto front: d 11.50 cm" not in text  # c is better, and larger
+    assert "2 networks, 2 on the Pareto front: d 11.50 cm" in text
+    assert "2 networks, 2 on the Pareto front: b 90.50 %" in text
+    assert "What accuracy and MAE cost<" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_points_say_what_they_are(runs):
+    judged_by(runs[0], MAE)
+    first, second = points(runs[:2])
+    assert first["accuracy"] == pytest.approx(8.5)
+    assert (first["metric_name"], first["metric_unit"], first["higher_is_better"]) == ("MAE", "cm", False)
+    assert "metric_name" not in second

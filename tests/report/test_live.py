@@ -87,3 +87,22 @@ def test_files_that_are_torn_are_left_out(run):
     found, progress = unfinished(run)
     assert found["recipe"] == {}
     assert [(one.name, one.seconds) for one in progress] == [("train", None), ("recover", None)]
+
+
+def test_a_run_of_another_task_is_told_in_its_metric(run):
+    named = {"metric_name": "MAE", "metric_unit": "cm", "higher_is_better": False}
+    epochs = [{"epoch": n, "train_loss": 1.0, "val_metric": 0.05 / n, **named} for n in (1, 2)]
+    logbook = Logbook(run / "tensorboard" / "recover", 0)
+    for epoch in epochs:
+        logbook.epoch(epoch)
+    logbook.close()
+    marker = run / "stages" / "train.json"
+    marker.write_text(json.dumps({"seconds": 87.3, "result": {"val_metric": 0.06, "history": epochs}}))
+    assert (
+        "train done, validation MAE 0.06 cm; recover goes on after 2 epochs, validation MAE 0.025 cm"
+        in render(read(run, unfinished=True))
+    )
+    marker.write_text(json.dumps({"seconds": 87.3, "result": {}}))  # events alone do not name it
+    page = render(read(run, unfinished=True))
+    assert "recover goes on after 2 epochs, validation metric 0.025." in page
+    assert "loss and metric over 2 epochs; best validation metric 0.025." in page

@@ -20,7 +20,7 @@ from pintsize.errors import InputError
 from pintsize.recipe.recipe import Recipe
 from pintsize.search.allocation import Allocation
 from pintsize.search.budget import BudgetSearch
-from pintsize.search.candidate import Workshop
+from pintsize.search.candidate import Workshop, point_of
 from pintsize.search.clock import Clock
 from pintsize.search.latency_table import cache_file
 from pintsize.storage.network_file import read_tensors
@@ -567,3 +567,11 @@ def test_a_latency_is_kept_end_to_end_and_other_threads_are_measured_anew(data, 
     assert all(row["meets"] == (row["judged_ms"] <= limit) and row["judged_ms"] < times[0] for row in tried)
     other = ps.compress("resnet-demo", data, max_latency=1e9, **{**options, "threads": 2}).metrics["budget"]
     assert other["candidates"][0]["latency_ms"] != times[0]
+
+
+def test_a_point_is_a_percent_or_a_hundredth_of_what_the_dense_network_has():
+    assert point_of({"val_accuracy": 80.0}) == 1.0
+    named = {"metric_name": "mIoU", "metric_unit": "%"}
+    assert point_of({"val_metric": 40.0, **named}) == 1.0
+    assert point_of({"val_metric": 30.0, "metric_name": "PSNR", "metric_unit": "dB"}) == pytest.approx(0.3)
+    assert point_of({"val_metric": -0.5, "metric_name": "F", "metric_unit": ""}) == pytest.approx(0.005)

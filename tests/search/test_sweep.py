@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -318,3 +319,59 @@ def test_a_sweep_that_is_killed_goes_on_with_what_is_left(small, tmp_path):
     assert found["points"]["weights-4"]["bytes"] < found["points"]["weights-8"]["bytes"]
     log = (out / "trials" / "weights-4" / "log.txt").read_text()
     assert "train: done before by another run" in log  # the dense network was trained once
+
+
+def judged_in(monkeypatch, unit_of):
+    """Runs that measure errors; in which unit, by seed."""
+
+    def compress(*, recipe, out, **_):
+        named = {"metric_name": "MAE", "metric_unit": unit_of(recipe.seed)}
+        stage = {
+            "name": "dense int8", "metric": 10.0 - recipe.seed, "val_metric": 10.0 - recipe.seed % 2, "macs": 5, "params": 3,
+            "bytes": 100 * (recipe.seed + 1), "file": "net.onnx", "latency": {"median_ms": 1.0}, **named,
+        }  # fmt: skip
+        task = {
+            "name": "regression",
+            "metric": "MAE",
+            "unit": unit_of(recipe.seed),
+            "higher_is_better": False,
+        }
+        metrics = {
+            "format": 1,
+            "machine": {},
+            "task": task,
+            "recipe": recipe.model_dump(mode="json"),
+            "stages": [stage],
+        }
+        (out / "metrics.json").write_text(json.dumps(metrics))
+
+    monkeypatch.setattr(pipeline, "compress", compress)
+
+
+def test_of_errors_the_least_are_on_the_front_and_told_in_their_unit(file, monkeypatch, tmp_path):
+    judged_in(monkeypatch, lambda _: "cm")
+    found = sweep(file, out=tmp_path / "o", engine="serial")
+    assert found.front("bytes") == ["seed-0", "seed-1"]
+    assert re.search(r"seed-1  done   front +9\.00 cm +9\.00 cm", found.table())
+    assert "%" not in found.table()
+    assert (tmp_path / "o" / "frontier.png").is_file()
+
+
+def test_each_metric_has_a_front_of_its_own(file, monkeypatch, tmp_path):
+    judged_in(monkeypatch, lambda seed: "cm" if seed < 2 else "mm")
+    found = sweep(file, out=tmp_path / "o", engine="serial")
+    assert found.front("bytes") == ["seed-0", "seed-1", "seed-2", "seed-3"]
+    assert {path.name for path in (tmp_path / "o").glob("*.png")} == {"frontier.png", "frontier-2.png"}
+    assert found.report.is_file()
+
+
+def test_halving_of_errors_lets_the_least_go_on(tmp_path):
+    def reach(trial, error):
+        rule = Asha(tmp_path, trial, stage="recover", grace=1, factor=2)
+        named = {"metric_name": "MAE", "metric_unit": "cm", "higher_is_better": False}
+        rule("recover", {"epoch": 1, "val_metric": error, **named})
+
+    reach("a", 120.0)
+    reach("b", 0.5)
+    with pytest.raises(Stopped, match=r"0\.75 cm after epoch 1 of recover; going on takes 0\.5 cm"):
+        reach("c", 0.75)

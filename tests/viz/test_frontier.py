@@ -110,3 +110,35 @@ def test_series_by_bits():
 def test_points_without_cost(call):
     with pytest.raises(InputError):
         call()
+
+
+ERROR = {"metric_name": "MAE", "metric_unit": "cm", "higher_is_better": False}
+
+
+def test_of_errors_the_least_are_on_the_front():
+    points = [{**point, **ERROR, "accuracy": 100 - point["accuracy"]} for point in POINTS]
+    figure = frontier.accuracy_compression(points)
+    assert [line[1] for line in figure.axes[0].lines[0].get_xydata()] == pytest.approx([8.1, 8.0])
+    assert figure.axes[0].get_ylabel() == "MAE (cm)"
+    assert figure.axes[0].get_title(loc="left") == "MAE against file size"
+    assert "int8 8.10 cm at 470 kB; dense 8.00 cm" in style.description(figure)
+
+
+def test_series_of_errors():
+    series = {
+        "W8A8": [{"accuracy": 0.031, "bytes": 470, **ERROR}, {"accuracy": 0.048, "bytes": 280, **ERROR}]
+    }
+    series["W4A8"] = [{"accuracy": 0.05, "bytes": 300, **ERROR}]
+    figure = frontier.bits_frontier(series)
+    assert [line[1] for line in figure.axes[0].lines[0].get_xydata()] == [0.048, 0.031]
+    assert figure.axes[0].get_ylabel() == "MAE (cm)"
+    said = "MAE against size, by bits: W8A8 down to 0.031 cm, W4A8 down to 0.05 cm."
+    assert style.description(figure) == said
+
+
+def test_what_several_metrics_judge_is_in_no_picture_together():
+    mixed = [POINTS[0], {**POINTS[1], **ERROR}]
+    with pytest.raises(InputError, match=r"accuracy \(%\) and by MAE \(cm\)"):
+        frontier.accuracy_compression(mixed)
+    with pytest.raises(InputError, match="one metric"):
+        frontier.bits_frontier({"W8A8": mixed})

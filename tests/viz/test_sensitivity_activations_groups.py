@@ -8,6 +8,7 @@ from torch import nn
 
 from pintsize.errors import InputError
 from pintsize.graph import channel_groups
+from pintsize.units import Scale
 from pintsize.viz import activations, groups, style
 from pintsize.viz import scans as sensitivity
 
@@ -111,3 +112,25 @@ def test_every_public_name_is_there():
     assert set(dir(viz)) == set(viz.__all__)
     with pytest.raises(AttributeError):
         viz.nothing  # noqa: B018
+
+
+ERRORS = {"conv1": {0.9: 50.0, 0.0: 6.68, 0.5: 8.0}, "conv2": {0.0: 6.68, 0.9: 7.0}}
+MAE = Scale("MAE", "cm", higher_is_better=False)
+
+
+def test_sensitivity_of_an_error_rises():
+    figure = sensitivity.sensitivity_curves(ERRORS, max_drop=2.0, scale=MAE)
+    axes = figure.axes[0]
+    assert axes.get_ylabel() == "MAE (cm)"
+    assert axes.lines[2].get_ydata()[0] == pytest.approx(8.68)
+    assert [text.get_text() for text in axes.texts] == ["2 cm above dense"]
+    told = style.description(figure)
+    assert (
+        "MAE rises from 6.7 cm to 50.0 cm for conv1 (most sensitive) and to 7.0 cm for conv2 (least)" in told
+    )
+
+
+def test_importance_of_an_error_rises():
+    figure = sensitivity.layer_importance(ERRORS, {"conv1": {0.0: 6.68, 0.9: 7.5}}, scale=MAE)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["MAE (cm)"] * 2
+    assert "largest rise is 43.3 cm, of conv1" in style.description(figure)

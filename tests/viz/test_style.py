@@ -86,3 +86,10 @@ def test_pyplot_is_not_used():
 @pytest.mark.parametrize("name", viz.__all__)
 def test_every_public_figure_is_found_under_its_name(name):
     assert callable(getattr(viz, name))
+
+
+def test_what_is_judged_by_several_metrics_has_no_scale_in_common():
+    rows = [{"accuracy": 1.0}, {"accuracy": 2.0, "metric_name": "PSNR", "metric_unit": "dB"}]
+    assert style.shared_scale(rows[1:]).label == "PSNR (dB)"
+    with pytest.raises(InputError, match=r"accuracy \(%\) and by PSNR \(dB\)"):
+        style.shared_scale(rows)

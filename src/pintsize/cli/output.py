@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..tables import jsonable
+from ..units import ACCURACY, Scale
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -37,22 +38,29 @@ def emit(values: Mapping[str, Any] | list[Any], *shown: object, as_json: bool) -
 def compared(before: float, after: float, images: Data) -> tuple[dict[str, Any], str]:
     """Accuracy, or another metric, on the validation images before and after, for programs and for people."""
     values, text = judged(after, images)
-    key = next(iter(values))
-    metric = _task(images).judged()
+    key, scale = next(iter(values)), _scale(images)
     return (
-        {f"{key}_before": before, **values, "drop": metric.worse(before, after)},
-        f"{text}, {metric.told(before)} before",
+        {f"{key}_before": before, **values, "drop": scale.worse(before, after)},
+        f"{text}, {scale.told(before)} before",
     )
 
 
 def judged(value: float, images: Data) -> tuple[dict[str, Any], str]:
     """Accuracy, or another metric, on the validation images, for programs and for people."""
+    scale = _scale(images)
+    told = scale.told(value) if scale.is_accuracy else f"{scale.metric} {scale.told(value)}"
+    return figures(value, images, "val_"), f"{told} on {len(images.val)} validation images"
+
+
+def figures(value: float, images: Data, prefix: str = "") -> dict[str, Any]:
+    """Accuracy, or another metric with what it is, as a row has it."""
+    return {f"{prefix}{_task(images).key}": value, **_scale(images).named()}
+
+
+def _scale(images: Data) -> Scale:
     task = _task(images)
     metric = task.judged()
-    own = task.key != "accuracy"
-    named = {"metric_name": metric.name, "metric_unit": metric.unit} if own else {}
-    told = f"{metric.name} {metric.told(value)}" if own else f"{value:.2f} %"
-    return {f"val_{task.key}": value, **named}, f"{told} on {len(images.val)} validation images"
+    return ACCURACY if task.key == "accuracy" else Scale(metric.name, metric.unit, metric.higher_is_better)
 
 
 def _task(images: Data) -> Task:

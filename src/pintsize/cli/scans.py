@@ -27,7 +27,7 @@ def scan(
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves to write.")] = None,
     rules: Annotated[Path | None, typer.Option(help="Rule file to write, for --max-drop.")] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Points that pruning one part may cost, for --rules.")
+        float | None, typer.Option(help="Points, or units of another metric, that pruning one part may cost; for --rules.")
     ] = None,
     stages: Annotated[int, typer.Option(help="Stages of the rule file.")] = 1,
     overwrite: Annotated[bool, typer.Option(help="Replace a rule file that is there.")] = False,

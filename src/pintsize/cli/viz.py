@@ -13,7 +13,7 @@ import typer
 from .. import viz as pictures  # each is imported when it is drawn
 from .inputs import DataName, ImageSize, Limit, Plain, Seed, ValFraction
 from .loading import load_data
-from .output import emit
+from .output import emit, figures
 from .picture_sources import cost_of, labels, network_of
 from .verbs import AsJson, shown_as
 
@@ -191,7 +191,7 @@ def round_bars(
     networks: Networks, *, data: DataName, model: Plain = None, val_fraction: ValFraction = 0.1, limit: Limit = None,
     image_size: ImageSize = None, seed: Seed = 0,
 ) -> Figure:  # fmt: skip
-    """Parameters, MACs, bytes and validation accuracy, network by network."""
+    """Parameters, MACs, bytes and validation accuracy, or the metric of another task, network by network."""
     from ..measure import profile
     from ..run.networks import example_for
     from ..training import evaluate
@@ -202,14 +202,16 @@ def round_bars(
         network = network_of(name, model)
         cost = profile(network, example_for(network, images, image_size))
         costs = {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes}
-        rounds.append({"name": label, "accuracy": evaluate(network, images.val), **costs})
+        rounds.append({"name": label, **figures(evaluate(network, images.val), images), **costs})
     return pictures.round_bars(rounds)
 
 
 @picture
 def sensitivity_curves(
     scan: Scan, *,
-    max_drop: Annotated[float | None, typer.Option(help="Percentage points tolerated, drawn as a line.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points, or units of another metric, tolerated; drawn as a line.")
+    ] = None,
 ) -> Figure:  # fmt: skip
     """Accuracy over the fraction removed, one layer at a time."""
     from ..pruning import Sensitivity
@@ -229,7 +231,8 @@ def layer_importance(
     from ..report.printed import retrained_curves
 
     after = None if retrained is None else retrained_curves(retrained)
-    return pictures.layer_importance(Sensitivity.load(scan).by_layer(), after)
+    found = Sensitivity.load(scan)
+    return pictures.layer_importance(found.by_layer(), after, scale=found.scale)
 
 
 @picture

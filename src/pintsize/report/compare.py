@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,10 +13,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..storage.atomic import write_text
-from ..units import bytes_text, milliseconds_text
+from ..units import Scale, bytes_text, milliseconds_text
 from .display import ReportFile
 from .page import filled
-from .run import Run, Stage, read
+from .run import Metrics, Run, Stage, read
 from .summary import summarise
 
 _COSTS = ("bytes", "latency_ms", "macs")
@@ -59,6 +60,7 @@ def compare(
         filled(
             "compare.html.j2",
             entries=entries,
+            scales=_scales(entries),
             differences=differences,
             plots=_plots(entries),
             sentence=_sentence(entries),
@@ -77,7 +79,8 @@ def points(run_dirs: Sequence[str | os.PathLike[str]], *, all_stages: bool = Fal
         all_stages: each stage is a point, not only the final network of each run.
 
     Returns:
-        Dictionaries with name, accuracy, bytes, latency_ms, macs, params, and bits ("W8A8", "fp32").
+        Dictionaries with name, accuracy (of other tasks than classification their metric, with metric_name, metric_unit and
+        higher_is_better), bytes, latency_ms, macs, params, and bits ("W8A8", "fp32").
 
     Raises:
         InputError, CorruptFile: as for `compare`.
@@ -90,6 +93,7 @@ def points(run_dirs: Sequence[str | os.PathLike[str]], *, all_stages: bool = Fal
             "bits": _bits(run),
             **{key: getattr(stage, key) for key in ("accuracy", "bytes", "macs", "params")},
             "latency_ms": stage.median_ms,
+            **run.metrics.scale.named(),
         }
         for name, run in zip(_names(folders), runs, strict=True)
         for stage in run.metrics.stages[0 if all_stages else -1 :]
@@ -121,36 +125,46 @@ def _entry(number: int, name: str, run: Run, differences: Sequence[str], out: Pa
         "name": name,
         "title": run.title,
         "stage": last,
-        "drop": None if run.metrics.drop is None else round(run.metrics.drop, 2) + 0.0,  # 0 for −0
+        "drop": _rounded(run.metrics),
         "summary": summarise(run.metrics),
         "differs": [_text(fields.get(key)) for key in differences],
         "brief": _brief(fields, differences),
         "recipe": run.recipe or json.dumps(run.metrics.recipe, indent=1),
         "link": os.path.relpath(own, out.resolve().parent) if own.is_file() else None,
         "accuracy": last.accuracy,
-        "task": run.metrics.task,
+        "scale": run.metrics.scale,
+        **run.metrics.scale.named(),
         "bytes": last.bytes,
         "macs": last.macs,
         "latency_ms": last.median_ms,
     }
 
 
+def _rounded(metrics: Metrics) -> float | None:
+    """The drop as the table shows it; 0 for −0."""
+    return None if metrics.drop is None else float(metrics.scale.number(metrics.drop)) + 0.0
+
+
+def _scales(entries: Sequence[Mapping[str, Any]]) -> list[Scale]:
+    """What the runs are judged by; each has its own columns, plots and best run, for they do not compare."""
+    return list(dict.fromkeys(entry["scale"] for entry in entries))
+
+
 def _plots(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Accuracy against each cost that two runs or more have; the points are links to their runs."""
+    """Each metric against each cost that two runs or more have; the points are links to their runs."""
     from markupsafe import Markup
 
     from ..viz import style
     from ..viz.frontier import accuracy_compression
 
     found = []
-    for cost in _COSTS:
-        if sum(entry[cost] is not None and entry["accuracy"] is not None for entry in entries) > 1:
-            task = entries[0]["task"]
-            figure = accuracy_compression(
-                entries, cost=cost, urls=[f"#{entry['id']}" for entry in entries],
-                metric=task.metric, unit=task.unit, higher_is_better=task.higher_is_better,
-            )  # fmt: skip
-            svg = style.to_svg(figure, key=cost).replace('role="img"', 'role="group"', 1)
+    for (number, scale), cost in itertools.product(enumerate(_scales(entries)), _COSTS):
+        alike = [entry for entry in entries if entry["scale"] == scale]
+        if sum(entry[cost] is not None and entry["accuracy"] is not None for entry in alike) > 1:
+            figure = accuracy_compression(alike, cost=cost, urls=[f"#{entry['id']}" for entry in alike])
+            svg = style.to_svg(figure, key=f"{cost}-{number}" if number else cost).replace(
+                'role="img"', 'role="group"', 1
+            )
             found.append(Markup(_named_links(svg, entries)))  # noqa: S704 (matplotlib escaped it)
     return found
 
@@ -167,7 +181,7 @@ def _named_links(svg: str, entries: Sequence[Mapping[str, Any]]) -> str:
 
 def point_text(entry: Mapping[str, Any]) -> str:
     """A run in one line: name, accuracy and costs."""
-    told = [entry["task"].told(entry["accuracy"])] if entry["accuracy"] is not None else []
+    told = [entry["scale"].told(entry["accuracy"])] if entry["accuracy"] is not None else []
     told += [bytes_text(entry["bytes"])] if entry["bytes"] is not None else []
     told += [milliseconds_text(entry["latency_ms"])] if entry["latency_ms"] is not None else []
     return f"{entry['name']}: {', '.join(told) or 'nothing measured'}"
@@ -175,17 +189,16 @@ def point_text(entry: Mapping[str, Any]) -> str:
 
 def _sentence(entries: Sequence[Mapping[str, Any]]) -> str:
     said = []
-    for key, most, label in (
-        ("accuracy", max, "most accurate"),
-        ("bytes", min, "smallest"),
-        ("latency_ms", min, "fastest"),
-    ):
+    for scale in _scales(entries):
+        having = [entry for entry in entries if entry["scale"] == scale and entry["accuracy"] is not None]
+        if having:
+            best = max(having, key=lambda entry: scale.merit(entry["accuracy"]))
+            label = "most accurate" if scale.is_accuracy else f"best by {scale.metric}"
+            said.append(f"{label} is {point_text(best)}")
+    for key, label in (("bytes", "smallest"), ("latency_ms", "fastest")):
         having = [entry for entry in entries if entry[key] is not None]
         if having:
-            if key == "accuracy" and not having[0]["task"].higher_is_better:
-                most = min  # noqa: PLW2901
-            best = most(having, key=lambda entry: entry[key])
-            said.append(f"{label} is {point_text(best)}")
+            said.append(f"{label} is {point_text(min(having, key=lambda entry: entry[key]))}")
     return f"{len(entries)} runs; {'; '.join(said) or 'nothing was measured in them'}."
 
 

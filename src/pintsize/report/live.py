@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tables import judged
+from ..units import Scale
 
 _START = re.compile(r" event=begin( |$)")
 _EVENT = re.compile(r" stage=(\w[\w-]*) event=(started|reused|done)\b")
@@ -24,7 +25,7 @@ class Progress:
     seconds: float | None
     """It took; None while it goes on."""
     val_accuracy: float | None
-    """Percent, after it; while a training goes on, after its last epoch."""
+    """Percent, or another metric, after it; while a training goes on, after its last epoch."""
     epochs: int
     """That have ended in it."""
 
@@ -65,8 +66,10 @@ def unfinished(run: Path) -> tuple[dict[str, Any], list[Progress]]:
         "rounds": [row for marker in results.values() for row in marker.get("result", {}).get("rounds", ())],
         "verification": results.get("verify", {}).get("result", {}).get("verification"),
     }
+    scale = Scale.among([*(row for history in histories.values() for row in history), *found["stages"]])
     model, data = (found["recipe"].get(key) for key in ("model", "data"))
-    return {**found, "model": model, "data": data}, progress
+    task = {"metric": scale.metric, "unit": scale.unit, "higher_is_better": scale.higher_is_better}
+    return {**found, "model": model, "data": data, "task": task}, progress
 
 
 def _begun(run: Path) -> dict[str, bool]:

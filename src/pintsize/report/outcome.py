@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..units import COST_TEXTS
-from .run import AttentionOutcome
+from .run import AttentionOutcome, Judged
 from .summary import attention_text
 
 
@@ -22,8 +22,9 @@ def budget_line(metrics: dict[str, Any]) -> str:
     if found["met"]:
         return f"\nbudget  met: {found['chosen']}"
     text, unit = COST_TEXTS[found["minimize"]], " MACs" if found["minimize"] == "macs" else ""
+    lost = Judged.model_validate(metrics.get("task") or {}).scale.points
     why = (
-        f"every smaller network that was tried lost more than {found['max_drop']:g} points; allow more, or more epochs "
+        f"every smaller network that was tried lost more than {found['max_drop']:g} {lost}; allow more, or more epochs "
         "of recovery and minutes for the search"
         if found["limit"] is None
         else f"the cheapest network that was tried takes {text(found['least'])}{unit}; "

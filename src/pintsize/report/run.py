@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import CorruptFile, InputError
 from ..tables import judged
+from ..units import Scale
 from . import live
 from .live import Progress
 
@@ -49,14 +50,10 @@ class Judged(_Part):
     unit: str = "%"
     higher_is_better: bool = True
 
-    def told(self, value: float) -> str:
-        """A value with its unit."""
-        return f"{value:.2f} {self.unit}".rstrip()
-
     @property
-    def points(self) -> str:
-        """The unit of a drop."""
-        return "points" if self.metric == "accuracy" else self.unit or self.metric
+    def scale(self) -> Scale:
+        """How they are told, drawn and ranked."""
+        return Scale(self.metric, self.unit, self.higher_is_better)
 
 
 class Stage(_Part):
@@ -148,6 +145,11 @@ class Metrics(_Part):
     attention: AttentionOutcome | None = None
 
     @property
+    def scale(self) -> Scale:
+        """What its figures are."""
+        return self.task.scale
+
+    @property
     def baseline(self) -> Stage | None:
         """What the last stage is held against: the dense network, trained as long as that where the run has one."""
         before = self.stages[:-1]
@@ -158,8 +160,7 @@ class Metrics(_Part):
         """By how much the last stage is worse than the baseline; None if one was not measured."""
         if self.baseline is None or self.baseline.accuracy is None or self.stages[-1].accuracy is None:
             return None
-        change = self.baseline.accuracy - self.stages[-1].accuracy
-        return change if self.task.higher_is_better else -change
+        return self.scale.worse(self.baseline.accuracy, self.stages[-1].accuracy)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..units import bytes_text, count_text, drop_text, milliseconds_text
+from ..units import Scale, bytes_text, count_text, drop_text, milliseconds_text
 from .live import Progress
-from .run import LONGER, AttentionOutcome, Judged, Metrics, Stage
+from .run import LONGER, AttentionOutcome, Metrics, Stage
 
 _NOISE = 0.97
 """Medians of one run differ by this factor for no reason: a step has to do better than that to count."""
@@ -69,13 +69,13 @@ def attention_text(found: AttentionOutcome) -> str:
     return f"{told} ({found.reason}" + (f"; {found.remedy})" if found.remedy else ")")
 
 
-def going_on(progress: Sequence[Progress], task: Judged) -> str:
+def going_on(progress: Sequence[Progress], scale: Scale) -> str:
     """Where a run that goes on has come to."""
     told = [
         f"{stage.name} {'done' if stage.done else 'goes on'}"
         + (f" after {stage.epochs} epochs" if stage.epochs and not stage.done else "")
         + (
-            f", validation {task.metric} {task.told(stage.val_accuracy)}"
+            f", validation {scale.metric} {scale.told(stage.val_accuracy)}"
             if stage.val_accuracy is not None
             else ""
         )
@@ -90,18 +90,18 @@ def _sentence(metrics: Metrics, facts: list[Fact]) -> str:
     if metrics.baseline is None:
         stage = metrics.stages[0]
         value = stage.accuracy
-        reached = f" at {metrics.task.told(value)} {metrics.task.metric}" if value is not None else ""
+        reached = f" at {metrics.scale.told(value)} {metrics.scale.metric}" if value is not None else ""
         return f"One stage so far: {stage.name}{reached}."
     said = ", ".join(fact.headline for fact in facts[:3]) or "nothing was measured on both"
     return f"{metrics.stages[-1].name} against {metrics.baseline.name}: {said}."
 
 
 def _accuracy(first: Stage, last: Stage, metrics: Metrics) -> Fact | None:
-    drop, task = metrics.drop, metrics.task
+    drop, scale = metrics.drop, metrics.scale
     if first.accuracy is None or last.accuracy is None or drop is None:
         return None
-    told = f"{task.told(first.accuracy)} → {task.told(last.accuracy)}"
-    return Fact(task.metric, drop_text(drop, task.points), told, None if drop > 0 else True)
+    told = f"{scale.told(first.accuracy)} → {scale.told(last.accuracy)}"
+    return Fact(scale.metric, drop_text(drop, scale.points), told, None if drop > 0 else True)
 
 
 def _factor(

@@ -7,6 +7,7 @@ any machine, and those of a sweep that is taken up again, see what the others re
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from ..storage.atomic import write_text
 from ..storage.markers import read_json
 from ..tables import judged
+from ..units import Scale
 
 
 class Stopped(Exception):
@@ -48,8 +50,8 @@ class Asha:
         epoch, value = int(entry["epoch"]), judged(entry, "val_")
         if stage != self.stage or value is None or not self._is_rung(epoch):
             return
-        sign = 1 if entry.get("higher_is_better", True) else -1
-        value *= sign
+        scale = Scale.of(entry)
+        value = scale.merit(value)
         rung = self.folder / f"{self.stage}-{epoch}"
         write_text(rung / f"{self.trial}.json", json.dumps(value))
         values = [_value(file) for file in rung.glob("*.json")]
@@ -57,10 +59,8 @@ class Asha:
         # as many as may go on, one at least: the first to come is not held up by the lack of others
         cutoff = reached[max(1, len(reached) // self.factor) - 1]
         if value < cutoff:
-            unit = entry.get("metric_unit", "%")
-            raise Stopped(
-                f"{sign * value:.2f} {unit} after epoch {epoch} of {stage}; going on takes {sign * cutoff:.2f} {unit}"
-            )
+            mine, least = (scale.told(scale.merit(one)) for one in (value, cutoff))
+            raise Stopped(f"{mine} after epoch {epoch} of {stage}; going on takes {least}")
 
     def _is_rung(self, epoch: int) -> bool:
         rung = self.grace
@@ -77,6 +77,6 @@ def forget_others(folder: Path, trials: Collection[str]) -> None:
 
 
 def _value(file: Path) -> float | None:
-    """The accuracy a trial left at a rung; a file that holds none stays: its trial may be about to replace it."""
+    """What a trial left at a rung; a file that holds no number stays: its trial may be about to replace it."""
     value = read_json(file)
-    return value if type(value) in {int, float} and 0 <= value <= 100 else None
+    return value if type(value) in {int, float} and math.isfinite(value) else None

@@ -14,7 +14,7 @@ from ..pruning.channels.depth import residual_blocks
 from ..pruning.channels.removal import kept_multiple
 from ..recipe.training import RecoverSection
 from .allocation import Allocation, CostModel, Space, dearest_within
-from .candidate import DENSE, QUANTIZED, Workshop, describe
+from .candidate import DENSE, QUANTIZED, Workshop, describe, point_of
 from .clock import Clock
 from .damage import Damage, damage_of, levels_of
 from .latency_table import LatencyTable, layers_of, weight_layers
@@ -33,7 +33,7 @@ _LEFT = 0.1
 _EARNED = 1.0
 """Points that a full recovery is expected to gain over a short one, until one has been seen."""
 _INTEGERS_MAY_LOSE = 1.0
-"""Points, where a cost is the budget."""
+"""Points, where a cost is the budget. Of a metric that is no percentage, a point is a hundredth of the dense network's."""
 _LEAST = 1e-3
 """Share of a network's cost below which predictions are not told apart."""
 _WORTHWHILE = 0.97
@@ -80,7 +80,7 @@ class BudgetSearch:
         cost = CostModel(graph, layers, self.options.minimize, times)
         self.space = Space(graph.groups, levels, self.widths, damage, cost)
         self.path: list[Allocation] = []
-        self._left, self._earned = _LEFT, _EARNED
+        self._left, self._earned, self._point = _LEFT, _EARNED, 1.0
         self._least = math.inf
         self._width: int | None = None
         self._allocations: dict[str, Allocation] = {}
@@ -118,7 +118,10 @@ class BudgetSearch:
 
     def run(self) -> dict[str, Any]:
         """Search; the candidates and the chosen one as `metrics.json` has them."""
-        self._try(DENSE, self.space.dense(), 0)
+        dense = self._try(DENSE, self.space.dense(), 0)
+        if dense is not None:
+            self._point = point_of(dense)
+            self._earned = self._point * _EARNED
         if len(self.widths) > 1:
             self._start_from_integers()
         if self.options.limit is None:
@@ -143,7 +146,7 @@ class BudgetSearch:
         self.workshop.reference = QUANTIZED
         row = self._try(QUANTIZED, self.space.dense(self.widths[1]), 0)
         within = row is not None and (
-            row["drop"] <= _INTEGERS_MAY_LOSE if self.options.max_drop is None else row["meets"]
+            row["drop"] <= self._point * _INTEGERS_MAY_LOSE if self.options.max_drop is None else row["meets"]
         )
         if within or self.options.minimize == "macs":
             self._width = self.widths[1]

@@ -25,6 +25,7 @@ from ..storage.network_file import save
 from ..storage.replay import replay
 from ..tables import judged
 from ..training.evaluation import records_of
+from ..units import Scale, bytes_text, count_text, milliseconds_text
 from .allocation import Allocation
 from .clock import Clock, Deadline, TimeIsUp
 from .damage import logits, relative_error
@@ -333,12 +334,17 @@ def _plan(allocation: Allocation) -> dict[str, Any]:
 
 def describe(row: dict[str, Any]) -> str:
     """A candidate in words."""
-    from ..units import bytes_text, count_text, milliseconds_text
-
+    scale = Scale.of(row)
     return (
-        f"{row['name']}: {judged(row, 'val_'):.2f} {row.get('metric_unit', '%')} "
-        f"(drop {row['drop']:.2f} ± {row['drop_error']:.2f}), "
+        f"{row['name']}: {scale.told(judged(row, 'val_') or 0.0)} "
+        f"(drop {scale.number(row['drop'])} ± {scale.number(row['drop_error'])}), "
         f"{milliseconds_text(row.get('judged_ms', row['latency_ms']))} ({row['relative_latency']:.2f} of dense), "
         f"{bytes_text(row['bytes'])}, {count_text(row['macs'])} MACs, {row['epochs']} epochs"
         f"{'' if row['meets'] else ', over the budget'}"
     )
+
+
+def point_of(dense: dict[str, Any]) -> float:
+    """What counts as a point of the metric: one percent, or a hundredth of what the dense network has."""
+    scale = Scale.of(dense)
+    return 1.0 if scale.unit == "%" else abs(judged(dense, "val_") or 0.0) / 100

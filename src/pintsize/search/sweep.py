@@ -20,7 +20,7 @@ from ..storage.digests import digest
 from ..storage.locks import one_process
 from ..storage.markers import refuse_links
 from ..tables import Table, Tabular, judged
-from ..units import bytes_text, milliseconds_text
+from ..units import Scale, bytes_text, milliseconds_text
 from .asha import forget_others
 from .sweep_file import SweepFile, Trial, read_sweep, trials
 from .trial import Ended, ended, name_at_rungs, run_trial
@@ -41,30 +41,42 @@ class SweepResult(Tabular):
     trials: tuple[Ended, ...]
     """All of them, in the order of the file."""
     points: dict[str, dict[str, Any]] = field(repr=False)
-    """Of each trial that is done: accuracy (percent, test), val_accuracy, bytes, latency_ms, macs, params."""
+    """Of each trial that is done: accuracy (percent, test; of another task its metric, which it names), val_accuracy, bytes,
+    latency_ms, macs, params."""
     report: Path | None
     """The comparison of the trials that are done, if there are two or more."""
 
     def front(self, cost: str = "bytes") -> list[str]:
-        """Names of the trials that no other beats in a cost and in validation accuracy, the cheapest first."""
+        """Names of the trials that no other beats in a cost and on validation, the cheapest first.
+
+        Trials that are judged by several metrics do not compare: the front of each metric follows that of the one before.
+        """
         from ..viz.frontier import pareto_front
 
         if cost not in COSTS:
             raise unknown("cost", cost, COSTS)
-        having = [name for name, point in self.points.items() if point[cost] is not None]
-        pairs = [
-            (float(self.points[name][cost]), float(self.points[name]["val_accuracy"])) for name in having
-        ]
-        return [having[index] for index in pareto_front(pairs)]
+        having: dict[Scale, list[str]] = {}
+        for name, point in self.points.items():
+            if point[cost] is not None and point["val_accuracy"] is not None:
+                having.setdefault(Scale.of(point), []).append(name)
+        found = []
+        for scale, names in having.items():
+            pairs = [
+                (float(self.points[name][cost]), scale.merit(self.points[name]["val_accuracy"]))
+                for name in names
+            ]
+            found += [names[index] for index in pareto_front(pairs)]
+        return found
 
     def __rich__(self) -> Table:
         front = set(self.front())
         rows = []
         for trial in self.trials:
             point = self.points.get(trial.name, {})
+            scale = Scale.of(point)
             rows.append((
                 trial.name, trial.state, "front" if trial.name in front else "",
-                *(f"{point[key]:.2f} %" if point.get(key) is not None else "–" for key in ("val_accuracy", "accuracy")),
+                *(scale.told(point[key]) if point.get(key) is not None else "–" for key in ("val_accuracy", "accuracy")),
                 bytes_text(point["bytes"]) if point.get("bytes") else "–",
                 milliseconds_text(point["latency_ms"]) if point.get("latency_ms") else "–",
             ))  # fmt: skip
@@ -186,8 +198,6 @@ def _write_plan(out: Path, content: SweepFile, found: Sequence[Trial]) -> None:
 def _compare(found: Sequence[Trial], out: Path) -> SweepResult:
     """The results by what is in the folders, and the reports on them."""
     from ..report import compare
-    from ..viz import to_png
-    from ..viz.frontier import bits_frontier
 
     records = tuple(ended(trial, out) for trial in found)
     folders = {record.name: out / "trials" / record.name for record in records if record.state == "done"}
@@ -195,14 +205,25 @@ def _compare(found: Sequence[Trial], out: Path) -> SweepResult:
     report = compare(list(folders.values()), out / "comparison.html") if len(folders) > 1 else None
     result = SweepResult(out, records, points, report)
     if points:
-        series: dict[str, list[Mapping[str, Any]]] = {}
-        for point in points.values():
-            series.setdefault(point["bits"], []).append({**point, "name": ""})
-        to_png(bits_frontier(series), out / "frontier.png")
+        _draw(list(points.values()), out)
     document = {"format": 1, "trials": [asdict(record) for record in records], "points": points,
                 "front": {cost: result.front(cost) for cost in COSTS}}  # fmt: skip
     write_text(out / "sweep.json", json.dumps(document, indent=1))
     return result
+
+
+def _draw(points: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """`frontier.png`, and where trials are judged by several metrics, one more for each."""
+    from ..viz import to_png
+    from ..viz.frontier import bits_frontier
+
+    everything: dict[Scale, dict[str, list[Mapping[str, Any]]]] = {}
+    for point in points:
+        if point["accuracy"] is not None:
+            series = everything.setdefault(Scale.of(point), {})
+            series.setdefault(point["bits"], []).append({**point, "name": ""})
+    for number, series in enumerate(everything.values(), 1):
+        to_png(bits_frontier(series), out / ("frontier.png" if number == 1 else f"frontier-{number}.png"))
 
 
 def _point(folder: Path) -> dict[str, Any]:

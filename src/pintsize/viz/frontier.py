@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = Mapping[str, Any]
-"""name, accuracy (percent), and the cost: bytes, latency_ms, macs, params, or any other number."""
+"""name, accuracy (percent; or another metric, with metric_name, metric_unit and higher_is_better), and the cost: bytes,
+latency_ms, macs, params, or any other number."""
 
 COSTS = {
     "bytes": ("file size", bytes_text),
@@ -44,9 +45,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def accuracy_compression(
-    points: Sequence[Point], *, cost: str = "bytes", title: str = "", urls: Sequence[str] | None = None,
-    metric: str = "accuracy", unit: str = "%", higher_is_better: bool = True,
-) -> Figure:  # fmt: skip
+    points: Sequence[Point], *, cost: str = "bytes", title: str = "", urls: Sequence[str] | None = None
+) -> Figure:
     """Accuracy against a cost, with the Pareto front drawn through the networks that no other beats.
 
     Those on the front are named, of few points the others too, where the names meet no other.
@@ -56,12 +56,9 @@ def accuracy_compression(
         cost: the key of the horizontal axis; logarithmic if the costs span more than a factor of 8.
         title: of the figure.
         urls: what each point links to in an SVG.
-        metric: what the points' accuracy is.
-        unit: of it.
-        higher_is_better: its direction.
 
     Raises:
-        InputError: no point has both.
+        InputError: no point has both, or they are judged by several metrics.
     """
     chosen = [
         (i, p) for i, p in enumerate(points) if p.get(cost) is not None and p.get("accuracy") is not None
@@ -71,7 +68,8 @@ def accuracy_compression(
             "points", f"none has an accuracy and {cost!r}", f"pass points with 'accuracy' and {cost!r}"
         )
     pairs = [(float(p[cost]), float(p["accuracy"])) for _, p in chosen]
-    front = pareto_front(pairs if higher_is_better else [(x, -y) for x, y in pairs])
+    scale = style.shared_scale(p for _, p in chosen)
+    front = pareto_front([(x, scale.merit(y)) for x, y in pairs])
     figure, (axes,) = style.figure(height=3.8)
     _front_line(axes, [pairs[i] for i in front])
     for number, (x, y) in enumerate(pairs):
@@ -92,15 +90,17 @@ def accuracy_compression(
     label = COSTS[cost][0] if cost in COSTS else cost
     style.dress(
         axes,
-        title=title or f"{metric[0].upper()}{metric[1:]} against {label.split(' (')[0]}",
+        title=title or f"{scale.metric[0].upper()}{scale.metric[1:]} against {label.split(' (')[0]}",
         x=label,
-        y=f"{metric} ({unit})" if unit else metric,
+        y=scale.label,
         grid="both",
     )
     others = [i for i in range(len(pairs)) if i not in front] if len(pairs) <= _ALL_NAMED else []
     _name_points(figure, axes, [(str(chosen[i][1]["name"]), pairs[i]) for i in (*front, *others)], pairs)
     text = COSTS[cost][1] if cost in COSTS else count_text
-    told = "; ".join(f"{chosen[i][1]['name']} {pairs[i][1]:.2f} {unit} at {text(pairs[i][0])}" for i in front)
+    told = "; ".join(
+        f"{chosen[i][1]['name']} {scale.told(pairs[i][1])} at {text(pairs[i][0])}" for i in front
+    )
     return style.describe(figure, f"{len(pairs)} networks, {len(front)} on the Pareto front: {told}.")
 
 
@@ -133,7 +133,7 @@ def bits_frontier(
     *,
     reference: Mapping[str, Sequence[Point]] | None = None,
     cost: str = "bytes",
-    title: str = "Accuracy against size, by bits",
+    title: str = "",
 ) -> Figure:
     """Series of networks (one a bit setting), each point annotated with its name, and the front over all of them.
 
@@ -144,13 +144,15 @@ def bits_frontier(
         title: of the figure.
 
     Raises:
-        InputError: there is no point, or one lacks accuracy or cost.
+        InputError: there is no point, one lacks accuracy or cost, or they are judged by several metrics.
     """
     everything = {**series, **(reference or {})}
     _check(everything, cost)
+    scale = style.shared_scale(p for points in everything.values() for p in points)
+    title = title or f"{scale.metric[0].upper()}{scale.metric[1:]} against size, by bits"
     figure, (axes,) = style.figure(height=4.2)
     ours = [(float(p[cost]), float(p["accuracy"])) for points in series.values() for p in points]
-    _front_line(axes, [ours[i] for i in pareto_front(ours)])
+    _front_line(axes, [ours[i] for i in pareto_front([(x, scale.merit(y)) for x, y in ours])])
     for number, (name, points) in enumerate(everything.items()):
         ordered = sorted(points, key=lambda p: p[cost])
         color, hollow = style.COLORS[number % len(style.COLORS)], name not in series
@@ -171,9 +173,13 @@ def bits_frontier(
                     axes, str(point["name"]), (point[cost], point["accuracy"]), xytext=(5, -8), fontsize=7
                 )
     _cost_axis(axes, cost, [float(p[cost]) for points in everything.values() for p in points])
-    style.dress(axes, title=title, x=COSTS[cost][0] if cost in COSTS else cost, y="accuracy (%)", grid="both")
+    style.dress(axes, title=title, x=COSTS[cost][0] if cost in COSTS else cost, y=scale.label, grid="both")
     style.legend(axes)
-    best = [f"{name} up to {max(p['accuracy'] for p in points):.2f} %" for name, points in everything.items()]
+    upto = "up to" if scale.higher_is_better else "down to"
+    best = [
+        f"{name} {upto} {scale.told(scale.best(p['accuracy'] for p in points))}"
+        for name, points in everything.items()
+    ]
     return style.describe(figure, f"{title}: {', '.join(best)}.")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..units import ACCURACY, Scale
 from . import style
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curves = Mapping[str, Mapping[float, float]]
-"""Layer → {fraction removed (0–1): accuracy in percent}."""
+"""Layer → {fraction removed (0–1): accuracy in percent, or another metric}."""
 _NAMED = 10
 """More layers than this are told apart by depth on a colour bar, not by name."""
 
@@ -23,41 +24,48 @@ def sensitivity_curves(
     *,
     max_drop: float | None = None,
     title: str = "Sensitivity to pruning",
-    metric: str = "accuracy (%)",
+    scale: Scale = ACCURACY,
 ) -> Figure:
-    """Accuracy of the network with one layer pruned at a time, without retraining.
+    """How good the network is with one layer pruned at a time, without retraining.
 
     Args:
         curves: of each layer.
-        max_drop: percentage points tolerated; drawn as a line below the accuracy at ratio 0.
+        max_drop: tolerated, in percentage points or the metric's units; drawn as a line on the worse side of ratio 0.
         title: of the figure.
-        metric: what is drawn, with its unit.
+        scale: what is drawn: `pintsize.units.Scale(metric, unit, higher_is_better)`; an accuracy in percent by default.
 
     Raises:
         InputError: there is no curve, or one has no point.
     """
     figure, (axes,) = style.figure(height=3.8 if len(curves) > _NAMED else 4.4)
     _draw(axes, curves)
-    style.dress(axes, title=title, x="removed from the layer (%)", y=metric)
+    style.dress(axes, title=title, x="removed from the layer (%)", y=scale.label)
     _name(figure, curves)
-    dense = _dense(curves)
+    dense = scale.best(curve[min(curve)] for curve in curves.values())
+    falls, below = ("falls", "below") if scale.higher_is_better else ("rises", "above")
     if max_drop is not None:
-        axes.axhline(dense - max_drop, color=style.INK, linestyle="--", linewidth=1)
-        style.note(axes, f"{max_drop:g} points below dense", (0, dense - max_drop), xytext=(2, -7))
+        limit = dense - scale.merit(max_drop)
+        axes.axhline(limit, color=style.INK, linestyle="--", linewidth=1)
+        style.note(
+            axes, f"{max_drop:g} {scale.points} {below} dense", (0, limit), xytext=(2, scale.merit(-7))
+        )
     last = {name: curve[max(curve)] for name, curve in curves.items()}
-    name, _, unit = metric.rstrip(")").partition(" (")
-    worst, best = min(last, key=lambda name: last[name]), max(last, key=lambda name: last[name])
+    worst, best = (choose(last, key=lambda name: scale.merit(last[name])) for choose in (min, max))
     return style.describe(
         figure,
-        f"{title} of {len(curves)} layers: at the largest ratio {name} falls from {dense:.1f} {unit} to "
-        f"{last[worst]:.1f} {unit} for {worst} (most sensitive) and to {last[best]:.1f} {unit} for {best} (least).",
+        f"{title} of {len(curves)} layers: at the largest ratio {scale.metric} {falls} from {scale.told(dense, 1)} to "
+        f"{scale.told(last[worst], 1)} for {worst} (most sensitive) and to {scale.told(last[best], 1)} for {best} (least).",
     )
 
 
 def layer_importance(
-    without: Curves, retrained: Curves | None = None, *, title: str = "Layer importance"
+    without: Curves,
+    retrained: Curves | None = None,
+    *,
+    title: str = "Layer importance",
+    scale: Scale = ACCURACY,
 ) -> Figure:
-    """Accuracy as the smallest filters of one layer are removed, before and after a short retraining.
+    """How good the network is as the smallest filters of one layer are removed, before and after a short retraining.
 
     Li et al., "Pruning Filters for Efficient ConvNets" (1608.08710), figures 2b and 2c.
 
@@ -65,6 +73,7 @@ def layer_importance(
         without: curves without retraining.
         retrained: curves with it; a second panel.
         title: of the figure.
+        scale: as for `sensitivity_curves`.
 
     Raises:
         InputError: there is no curve, or one has no point.
@@ -77,15 +86,19 @@ def layer_importance(
             axes,
             title=label,
             x="filters removed (%)" if axes is grid[-1] else "",
-            y="accuracy (%)",
+            y=scale.label,
             panel=True,
         )
     style.head(figure, title)
     _name(figure, without)
-    falls = {name: max(curve.values()) - curve[max(curve)] for name, curve in without.items()}
-    most = max(falls, key=lambda name: falls[name])
+    lost = {
+        name: scale.worse(scale.best(curve.values()), curve[max(curve)]) for name, curve in without.items()
+    }
+    most = max(lost, key=lambda name: lost[name])
+    fall = "fall" if scale.higher_is_better else "rise"
     return style.describe(
-        figure, f"{title} of {len(without)} layers: the largest fall is {falls[most]:.1f} points, of {most}."
+        figure,
+        f"{title} of {len(without)} layers: the largest {fall} is {scale.number(lost[most], 1)} {scale.points}, of {most}.",
     )
 
 
@@ -124,7 +137,3 @@ def _name(figure: Figure, curves: Curves) -> None:
             frameon=False,
             labelcolor=style.INK,
         )
-
-
-def _dense(curves: Curves) -> float:
-    return max(curve[min(curve)] for curve in curves.values())

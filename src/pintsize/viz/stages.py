@@ -19,7 +19,6 @@ Stage = Mapping[str, Any]
 ({"median_ms": …})."""
 
 _QUANTITIES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("accuracy", "accuracy", lambda v: f"{v:.2f}"),
     ("params", "parameters", count_text),
     ("macs", "MACs per image", count_text),
     ("bytes", "file size", bytes_text),
@@ -42,11 +41,11 @@ def stage_bars(stages: Sequence[Stage], *, title: str = "Stage by stage") -> Fig
     """
     names = [str(stage["name"]) for stage in stages]
     panels = []
-    metric = next((stage["metric_name"] for stage in stages if stage.get("metric_name")), "accuracy")
-    unit = next((stage["metric_unit"] for stage in stages if stage.get("metric_name")), "%")
-    for key, quantity, text in _QUANTITIES:
-        values = [judged(stage) if key == "accuracy" else _value(stage, key) for stage in stages]
-        label = quantity if key != "accuracy" else f"{metric} ({unit})" if unit else metric
+    scale = style.shared_scale(stage for stage in stages if judged(stage) is not None)
+    for label, values, text in (
+        (scale.label, [judged(stage) for stage in stages], scale.number),
+        *((label, [_value(stage, key) for stage in stages], text) for key, label, text in _QUANTITIES),
+    ):
         if any(value is not None for value in values):
             panels.append((label, values, text))
     if not panels:

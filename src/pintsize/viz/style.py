@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from ..errors import InputError
 from ..storage.atomic import atomic, write_text
 from ..tables import shortened
+from ..units import ACCURACY, Scale
 
 INK = "#1f2328"
 PAPER = "#ffffff"
@@ -235,3 +236,19 @@ def picture(image: Any) -> Any:
     image = image.detach().float().cpu()
     image = (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
     return image.permute(1, 2, 0).numpy() if len(image) == 3 else image.mean(dim=0).numpy()
+
+
+def shared_scale(rows: Iterable[Mapping[str, Any]]) -> Scale:
+    """What the figures of all of them are.
+
+    Raises:
+        InputError: they are judged by several metrics, which one axis cannot show.
+    """
+    found = list(dict.fromkeys(Scale.of(row) for row in rows)) or [ACCURACY]
+    if len(found) > 1:
+        raise InputError(
+            "what is compared",
+            f"it is judged by {' and by '.join(scale.label for scale in found)}",
+            "compare networks that are judged by one metric",
+        )
+    return found[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..tables import judged
+from ..units import Scale
 from . import style
 
 if TYPE_CHECKING:
@@ -39,12 +40,11 @@ def training_curves(
         raise InputError("histories", "there is no epoch in them", "pass what ps.train returned")
     figure, (top, bottom) = style.figure(2, 1, height=4.4, sharex=True)
     epochs = [row for history in phases.values() for row in history]
-    _curves(top, epochs, "loss")
-    named = next((row for row in epochs if "metric_name" in row), {})
-    metric, unit = named.get("metric_name", "accuracy"), named.get("metric_unit", "%")
-    _curves(bottom, epochs, "metric" if named else "accuracy")
+    _curves(top, epochs, lambda row, part: row.get(f"{part}loss"))
+    scale = Scale.among(epochs)
+    _curves(bottom, epochs, judged)
     style.dress(top, title=title, y="loss")
-    style.dress(bottom, x="epoch", y=f"{metric} ({unit})" if unit else metric)
+    style.dress(bottom, x="epoch", y=scale.label)
     _phases(top, bottom, phases)
     for end in recovery_ends:
         accuracy = judged(epochs[end - 1], "val_") if 0 < end <= len(epochs) else None
@@ -65,17 +65,14 @@ def training_curves(
             labelcolor=style.INK,
         )
     values = [value for row in epochs if (value := judged(row, "val_")) is not None]
-    best = max(values, default=None) if named.get("higher_is_better", True) else min(values, default=None)
-    reached = f"; best validation {metric} {best:.2f} {unit}".rstrip() if best is not None else ""
-    return style.describe(figure, f"{title}: loss and {metric} over {len(epochs)} epochs{reached}.")
+    reached = f"; best validation {scale.metric} {scale.told(scale.best(values))}" if values else ""
+    return style.describe(figure, f"{title}: loss and {scale.metric} over {len(epochs)} epochs{reached}.")
 
 
-def _curves(axes: Axes, epochs: History, quantity: str) -> None:
+def _curves(axes: Axes, epochs: History, quantity: Callable[[Mapping[str, Any], str], float | None]) -> None:
     for number, part in enumerate(("train", "val")):
         points = [
-            (x, row[f"{part}_{quantity}"])
-            for x, row in enumerate(epochs, 1)
-            if row.get(f"{part}_{quantity}") is not None
+            (x, value) for x, row in enumerate(epochs, 1) if (value := quantity(row, f"{part}_")) is not None
         ]
         if points:
             marker = style.MARKERS[number] if len(points) <= 40 else ""

@@ -65,3 +65,18 @@ def test_without_retraining_it_is_the_scan_of_the_channel_groups(trained, digits
 def test_bad_options(trained, digits, options, match):
     with pytest.raises(InputError, match=match):
         layer_importance(trained, digits, **options)
+
+
+def test_of_another_task_tables_and_pictures_name_its_metric():
+    torch.manual_seed(0)
+    images = torch.rand(16, 1, 6, 6)
+    batches = [(images, images.mean((2, 3)))]
+    data = ps.data.from_loaders(batches, batches, task={"name": "regression", "unit": "cm"})
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 1))
+    found = layer_importance(model, data, ratios=(0.5,), epochs=1, lr=0.001, progress=False)
+    assert found.table().startswith(f"MAE {found.without.accuracy:.4g} cm whole")
+    assert [axes.get_ylabel() for axes in found.plot().axes] == ["MAE (cm)", "MAE (cm)"]
+    (line,) = [
+        line for line in found.without.plot(max_drop=0.5).axes[0].lines if line.get_linestyle() == "--"
+    ]
+    assert line.get_ydata()[0] == pytest.approx(found.without.accuracy + 0.5)

@@ -88,3 +88,48 @@ def test_it_overfits_and_stops_there(digits):
 def test_bad_options(options, match, digits):
     with pytest.raises(InputError, match=match):
         Unregularized(digits, **options)
+
+
+class ByName(nn.Module):
+    """Takes `x` by its name, and computes its loss where it gets targets, in training it must, as detectors do."""
+
+    def __init__(self, needs_targets=False):
+        super().__init__()
+        self.norm, self.head, self.needs_targets = nn.BatchNorm2d(1), nn.Linear(16, 1), needs_targets
+
+    def forward(self, x, targets=None):
+        assert targets is not None or not (self.training and self.needs_targets)
+        found = self.head(self.norm(x).flatten(1))
+        return found if targets is None else (found - targets).square().mean()
+
+
+def numbers(task):
+    torch.manual_seed(0)
+    images = torch.rand(32, 1, 4, 4)
+    batches = [{"x": images[i : i + 16], "target": images[i : i + 16].mean((2, 3))} for i in (0, 16)]
+    return ps.data.from_loaders(batches, batches, task=task)
+
+
+FIT = {"lr": 0.05, "batch_size": 16, "precision": "fp32", "progress": False}
+
+
+def test_batches_that_are_dicts_and_a_metric_to_be_reached():
+    data = numbers({"name": "regression", "unit": "cm"})
+    history = ps.train(ByName(), data, epochs=40, callbacks=[Unregularized(data, until=0.1)], **FIT)
+    assert len(history) < 40
+    assert history[-1]["train_metric"] <= 0.1
+    assert all(epoch["train_metric"] > 0.1 for epoch in history[:-1])
+    with pytest.raises(InputError, match="MAE to be reached"):
+        Unregularized(data, until=float("nan"))
+
+
+def test_a_network_that_computes_its_loss_gets_its_targets():
+    def step(model, inputs, targets):
+        return model(*inputs, targets) if isinstance(inputs, tuple) else model(inputs, targets)
+
+    data = numbers(
+        ps.Task(step=step, metric=lambda outputs, targets: float((outputs - targets).abs().mean()))
+    )
+    model = ByName(needs_targets=True)
+    ps.train(model, data, epochs=1, callbacks=[Unregularized(data)], **FIT)
+    assert float(model.norm.running_mean) == pytest.approx(0.5, abs=0.1)

@@ -24,6 +24,7 @@ from ...recipe.attention import AttentionOptions
 from ...storage.atomic import write_text
 from ...tables import judged
 from ...training import Callback, TrainState
+from ...units import ACCURACY, Scale
 from .layers import Attended
 from .vectors import elastic_net, weight_penalty
 
@@ -35,6 +36,12 @@ _FIXED_COLUMNS = (
     "epoch", "attention_epoch", "recovery_epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
     "channels", "params", "macs", "removed", "threshold_accuracy", "recovered", "seconds",
 )  # fmt: skip
+_OF_ANOTHER_METRIC = {
+    "train_accuracy": "train_metric",
+    "val_accuracy": "val_metric",
+    "threshold_accuracy": "threshold_metric",
+}
+"""Columns of a task other than classification."""
 
 
 class AttentionLoop(Callback):
@@ -47,7 +54,7 @@ class AttentionLoop(Callback):
         csv_path: a table of all epochs, written anew after each.
         norm_images: gives batches on which norms are measured anew when attention has moved: in front of a norm, factors
             that fall at every step leave its running averages behind.
-        higher_is_better: of the metric.
+        scale: of the metric.
     """
 
     def __init__(
@@ -58,10 +65,10 @@ class AttentionLoop(Callback):
         baseline: float,
         csv_path: str | os.PathLike[str] | None = None,
         norm_images: Callable[[], Iterable[Any]] | None = None,
-        higher_is_better: bool = True,
+        scale: Scale = ACCURACY,
     ) -> None:
-        self.norm_images = norm_images
-        self._sign = 1.0 if higher_is_better else -1.0
+        self.norm_images, self.scale = norm_images, scale
+        self._sign = self.scale.merit(1.0)
         self.attended, self.options, self.csv_path = attended, options, csv_path
         self.baseline = self._sign * baseline
         self.attention_epoch = 0
@@ -118,7 +125,7 @@ class AttentionLoop(Callback):
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Remove what has vanished, and choose what the next epoch does."""
-        entry = state.history[-1]
+        entry, key = state.history[-1], "metric" if "val_metric" in state.history[-1] else "accuracy"
         accuracy = self._sign * float(judged(entry, "val_") or 0.0)
         if self.recovery_epoch == 0:
             self._quiet = 0 if self._removed else self._quiet + 1
@@ -135,7 +142,7 @@ class AttentionLoop(Callback):
             removed=self._removed,
             channels=sum(k * u for k, u in zip(kept.values(), units, strict=True)) / sum(units),
             **self.attended.fractions(),
-            threshold_accuracy=self._sign * threshold,
+            **{f"threshold_{key}": self._sign * threshold},
             recovered=recovered,
             ends=ends,
             kept=kept,
@@ -156,7 +163,7 @@ class AttentionLoop(Callback):
             if self.baseline - self._accuracies[-1] <= options.max_drop:
                 self._keep_good(state)
             elif self.baseline - best > options.max_drop:
-                self._stop(state, f"the drop is above {options.max_drop:g} points")
+                self._stop(state, f"the drop is above {options.max_drop:g} {self.scale.points}")
         if options.patience is not None and self._quiet >= options.patience:
             self._stop(state, f"{options.patience} attention epochs removed nothing")
         self.attention_epoch += 1
@@ -257,10 +264,14 @@ def norm_images(data: Data, *, augment: bool) -> Callable[[], Iterable[Any]]:
 
 def to_csv(epochs: list[dict[str, Any]]) -> str:
     """All epochs as a table: one line an epoch, one column per vector with its kept fraction."""
-    vectors = list(epochs[0]["kept"]) if epochs else []
+    first = epochs[0] if epochs else {}
+    vectors, columns = list(first.get("kept", ())), list(_FIXED_COLUMNS)
+    if "val_metric" in first:
+        renamed = [_OF_ANOTHER_METRIC.get(key, key) for key in columns]
+        columns = [key for key in (*renamed, "metric_name", "metric_unit") if key in first]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIXED_COLUMNS, *(f"kept {name}" for name in vectors)])
+    writer.writerow([*columns, *(f"kept {name}" for name in vectors)])
     for row in epochs:
-        writer.writerow([*(row[key] for key in _FIXED_COLUMNS), *(row["kept"][name] for name in vectors)])
+        writer.writerow([*(row[key] for key in columns), *(row["kept"][name] for name in vectors)])
     return text.getvalue()

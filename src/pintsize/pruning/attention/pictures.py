@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ...tables import judged
 from ...training import History
+from ...units import Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +42,7 @@ def figures(
 
 
 def frontier(history: Sequence[Mapping[str, Any]], params: float) -> Figure:
-    """Validation accuracy against the parameters left, at the end of each recovery.
+    """How good the network is on validation images, against the parameters left, at the end of each recovery.
 
     Args:
         history: of `AttentionResult`.
@@ -52,8 +54,14 @@ def frontier(history: Sequence[Mapping[str, Any]], params: float) -> Figure:
     from ...viz import accuracy_compression
 
     points = [
-        {"name": f"epoch {row['epoch']}", "params": row["params"] * params, "accuracy": row["val_accuracy"]}
+        {
+            **row,
+            "name": f"epoch {row['epoch']}",
+            "params": row["params"] * params,
+            "accuracy": judged(row, "val_"),
+        }
         for row in history
-        if row["ends"]
+        if row.get("ends")
     ]
-    return accuracy_compression(points, cost="params", title="Validation accuracy against parameters left")
+    metric = Scale.among(points).metric
+    return accuracy_compression(points, cost="params", title=f"Validation {metric} against parameters left")

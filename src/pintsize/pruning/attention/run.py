@@ -19,6 +19,7 @@ from ...storage.atomic import write_text
 from ...storage.record import check_order
 from ...tasks import task_of
 from ...training import Callback, History, evaluate, train
+from ...units import Scale
 from ..channels.plan import PruneStep, PruningPlan
 from ..weights.masks import masked_layers
 from . import ranges as attention_ranges
@@ -43,7 +44,7 @@ class AttentionResult:
     `channels`, `params`, `macs` (fractions that are left once what can be cut is cut), `kept` (of each vector), `ends`
     (of a recovery), `constant_error` (what a removal changed where a constant met zero padding, in standard deviations)."""
     baseline: float
-    """Validation accuracy of the dense network in percent."""
+    """Validation accuracy of the dense network in percent; of another task its metric."""
     accuracy: float
     """That of the smaller network, as it is delivered."""
     realisation: Realisation
@@ -77,13 +78,14 @@ class AttentionResult:
     def __str__(self) -> str:
         last, error = self.history[-1], self.realisation.error
         scattered, masked = self.realisation.scattered, self.realisation.masked
-        left = self.realisation.left
+        left, scale = self.realisation.left, Scale.of(last)
+        both = "both accuracies" if scale.is_accuracy else f"the {scale.metric} of both"
         lines = [
             f"{last['epoch']} epochs, {last['attention_epoch'] + 1} of them with attention: {self.reason}",
-            f"parameters {left['params']:.1%}, MACs {left['macs']:.1%} left; validation accuracy "
-            f"{self.baseline:.2f} % → {self.accuracy:.2f} %",
+            f"parameters {left['params']:.1%}, MACs {left['macs']:.1%} left; validation {scale.metric} "
+            f"{scale.told(self.baseline)} → {scale.told(self.accuracy)}",
             f"masked and realised network differ by {error:.1g} of the largest output"
-            + ("" if self.realisation.rounding else ", more than rounding alone: compare both accuracies"),
+            + ("" if self.realisation.rounding else f", more than rounding alone: compare {both}"),
         ]
         if self.realisation.uncut:
             lines.append(
@@ -143,7 +145,7 @@ def prune_by_attention(
     data = data.for_task(judging)
     example = example_of(data.val, model) if example is None else example
     example = moved(example, next(model.parameters()).device)
-    baseline = evaluate(model, data.val)
+    baseline, metric = evaluate(model, data.val), judging.judged()
     attended, quantization = _attended(model, data, example, chosen)
     in_front_of_norms = chosen.at == "convolution" and quantization is None
     measured = norm_images(data, augment=chosen.augment) if in_front_of_norms else None
@@ -153,7 +155,7 @@ def prune_by_attention(
         baseline=baseline,
         csv_path=csv,
         norm_images=measured,
-        higher_is_better=judging.judged().higher_is_better,
+        scale=Scale(metric.name, metric.unit, metric.higher_is_better),
     )
     if quantization is not None:
         callbacks = (attention_ranges.FollowRanges(attended, quantization, chosen), *callbacks)

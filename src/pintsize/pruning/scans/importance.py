@@ -35,7 +35,7 @@ class LayerImportance:
     without: Sensitivity
     """Accuracy and loss at each ratio without retraining."""
     retrained: dict[str, list[float]]
-    """Layer → accuracy in percent at each ratio after retraining; empty if there was none."""
+    """Layer → accuracy in percent, or another metric, at each ratio after retraining; empty if there was none."""
     epochs: int
     """Of retraining."""
 
@@ -43,7 +43,8 @@ class LayerImportance:
         """The accuracies, one line for each layer, then those after retraining."""
         if not self.retrained:
             return [self.without.__rich__()]
-        rows = [(name, *(f"{value:.1f}" for value in values)) for name, values in self.retrained.items()]
+        number = self.without.scale.number
+        rows = [(name, *(number(value, 1) for value in values)) for name, values in self.retrained.items()]
         ratios = (f"{ratio:g}" for ratio in self.without.ratios)
         heading = f"after {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
         return [self.without.__rich__(), Table((heading, *ratios), rows)]
@@ -68,7 +69,7 @@ class LayerImportance:
             c.name: {**start, **dict(zip(ratios, c.accuracy, strict=True))} for c in self.without.curves
         }
         after = {n: {**start, **dict(zip(ratios, v, strict=True))} for n, v in self.retrained.items()}
-        return draw(before, after or None)
+        return draw(before, after or None, scale=self.without.scale)
 
 
 def layer_importance(

@@ -20,6 +20,7 @@ from ...tables import Table, Tabular
 from ...tasks import Task, task_of
 from ...training.evaluation import batches_of
 from ...training.placement import device_of
+from ...units import ACCURACY, Scale
 from ..rules.language import ELEMENTS, Rules, from_ratios
 from .parts import LEVELS, Part, find_parts
 from .prefix import Batch, Prefix
@@ -65,12 +66,16 @@ class Sensitivity(Tabular):
     unit: str = "%"
     higher_is_better: bool = True
 
+    @property
+    def scale(self) -> Scale:
+        """How its figures are told, drawn and compared."""
+        return Scale(self.metric, self.unit, self.higher_is_better)
+
     def ratio_for(self, curve: Curve, max_drop: float) -> float:
         """The largest ratio up to which the curve loses at most `max_drop`, in the metric's units; 0 if there is none."""
         best = 0.0
         for ratio, accuracy in zip(self.ratios, curve.accuracy, strict=True):
-            drop = self.accuracy - accuracy if self.higher_is_better else accuracy - self.accuracy
-            if drop > max_drop + 1e-9:
+            if self.scale.worse(self.accuracy, accuracy) > max_drop + 1e-9:
                 break
             best = ratio
         return best
@@ -90,9 +95,8 @@ class Sensitivity(Tabular):
         importance = ELEMENTS if self.level == "weight" else _RULE_NAMES.get(self.importance, self.importance)
         tolerated: dict[str, float] = {}
         for curve in self.curves:
-            for (
-                name
-            ) in curve.parameters:  # channels of one weight may belong to several groups: the least counts
+            # channels of one weight may belong to several groups: the least counts
+            for name in curve.parameters:
                 tolerated[name] = min(tolerated.get(name, 1.0), self.ratio_for(curve, max_drop))
         chosen = [(name, ratio, importance) for name, ratio in tolerated.items()]
         if not any(ratio for _, ratio, _ in chosen):
@@ -114,15 +118,14 @@ class Sensitivity(Tabular):
         """The curves as a figure."""
         from ...viz.scans import sensitivity_curves
 
-        metric = f"{self.metric} ({self.unit})" if self.unit else self.metric
-        return sensitivity_curves(self.by_layer(), max_drop=max_drop, metric=metric)
+        return sensitivity_curves(self.by_layer(), max_drop=max_drop, scale=self.scale)
 
     def __rich__(self) -> Table:
         """One line for each part: its accuracy at each ratio."""
-        rows = [(curve.name, *(f"{value:.1f}" for value in curve.accuracy)) for curve in self.curves]
-        return Table(
-            (f"{self.accuracy:.2f} {self.unit} whole", *(f"{ratio:g}" for ratio in self.ratios)), rows
-        )
+        scale = self.scale
+        rows = [(curve.name, *(scale.number(value, 1) for value in curve.accuracy)) for curve in self.curves]
+        whole = f"{'' if scale == ACCURACY else f'{scale.metric} '}{scale.told(self.accuracy)} whole"
+        return Table((whole, *(f"{ratio:g}" for ratio in self.ratios)), rows)
 
     def _repr_html_(self) -> str:
         return str(self.plot()._repr_html_()) + super()._repr_html_()
@@ -390,9 +393,8 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(str(path), "there is no such file", "check the path") from error
     except (ValueError, RecursionError) as error:
-        raise CorruptFile(
-            str(path), f"it is not JSON ({error})", "restore it from a copy, or remove it"
-        ) from error
+        cause, remedy = f"it is not JSON ({error})", "restore it from a copy, or remove it"
+        raise CorruptFile(str(path), cause, remedy) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise CorruptFile(str(path), "it is no sensitivity scan", "choose another path")
     return document

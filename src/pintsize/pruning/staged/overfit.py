@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from ...data.batches import run, split_batch
 from ...errors import InputError
+from ...tables import judged
+from ...tasks import task_of
+from ...training import evaluate
 from ...training.callbacks import Callback, TrainState
 
 UNREGULARIZED = {"augment": False, "weight_decay": 0.0, "label_smoothing": 0.0}
@@ -30,18 +35,28 @@ class Unregularized(Callback):
     data: Any
     """From `pintsize.data.load`; its training images are looked at."""
     until: float | None = None
-    """Stop once training accuracy has reached so many percent."""
+    """Stop once training accuracy has reached so many percent; of another task, its metric on the training images."""
     images: int = 2048
     """Training images that the statistics are taken over."""
     seed: int = 0
+    task: Any = None
+    """See `pintsize.train`; by default that of the data."""
 
     def __post_init__(self) -> None:
-        if self.until is not None and not 0 < self.until <= 100:
-            raise InputError(f"until={self.until!r}", "it is no accuracy", "pass percent, e.g. 99.9")
+        self._task = task_of(self.task, self.data)
+        if self.until is not None:
+            self._check_until(self.until)
         if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 2:
             raise InputError(
                 f"images={self.images!r}", "statistics need at least two", "pass a number of images"
             )
+
+    def _check_until(self, until: float) -> None:
+        if self._task.key == "accuracy" and not 0 < until <= 100:
+            raise InputError(f"until={until!r}", "it is no accuracy", "pass percent, e.g. 99.9")
+        metric = self._task.judged()
+        if isinstance(until, bool) or not isinstance(until, int | float) or not math.isfinite(until):
+            raise InputError(f"until={until!r}", "it is no number", f"pass {metric.name} to be reached")
 
     def on_epoch_start(self, state: TrainState) -> None:
         """Measure the statistics, then fix them and turn dropout off."""
@@ -56,7 +71,13 @@ class Unregularized(Callback):
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Stop when there is nothing left to fit."""
-        if self.until is not None and state.history[-1]["train_accuracy"] >= self.until:
+        if self.until is None:
+            return
+        entry, task = state.history[-1], self._task
+        reached = judged(entry, "train_")
+        if reached is None:
+            reached = entry[f"train_{task.key}"] = evaluate(state.model, self.data.train, task=task)
+        if task.judged().worse(self.until, reached) <= 0:
             state.stop = True
 
     @torch.no_grad()
@@ -67,10 +88,12 @@ class Unregularized(Callback):
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over batches
             norm.train()
-        for images, _ in chosen.batches(
-            batch_size=min(256, len(chosen)), device=state.device, drop_last=True
-        ):
-            state.model(images)
+        for batch in chosen.batches(batch_size=min(256, len(chosen)), device=state.device, drop_last=True):
+            inputs, targets = split_batch(batch, state.model)
+            if self._task.own_step:  # such a network wants its targets, too
+                self._task.step(state.model, inputs, targets)
+            else:
+                run(state.model, inputs)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

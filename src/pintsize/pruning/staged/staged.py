@@ -20,6 +20,7 @@ from ...tables import Table, Tabular, judged
 from ...tasks import task_of
 from ...training import evaluate, train
 from ...training.options import Options
+from ...units import ACCURACY, Scale, bytes_text, count_text, drop_text, milliseconds_text
 from ..weights.masks import maskable, masks_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class Round:
     metric_unit: str = "%"
     higher_is_better: bool = True
 
+    @property
+    def scale(self) -> Scale:
+        """How its figures are told, drawn and compared."""
+        return Scale(self.metric_name, self.metric_unit, self.higher_is_better)
+
 
 @dataclass(frozen=True)
 class StagedPruning(Tabular):
@@ -87,43 +93,36 @@ class StagedPruning(Tabular):
         """How much worse the last round is than the baseline: on the test images, else on validation."""
         rows = self.baseline, self.rounds[-1]
         found = [row.val_accuracy if row.accuracy is None else row.accuracy for row in rows]
-        return found[0] - found[1] if rows[0].higher_is_better else found[1] - found[0]
+        return rows[0].scale.worse(*found)
 
     @property
     def told(self) -> str:
         """The drop in words."""
-        from ...units import drop_text
-
         longer = " trained for as long" if self.baseline is not self.rounds[0] else ""
-        unit = (
-            "points"
-            if self.rounds[0].metric_name == "accuracy"
-            else self.rounds[0].metric_unit or self.rounds[0].metric_name
-        )
-        return f"{drop_text(self.drop, unit)} against the dense network{longer}"
+        return f"{drop_text(self.drop, self.rounds[0].scale.points)} against the dense network{longer}"
 
     def _repr_html_(self) -> str:
         return str(self.figures()["rounds"]._repr_html_()) + super()._repr_html_()
 
     def __rich__(self) -> Table:
         """One line for each round."""
-        from ...units import bytes_text, count_text, milliseconds_text
-
         rows = [
             (
                 row.name,
                 count_text(row.params),
                 f"{row.density:.1%}",
                 count_text(row.macs),
-                f"{row.best_val_accuracy:.2f} / {row.mean_val_accuracy:.2f}",
-                "" if row.accuracy is None else f"{row.accuracy:.2f} {row.metric_unit}".rstrip(),
+                f"{row.scale.number(row.best_val_accuracy)} / {row.scale.number(row.mean_val_accuracy)}",
+                "" if row.accuracy is None else row.scale.told(row.accuracy),
                 "" if row.bytes is None else bytes_text(row.bytes),
                 "" if row.latency_ms is None else milliseconds_text(row.latency_ms),
                 "" if row.peak_bytes is None else bytes_text(row.peak_bytes),
             )
             for row in self.rounds
         ]
-        headings = "parameters", "kept", "MACs", "val best / mean", "test", "file", "latency", "peak memory"
+        scale = self.rounds[0].scale
+        val = "val best / mean" if scale == ACCURACY else f"val {scale.label} best / mean"
+        headings = "parameters", "kept", "MACs", val, "test", "file", "latency", "peak memory"
         return Table(("", *headings), rows)
 
     def figures(self) -> dict[str, Figure]:
