@@ -15,7 +15,8 @@ from ..data.batches import Inputs, arguments, batches_of, moved, rows, run, size
 from ..errors import InputError, VerificationFailed
 from ..graph.inputs import batched
 from ..tables import Table, Tabular
-from ..tasks import Task, task_of
+from ..tasks import Task
+from ..tasks.catalog import with_task
 from ..units import bytes_text, milliseconds_text
 from .comparison import Comparison
 from .layers import first_beyond_rounding
@@ -179,7 +180,7 @@ def verify(
             f"tolerance={tolerance}", "it is no relative error", "pass e.g. 1e-3, or leave it out"
         )
     path = Path(path)
-    judging = task_of(task, split)
+    judging, split = with_task(task, split)
     batches = batches_of(split, limit=limit, model=model, batch_size=batch_size)
     runtime = open_runtime(path, backend=backend, threads=threads)
     other = None

@@ -40,6 +40,12 @@ def task_of(given: Any, data: Any = None) -> Task:
     )
 
 
+def with_task(given: Any, data: Any) -> tuple[Task, Any]:
+    """The task that a call means, and the data for it: what these give out, such as the border of masks, follows it."""
+    task = task_of(given, data)
+    return task, data.for_task(task) if hasattr(data, "for_task") else data
+
+
 def names() -> list[str]:
     """The tasks that have a name."""
     return sorted(TASKS)

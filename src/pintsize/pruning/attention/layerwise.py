@@ -24,6 +24,7 @@ from ...quant.network.flow import build
 from ...quant.network.fold import foldable
 from ...storage import record as _record
 from ...tables import Table, Tabular
+from ...tasks.catalog import with_task
 from ...training import Callback, History, TrainState, train
 from ..weights.masks import MaskStep, add_mask, maskable, masks_of, set_masks
 from .loop import norm_images
@@ -99,7 +100,7 @@ def prune_by_layer_attention(
             "pass positive numbers, and start at most 1",
         )
     _record.check_order(model, MaskStep)
-    data = data.for_task(task)
+    task, data = with_task(task, data)
     work = copy.deepcopy(model)
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept

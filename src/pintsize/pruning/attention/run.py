@@ -17,7 +17,7 @@ from ...quant import fold_batchnorm
 from ...recipe.attention import AttentionOptions
 from ...storage.atomic import write_text
 from ...storage.record import check_order
-from ...tasks import task_of
+from ...tasks.catalog import with_task
 from ...training import Callback, History, evaluate, train
 from ...units import Scale
 from ..channels.plan import PruneStep, PruningPlan
@@ -141,8 +141,7 @@ def prune_by_attention(
     """
     chosen = options_from(options)
     _check(model, data)
-    judging = task_of(task, data)
-    data = data.for_task(judging)
+    judging, data = with_task(task, data)
     example = example_of(data.val, model) if example is None else example
     example = moved(example, next(model.parameters()).device)
     baseline, metric = evaluate(model, data.val), judging.judged()

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from ...data.batches import Inputs, moved, run, split_batch
 from ...errors import InputError, InputTypeError
 from ...graph.trace import quiet
-from ...tasks import task_of
+from ...tasks.catalog import with_task
 
 _PROBES = 4
 """Random vectors per batch in Hutchinson's estimate."""
@@ -40,8 +40,7 @@ class Statistics:
         task: Any = None,
     ) -> None:
         self.model = model
-        self.data = data
-        self.task = task_of(task, data)
+        self.task, self.data = with_task(task, data)
         self.loss = loss or (F.cross_entropy if self.task.key == "accuracy" else self.task.loss)
         self._no_loss = loss is None and self.task.own_step
         self.generator = torch.Generator().manual_seed(seed)

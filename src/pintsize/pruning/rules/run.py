@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ...data.batches import example_of
+from ...tasks.catalog import with_task
 from ..staged.staged import JUDGED_IMAGES, Staged, StagedPruning
 from .language import Rules
 from .stages import RuleStages
@@ -54,7 +55,7 @@ def prune_by_rules(
         IllegalOrder: the network is quantized already.
     """
     chosen = rules if isinstance(rules, Rules) else Rules.load(rules)
-    data = data.for_task(task)
+    task, data = with_task(task, data)
     example = example_of(data.val, model)
     judged = data.train.at_most(JUDGED_IMAGES, seed)
     stages = RuleStages(model, chosen, example=example, data=judged, seed=seed)

@@ -17,7 +17,8 @@ from ...data.batches import moved, rows, size, split_batch
 from ...errors import CorruptFile, InputError, unknown
 from ...storage.atomic import write_text
 from ...tables import Table, Tabular
-from ...tasks import Task, task_of
+from ...tasks import Task
+from ...tasks.catalog import with_task
 from ...training.evaluation import batches_of
 from ...training.placement import device_of
 from ...units import ACCURACY, Scale
@@ -201,7 +202,7 @@ def sensitivity(
     chosen = _check_ratios(ratios)
     importance = importance or LEVELS[level]
     device = device_of(model)
-    judging = task_of(task, data)
+    judging, data = with_task(task, data)
     split = getattr(data, "val", data)
     batches = [
         tuple(moved(part, device) for part in split_batch(batch, model))

@@ -12,6 +12,7 @@ from ...data.batches import example_of
 from ...errors import InputError, unknown
 from ...graph import channel_groups
 from ...storage import record as _record
+from ...tasks.catalog import with_task
 from ..channels import importance as criteria
 from ..channels.blocks import COMBINE, block_ratios, group_ratios
 from ..channels.plan import PruneStep
@@ -78,7 +79,7 @@ def prune_rounds(
         raise unknown("importance", importance, criteria.names())
     _record.check_order(model, PruneStep)
     given = block_ratios(model, ratios)
-    data = data.for_task(task)
+    task, data = with_task(task, data)
     example = example_of(data.val, model)
 
     def cut(number: int) -> None:

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...storage import record as _record
 from ...storage.entry import enters_network
 from ...tables import Table, Tabular
-from ...tasks import task_of
+from ...tasks.catalog import with_task
 from ..channels.statistics import Statistics
 from ..patterns import matches
 from . import criteria as element_criteria
@@ -122,7 +122,7 @@ def sparsify(
     criterion = element_criteria.find(importance)
     _record.check_order(model, MaskStep)
     names = chosen_weights(model, ignore)
-    judging = task_of(task, data)
+    judging, data = with_task(task, data)
     source = batches_for(data, batches or criterion.batches, batch_size, seed, example)
     rounds = criterion.steps if steps is None else steps
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
