@@ -85,8 +85,8 @@ class Scale:
         return self.metric.endswith("accuracy") and self.unit == "%"
 
     def number(self, value: float, digits: int = 2) -> str:
-        """A value without its unit: so many decimals, of another metric four digits where it is below 1."""
-        return f"{value:.{digits}f}" if self.is_accuracy else _figure(value, digits)
+        """A value without its unit: so many decimals, of one that is no percentage four digits where it is below 1."""
+        return f"{value:.{digits}f}" if self.unit == "%" else _figure(value, digits)
 
     def told(self, value: float, digits: int = 2) -> str:
         """A value with its unit."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pintsize import errors
 from pintsize.deploy import export, integer_nodes, open_runtime, verify
 from pintsize.deploy.openvino.graph import prepared
+from pintsize.deploy.openvino.runtime import core
 from pintsize.quant import quantize
 
 pytest.importorskip("openvino", reason="the extra 'openvino' cannot be installed here")
@@ -211,8 +212,6 @@ class Sequences(nn.Module):
 
 @pytest.mark.parametrize("kind", [None, nn.GRU, nn.LSTM, nn.RNN])
 def test_layers_are_right_where_sizes_are_computed_and_the_batch_is_open(kind, tmp_path):
-    import openvino
-
     torch.manual_seed(0)
     model = Sequences(None if kind is None else kind(48, 16, batch_first=True)).eval()
     x = torch.rand(4, 1, 12, 6)
@@ -221,10 +220,10 @@ def test_layers_are_right_where_sizes_are_computed_and_the_batch_is_open(kind, t
     with torch.no_grad():
         expected = model(x)
     for shape in (None, [4, 1, 12, 6]):  # as its users open it, and as our runtime does
-        network = openvino.Core().read_model(path)
+        network = core().read_model(path)
         if shape:
             network.reshape(shape)
-        compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = torch.tensor(next(iter(compiled(x.numpy()).values())))
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
@@ -235,8 +234,12 @@ import numpy as np
 import pintsize as ps
 faulthandler.enable()
 signal.signal(signal.SIGUSR1, lambda *_: None)
-opened = [ps.open_runtime(sys.argv[1], backend="openvino", threads=1)]
-opened[0](np.zeros((1, 3, 16, 16), np.float32))
+opened = [ps.open_runtime(sys.argv[1], backend="openvino", threads=1) for _ in range(2)]
+for runtime in opened:
+    runtime(np.zeros((1, 3, 16, 16), np.float32))
+del runtime
+opened.pop(0)
+os.kill(os.getpid(), signal.SIGUSR1)
 thread = threading.Thread(target=opened.clear)
 thread.start()
 thread.join()

@@ -44,6 +44,7 @@ class OpenVino(Closing):
     backend = "openvino"
 
     def __init__(self, path: Path, *, threads: int) -> None:
+        package()
         self.path, self.threads = path, threads
         self._model: Any = _read(path)
         self._shapes: list[Shape] = [_shape(value.partial_shape) for value in self._model.inputs]
@@ -116,8 +117,9 @@ def package() -> Any:
 def core() -> Any:
     """OpenVINO's one entrance, for as long as the process lives.
 
-    On CPUs with AMX its plug-in lends the first thread a stack for signals, and frees it with the last core: in
-    whichever thread that happens, so that the next signal, a Ctrl-C or a child's end, would find no stack.
+    On CPUs with AMX the plug-in of each core gives the thread a stack for signals and frees it with the core, whichever
+    thread that happens in and whichever core has given a stack since: the next signal, a Ctrl-C or a child's end, would
+    find none.
     """
     return package().Core()
 
