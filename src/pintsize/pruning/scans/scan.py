@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data.batches import moved, rows, size, split_batch
-from ...errors import CorruptFile, InputError, unknown
+from ...errors import InputError, unknown
 from ...storage.atomic import write_text
 from ...tables import Table, Tabular
 from ...tasks import Task
@@ -23,6 +23,7 @@ from ...training.evaluation import batches_of
 from ...training.placement import device_of
 from ...units import ACCURACY, Scale
 from ..rules.language import ELEMENTS, Rules, from_ratios
+from .book import FORMAT, Book, read
 from .parts import LEVELS, Part, find_parts
 from .prefix import Batch, Prefix
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class Sensitivity(Tabular):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, atomically."""
-        write_text(path, json.dumps({"format": _FORMAT, "result": asdict(self)}, indent=1))
+        write_text(path, json.dumps({"format": FORMAT, "result": asdict(self)}, indent=1))
 
     @staticmethod
     def finished(path: str | os.PathLike[str]) -> bool:
         """Whether the scan that is written to this file has come to its end."""
-        return _read(Path(path)).get("result") is not None
+        return read(Path(path)).get("result") is not None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Sensitivity:
@@ -148,7 +148,7 @@ class Sensitivity(Tabular):
             InputError: no such file, or the scan in it is not finished.
             CorruptFile: it is no scan.
         """
-        fields = _read(Path(path)).get("result")
+        fields = read(Path(path)).get("result")
         if fields is None:
             raise InputError(str(path), "its scan is not finished", "run the scan again with this path")
         return cls(**{**fields, "curves": [Curve(**curve) for curve in fields["curves"]]})
@@ -216,54 +216,14 @@ def sensitivity(
     )
     scan = _Scan(model, parts, batches, judging, chosen, reuse=reuse, memory=memory)
     identity = scan.identity(level, importance)
-    book = _Book(None if path is None else Path(path), identity, len(chosen))
+    book = Book(None if path is None else Path(path), identity, len(chosen))
     if book.result is not None:
         return Sensitivity.load(book.path or "")
     scan.run(book, progress)
     result = scan.result(level, importance, book)
     if book.path is not None:
-        book.finish(result)
+        book.finish(asdict(result))
     return result
-
-
-class _Book:
-    """The sums of a scan so far, in a file."""
-
-    def __init__(self, path: Path | None, identity: dict[str, Any], ratios: int) -> None:
-        self.path, self.identity, self._ratios = path, identity, ratios
-        self.sums: dict[str, list[list[float]]] = {}
-        self.done: list[list[Any]] = []
-        self.result: Any = None
-        if path is not None and path.exists():
-            document = _read(path)
-            if document.get("scan") != identity:
-                raise InputError(
-                    str(path), "it holds another scan (other weights, images or options)", "choose another path or remove it"
-                )  # fmt: skip
-            self.sums, self.done = document["sums"], document["done"]
-            self.result = document.get("result")
-
-    def has(self, go: int, name: str) -> bool:
-        """Whether this part is done for these images."""
-        return [go, name] in self.done
-
-    def add(self, go: int, name: str, found: list[tuple[float, float]]) -> None:
-        """Add what a part gave, and write the file."""
-        sums = self.sums.setdefault(name, [[0.0, 0] for _ in found])
-        for total, (loss, correct) in zip(sums, found, strict=True):
-            total[0] += loss
-            total[1] += correct
-        self.done.append([go, name])
-        self._write(None)
-
-    def finish(self, result: Sensitivity) -> None:
-        """Write the result beside the sums."""
-        self._write(asdict(result))
-
-    def _write(self, result: Any) -> None:
-        if self.path is not None:
-            document = {"format": _FORMAT, "scan": self.identity, "sums": self.sums, "done": self.done}
-            write_text(self.path, json.dumps({**document, "result": result}))
 
 
 _WHOLE = ""
@@ -304,7 +264,7 @@ class _Scan:
             "memory": self._memory if self._reuse else 0,
         }
 
-    def run(self, book: _Book, progress: bool | None) -> None:
+    def run(self, book: Book, progress: bool | None) -> None:
         """Whatever the book does not have yet."""
         with Prefix(self.model, self.batches, self.task) as prefix:
             parts = sorted(
@@ -347,7 +307,7 @@ class _Scan:
             room -= need
         return goes
 
-    def result(self, level: str, importance: str, book: _Book) -> Sensitivity:
+    def result(self, level: str, importance: str, book: Book) -> Sensitivity:
         """The means."""
         n = self.images
         ((loss, correct),) = book.sums[_WHOLE]
@@ -386,16 +346,3 @@ def _check_ratios(ratios: Sequence[float]) -> list[float]:
     if not found or any(not 0 < r < 1 for r in found) or sorted(set(found)) != found:
         raise InputError(f"ratios={list(ratios)}", "they do not rise within (0, 1)", "e.g. (0.1, 0.5, 0.9)")
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(str(path), "there is no such file", "check the path") from error
-    except (ValueError, RecursionError) as error:
-        cause, remedy = f"it is not JSON ({error})", "restore it from a copy, or remove it"
-        raise CorruptFile(str(path), cause, remedy) from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise CorruptFile(str(path), "it is no sensitivity scan", "choose another path")
-    return document
