@@ -59,8 +59,7 @@ def figures(value: float, images: Data, prefix: str = "") -> dict[str, Any]:
 
 def _scale(images: Data) -> Scale:
     task = _task(images)
-    metric = task.judged()
-    return ACCURACY if task.key == "accuracy" else Scale(metric.name, metric.unit, metric.higher_is_better)
+    return ACCURACY if task.key == "accuracy" else task.judged().scale
 
 
 def _task(images: Data) -> Task:

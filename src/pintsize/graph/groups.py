@@ -93,7 +93,7 @@ class Graph:
             if op in live:  # what nobody reads asks for nothing
                 ops.apply(op, self.labels)
         self._join_copies()
-        for value in [*trace.outputs, *(trace.training.outputs if trace.training is not None else [])]:
+        for value in trace.all_outputs:
             self.labels.freeze(self.labels.of(value), OUTPUT)
         self.settle()
 

@@ -88,17 +88,7 @@ class Labels:
     @functools.cached_property
     def readers(self) -> dict[Value, list[Op]]:
         """Of each value the ops of both passes that read it."""
-        found: dict[Value, list[Op]] = {}
-        for op in self.trace.all_ops:
-            for value in dict.fromkeys(op.inputs):
-                found.setdefault(value, []).append(op)
-        return found
-
-    @functools.cached_property
-    def ends(self) -> set[Value]:
-        """The outputs of both passes."""
-        training = self.trace.training
-        return {*self.trace.outputs, *(training.outputs if training is not None else ())}
+        return self.trace.consumers(self.trace.all_ops)
 
     def fresh(self, count: int) -> Tensor:
         """`count` new ids."""

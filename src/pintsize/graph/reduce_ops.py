@@ -62,10 +62,10 @@ def _of_a_norm(op: Op, labels: Labels) -> bool:
     """Whether it is a statistic of a norm that is written out: whatever becomes of it is subtracted or divided by."""
     if op.func.overloadpacket not in STATISTICS:
         return False
-    todo, used = [(value, False) for value in op.outputs], False
+    todo, used, ends = [(value, False) for value in op.outputs], False, labels.trace.all_outputs
     while todo:
         value, inverse = todo.pop()
-        if value in labels.ends:
+        if value in ends:
             return False
         for reader in labels.readers.get(value, ()):
             packet, others = reader.func.overloadpacket, len(reader.inputs) - 1

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 _OWN = frozenset(vars(nn.Module()))
 """What torch itself keeps: parameters, buffers, modules, hooks, the mode."""
+
+
+@contextlib.contextmanager
+def training_undone(model: nn.Module) -> Iterator[None]:
+    """Buffers, and random numbers of its device, are as before afterwards: a forward in training mode leaves no trace."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 def keep_state(model: nn.Module) -> Callable[[], None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
 from .inputs import as_args, batch_hint, batched, check_batch
-from .state import keep_state
+from .state import keep_state, training_undone
 
 _Kind = TypeVar("_Kind")
 
@@ -91,6 +91,11 @@ class Trace:
         """The ops of both passes."""
         return self.ops if self.training is None else [*self.ops, *self.training.ops]
 
+    @property
+    def all_outputs(self) -> list[Value]:
+        """The outputs of both passes."""
+        return self.outputs if self.training is None else [*self.outputs, *self.training.outputs]
+
     def unread(self) -> set[str]:
         """Parameters that the outputs do not depend on."""
         read = {value.name for op in self.live() for value in op.inputs}
@@ -106,10 +111,10 @@ class Trace:
                 found.add(op)
         return found
 
-    def consumers(self) -> dict[Value, list[Op]]:
-        """For each value the ops that read it."""
+    def consumers(self, ops: Sequence[Op] | None = None) -> dict[Value, list[Op]]:
+        """For each value the ops that read it, of `ops` or of the pass in eval mode."""
         users: dict[Value, list[Op]] = {}
-        for op in self.ops:
+        for op in self.ops if ops is None else ops:
             for value in dict.fromkeys(op.inputs):
                 users.setdefault(value, []).append(op)
         return users
@@ -189,14 +194,8 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
 
 def record_training(model: nn.Module, example: Any, trace: Trace | None = None) -> Trace:
     """As `record`, the way that training takes; buffers and random numbers are as before afterwards."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with torch.random.fork_rng(devices=()):
-            return record(model, example, trace=trace, training_paths=True)
-    finally:
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
+    with training_undone(model):
+        return record(model, example, trace=trace, training_paths=True)
 
 
 def record(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, InputTypeError, OperationError
+from ..units import Scale
 
 _DRAWS = 64
 """Bootstrap samples of a standard error: its own relative error is then 9 %."""
@@ -35,6 +36,11 @@ class Metric:
     unit: str = ""
     """What stands behind its numbers: %, dB, px."""
     higher_is_better: bool = True
+
+    @property
+    def scale(self) -> Scale:
+        """What its figures are, for all that tells, draws or ranks them."""
+        return Scale(self.name, self.unit, self.higher_is_better)
 
     def records(self, outputs: Any, targets: Any) -> Sequence[Any] | Tensor:
         """What counts of each image of a batch, one entry for each; on the CPU, if it is no tensor."""
@@ -69,11 +75,11 @@ class Metric:
 
     def best(self, values: Sequence[float]) -> float:
         """The best of several."""
-        return max(values) if self.higher_is_better else min(values)
+        return self.scale.best(values)
 
     def worse(self, before: float, now: float) -> float:
         """How much is lost, in the metric's units; below 0 if something is gained."""
-        return before - now if self.higher_is_better else now - before
+        return self.scale.worse(before, now)
 
 
 def _scatter(drawn: Iterable[float]) -> float:

@@ -16,6 +16,7 @@ from pintsize.errors import InputTypeError
 from pintsize.graph.inputs import batched
 from pintsize.graph.structure import structured
 from pintsize.tasks import Task, task_of
+from pintsize.tasks.catalog import with_task
 from pintsize.tasks.forward import in_single
 from pintsize.tasks.metric import joined, value_of
 
@@ -60,8 +61,7 @@ def records_of(
 ) -> Sequence[Any]:
     """What the task's metric notes of each image; see `evaluate`."""
     task.judged()
-    if hasattr(split, "for_task"):
-        split = split.for_task(task)
+    _, split = with_task(task, split)
     if isinstance(model_or_runtime, nn.Module):
         return score(model_or_runtime, split, task, batch_size=batch_size, loss=False).records
     if callable(model_or_runtime):

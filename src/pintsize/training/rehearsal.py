@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from pintsize.data.batches import moved, split_batch
 from pintsize.errors import InputTypeError, OperationError
+from pintsize.graph.state import training_undone
 from pintsize.tasks import Task
 from pintsize.tasks.classification import Classification, check_labels
 from pintsize.tasks.metric import value_of
@@ -64,7 +63,7 @@ def _first(model: nn.Module, split: Any, task: Task) -> tuple[Any, Any]:
 
 
 def _step(model: nn.Module, task: Task, inputs: Any, targets: Any) -> None:
-    with _as_before(model), torch.enable_grad():
+    with training_undone(model), keeping_modes(model), torch.enable_grad():
         model.train()
         try:
             loss = task.step(model, inputs, targets)
@@ -75,17 +74,3 @@ def _step(model: nn.Module, task: Task, inputs: Any, targets: Any) -> None:
             f"step of task {task.name!r}", f"its loss is {loss.item()} on the first batch",
             "check the range of inputs and targets, and the weights",
         )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _as_before(model: nn.Module) -> Iterator[None]:
-    """Modes, buffers and random numbers are put back."""
-    device = device_of(model)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with keeping_modes(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

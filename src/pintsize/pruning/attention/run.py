@@ -154,7 +154,7 @@ def prune_by_attention(
         baseline=baseline,
         csv_path=csv,
         norm_images=measured,
-        scale=Scale(metric.name, metric.unit, metric.higher_is_better),
+        scale=metric.scale,
     )
     if quantization is not None:
         callbacks = (attention_ranges.FollowRanges(attended, quantization, chosen), *callbacks)
