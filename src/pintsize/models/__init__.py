@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .factory import load_factory
+from .onnx import from_onnx
 from .registry import create
 from .registry import names as list
 
-__all__ = ["create", "list", "load_factory"]
+__all__ = ["create", "from_onnx", "list", "load_factory"]
