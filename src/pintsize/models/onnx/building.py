@@ -20,8 +20,10 @@ from .program import Port, Program, Ref, Step, Weight, map_leaves
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-LARGEST = 2**29
+LARGEST = 2**27
 """Values in one tensor, at most: a file may ask for more memory than there is."""
+_NESTED = {"state"}
+"""Functions that give one value which is a tuple."""
 _MANY = 100_000
 """Entries of what is computed from shapes, at most."""
 
@@ -88,7 +90,9 @@ class Builder:
         except (UnsupportedOp, OperationError):
             raise
         except Exception as error:
-            raise op.unsupported(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+            raise op.unsupported(
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            ) from error
 
     def hold(self, name: str, data: Tensor) -> None:
         """Know a weight of the file."""
@@ -156,18 +160,21 @@ class Op:
     def few(self) -> bool:
         """Whether what it computes with is as few numbers as shapes are."""
         return all(
-            value is None or (value.data.numel() if isinstance(value.data, Tensor) else value.data.size) <= _MANY
+            value is None
+            or (value.data.numel() if isinstance(value.data, Tensor) else value.data.size) <= _MANY
             for value in self.inputs
         )
 
     @property
     def name(self) -> str:
         """As errors call it."""
-        return f"node {self.node.name or self.outputs[0]!r} ({self.type})"
+        return f"node {self.node.name or ', '.join(self.outputs)!r} ({self.type})"
 
     def unsupported(self, cause: str) -> UnsupportedOp:
         """The error that names the node."""
-        return UnsupportedOp(self.name, cause, "export the network without it, or cut the file in front of it")
+        return UnsupportedOp(
+            self.name, cause, "export the network without it, or cut the file in front of it"
+        )
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value."""
@@ -238,12 +245,11 @@ class Op:
     def operand(self, index: int) -> Any:
         """An input of arithmetic: a constant of one value is a plain number where that changes no shape."""
         value = self.value(index)
-        if value.kind == "constant" and value.data.numel() == 1:
-            ranks = [self.rank(k) for k in range(len(self.inputs)) if k != index and self.has(k)]
-            if value.data.dim() <= max(ranks, default=0) or value.data.dim() == 0:
-                if any(self.value(k).kind == "tensor" for k in range(len(self.inputs)) if self.has(k)):
-                    return value.data.item()
-        return value
+        others = [self.value(k) for k in range(len(self.inputs)) if self.has(k)]
+        if value.kind != "constant" or value.data.numel() != 1 or all(one.kind != "tensor" for one in others):
+            return value
+        ranks = [self.rank(k) for k in range(len(self.inputs)) if k != index and self.has(k)]
+        return value.data.item() if value.data.dim() <= max(ranks, default=0) else value
 
     def call(self, target: str, *args: Any, **options: Any) -> None:
         """Note the call of a function; its result is this node's."""
@@ -307,13 +313,13 @@ class Op:
 
         map_leaves((args, options), note)
         made = self._carried_out(kind, target, args, options, meta=True)
-        many = [one for one in outputs if one]
-        results = made if isinstance(made, tuple | list) else (made,)
+        alone = kind == "module" or target in _NESTED or not isinstance(made, tuple | list)
+        results = (made,) if alone else tuple(made)
         for result in results:
             self._check_size(result)
-        if kind == "function" and all(one.kind == "constant" for one in found):
+        if kind == "function" and target not in _NESTED and all(one.kind == "constant" for one in found):
             made = self._carried_out(kind, target, args, options, meta=False)
-            results = made if isinstance(made, tuple | list) else (made,)
+            results = (made,) if alone else tuple(made)
             learned = any(one.learned for one in found)
             for name, result in zip(outputs, results, strict=False):
                 builder.values[name] = Value(name, "constant", _real(result), learned)
@@ -324,20 +330,21 @@ class Op:
                 return leaf
             return builder.weight(leaf) if leaf.kind == "constant" else Ref(leaf.name)
 
-        whole = len(results) > 1
+        many = len(results) > 1
         builder.steps.append(
             Step(
                 kind,
                 target,
                 map_leaves(args, placed),
                 map_leaves(options, placed),
-                tuple(outputs)[: len(results)] if whole else tuple(many[:1]),
+                tuple(outputs)[: len(results)] if many and len(outputs) > 1 else (*outputs[:1], *[""] * many),
                 self.node.name or self.outputs[0],
             )
         )
         for name, result in zip(outputs, results, strict=False):
             if name:
-                builder.values[name] = Value(name, "tensor" if isinstance(result, Tensor) else "sizes", result)
+                kept = "sizes" if isinstance(result, np.ndarray) else "tensor"
+                builder.values[name] = Value(name, kept, result)
 
     def _carried_out(self, kind: str, target: str, args: Any, options: Any, meta: bool) -> Any:
         def plain(leaf: Any) -> Any:

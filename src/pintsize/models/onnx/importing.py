@@ -30,9 +30,7 @@ _SIDES = (
 """Tried in turn where the file leaves height and width open."""
 
 
-def from_onnx(
-    path: str | os.PathLike[str], *, example: Any = None, check: bool = True
-) -> OnnxNetwork:
+def from_onnx(path: str | os.PathLike[str], *, example: Any = None, check: bool = True) -> OnnxNetwork:
     """The network in an `.onnx` file as an ordinary module, in eval mode, equal to the file in ONNX Runtime.
 
     Parameters are trainable, layers are torch's own under the names that the file has for them. Several outputs are a
@@ -77,9 +75,11 @@ def _given(model: ir.Model, example: Any) -> tuple[Tensor, ...] | None:
     if example is None:
         return None
     args = as_args(example)
-    names = [value.name for value in model.graph.inputs if value.name not in model.graph.initializers]
+    names = [str(value.name) for value in model.graph.inputs if value.name not in model.graph.initializers]
     if len(args) != len(names) or not all(isinstance(one, Tensor) for one in args):
-        raise InputError(f"example of {len(args)} inputs", f"the file takes {len(names)}", f"pass {', '.join(names)}")
+        raise InputError(
+            f"example of {len(args)} inputs", f"the file takes {len(names)}", f"pass {', '.join(names)}"
+        )
     return args
 
 
@@ -186,27 +186,33 @@ def _filled(builder: Builder, model: ir.Model, path: Path, inputs: list[Port], o
         except PintsizeError:
             raise
         except Exception as error:
-            raise CorruptFile(f"weight {name} of {path}", f"it is damaged ({error})", "restore the file") from error
+            raise CorruptFile(
+                f"weight {name} of {path}", f"it is damaged ({error})", "restore the file"
+            ) from error
     for node in graph:
         try:
             builder.carry_out(node)
         except KeyError as error:
-            raise CorruptFile(str(path), f"node {node.name!r} reads {error}, which is nowhere", "restore it") from error
+            raise CorruptFile(
+                str(path), f"node {node.name!r} reads {error}, which is nowhere", "restore it"
+            ) from error
     for port in outputs:
-        value = builder.values.get(port.name)
-        if value is None:
+        given = builder.values.get(port.name)
+        if given is None:
             raise CorruptFile(str(path), f"nothing gives its output {port.name}", "restore it from a copy")
-        if value.kind != "tensor":
-            raise UnsupportedOp(f"output {port.name} of {path}", "it does not depend on the input", "leave it out")
-        if value.name != port.name or not any(port.name in step.outputs for step in builder.steps):
-            _passed_on(builder, value, port.name)
+        if given.name != port.name or not any(port.name in step.outputs for step in builder.steps):
+            _passed_on(builder, given, port.name)
+        elif given.kind == "sizes":
+            raise UnsupportedOp(f"output {port.name} of {path}", "it is a shape, no result", "leave it out")
 
 
 def _passed_on(builder: Builder, value: Value, name: str) -> None:
     """An output that is another name of a value."""
     from .program import Ref, Step
 
-    builder.steps.append(Step("function", "same", (Ref(value.name),), {}, (name,), name))
+    given = builder.weight(value) if value.kind == "constant" else Ref(value.name)
+    target = "tensor" if value.kind == "sizes" else "same"
+    builder.steps.append(Step("function", target, (given,), {}, (name,), name))
 
 
 def random_inputs(inputs: tuple[Port, ...], sizes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Any]:
@@ -220,5 +226,7 @@ def random_inputs(inputs: tuple[Port, ...], sizes: dict[str, tuple[int, ...]], s
         elif port.dtype == "bool":
             made[port.name] = chance.random(shape) > 0.5
         else:
-            made[port.name] = chance.integers(0, 200 if port.dtype == "uint8" else 2, shape).astype(port.dtype)
+            made[port.name] = chance.integers(0, 200 if port.dtype == "uint8" else 2, shape).astype(
+                port.dtype
+            )
     return made

@@ -30,7 +30,9 @@ def make_module(spec: Mapping[str, Any]) -> nn.Module:
     """
     kind = spec.get("class")
     if kind not in LAYERS:
-        raise CorruptFile(f"layer {kind!r} of an imported network", "there is no such layer", "restore the file")
+        raise CorruptFile(
+            f"layer {kind!r} of an imported network", "there is no such layer", "restore the file"
+        )
     try:
         return LAYERS[str(kind)](**spec["options"])
     except (TypeError, ValueError, KeyError) as error:

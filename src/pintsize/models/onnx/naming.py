@@ -28,7 +28,11 @@ class Paths:
         """For a layer: from its weight's name (`layer1.0.conv.weight`), else the node's (`/layer1/conv/Conv`)."""
         path = _of_weight(node) or _of_scopes(node) or _of_node(node)
         own = kind.lower()
-        if path and kind in _PLAIN and not re.search(r"act|pool|drop|norm|elu|swish|mish", path.rpartition(".")[2].lower()):
+        if (
+            path
+            and kind in _PLAIN
+            and not re.search(r"act|pool|drop|norm|elu|swish|mish", path.rpartition(".")[2].lower())
+        ):
             path = path if path.rpartition(".")[2].lower().startswith(own) else f"{path}.{own}"
         return self._free(path or own)
 
@@ -42,10 +46,12 @@ class Paths:
 
     def _free(self, wanted: str) -> str:
         parts: list[str] = []
-        for part in wanted.split("."):
-            while ".".join([*parts, part]) in self._layers and len(parts) + 1 < wanted.count(".") + 1:
-                part += "_"
+        *above, last = wanted.split(".")
+        for part in above:
             parts.append(part)
+            while ".".join(parts) in self._layers:
+                parts[-1] += "_"
+        parts.append(last)
         path, count = ".".join(parts), 1
         while path in self._layers or path in self._above:
             count += 1
@@ -79,7 +85,9 @@ def _of_node(node: ir.Node) -> str:
     if not name or re.fullmatch(rf"(node_|n)?{re.escape(node.op_type)}?[_\d]*", name, re.IGNORECASE):
         return ""
     parts = [part for part in re.split(r"[/:]", name) if part]
-    if len(parts) > 1 and re.match(rf"{re.escape(node.op_type)}|Conv2D|BiasAdd|MatMul|FusedBatchNorm", parts[-1]):
+    if len(parts) > 1 and re.match(
+        rf"{re.escape(node.op_type)}|Conv2D|BiasAdd|MatMul|FusedBatchNorm", parts[-1]
+    ):
         parts = parts[:-1]
     while len(parts) > 1 and _CALLS.match(parts[0]):
         parts = parts[1:]
@@ -99,7 +107,9 @@ def _parts(name: str) -> list[str]:
 
 
 _PLAIN = {
-    kind for kind in LAYERS if not kind.startswith(("Conv", "Linear", "Batch", "Layer", "Group", "LSTM", "GRU", "RNN", "Emb"))
+    kind
+    for kind in LAYERS
+    if not kind.startswith(("Conv", "Linear", "Batch", "Layer", "Group", "LSTM", "GRU", "RNN", "Emb"))
 }
 """Layers without weights: torch calls them functions more often than modules, so that a path may be its caller's."""
 _OWN = {"program", "training", "batch", "inputs", "outputs"}

@@ -64,7 +64,9 @@ class OnnxNetwork(nn.Module):
         if len(inputs) != len(self.program.inputs):
             names = ", ".join(port.name for port in self.program.inputs)
             raise InputError(
-                f"{len(inputs)} inputs", f"the network takes {len(self.program.inputs)} ({names})", "pass these"
+                f"{len(inputs)} inputs",
+                f"the network takes {len(self.program.inputs)} ({names})",
+                "pass these",
             )
         batch = self.program.batch
         if batch is None or not inputs[0].dim() or inputs[0].shape[0] == batch:
@@ -78,7 +80,9 @@ class OnnxNetwork(nn.Module):
         count = inputs[0].shape[0]
         if count % batch:
             raise InputError(
-                f"a batch of {count} images", f"the file takes {batch} at a time", f"pass a multiple of {batch}"
+                f"a batch of {count} images",
+                f"the file takes {batch} at a time",
+                f"pass a multiple of {batch}",
             )
         parts = [self._run(tuple(one[k : k + batch] for one in inputs)) for k in range(0, count, batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -131,7 +135,9 @@ def rebuilt(program: str) -> OnnxNetwork:
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, CorruptFile):
             raise
-        raise CorruptFile("the program of an imported network", str(error), "restore the file from a copy") from error
+        raise CorruptFile(
+            "the program of an imported network", str(error), "restore the file from a copy"
+        ) from error
     wrong = [s.target for s in found.steps if s.kind != "module" and s.target not in FUNCTIONS]
     if wrong:
         raise CorruptFile("the program of an imported network", f"it calls {wrong[0]!r}", "restore the file")
@@ -157,7 +163,9 @@ def _tensor(root: nn.Module, path: str) -> Tensor:
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, str(name), None)
     if not isinstance(found, torch.dtype):
-        raise CorruptFile(f"type {name!r} of an imported network", "there is no such type", "restore the file")
+        raise CorruptFile(
+            f"type {name!r} of an imported network", "there is no such type", "restore the file"
+        )
     return found
 
 

@@ -98,7 +98,9 @@ class Program:
             return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error, RecursionError) as error:
             raise CorruptFile(
-                "the program of an imported network", f"it is damaged ({error})", "restore the file from a copy"
+                "the program of an imported network",
+                f"it is damaged ({error})",
+                "restore the file from a copy",
             ) from error
 
 

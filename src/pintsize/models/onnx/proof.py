@@ -31,9 +31,13 @@ def batch_of(network: OnnxNetwork, sizes: dict[str, tuple[int, ...]], fixed: int
         parts = [network._run(tuple(one[k : k + fixed] for one in args)) for k in (0, fixed)]
         try:
             whole = network._run(args)
-        except Exception as error:
+        except Exception:
             import os
-            if os.environ.get('DBG'): import traceback; traceback.print_exc(limit=-2)
+
+            if os.environ.get("DBG"):
+                import traceback
+
+                traceback.print_exc(limit=-2)
             return program
     for name, value in whole.items():
         apart = [part[name] for part in parts]
@@ -117,7 +121,9 @@ def _session(path: Path, extra: Any = None) -> Any:
         ) from error
 
 
-def _differs(network: OnnxNetwork, path: Path, arrays: dict[str, Any], name: str, gap: float) -> OperationError:
+def _differs(
+    network: OnnxNetwork, path: Path, arrays: dict[str, Any], name: str, gap: float
+) -> OperationError:
     """The error that names the first node whose result is another."""
     told = f"output {name} is off by {gap:.1e}"
     try:
@@ -137,9 +143,7 @@ def _first(network: OnnxNetwork, path: Path, arrays: dict[str, Any]) -> str | No
     model = onnx.load(str(path))
     known = {name for node in model.graph.node for name in node.output}
     present = {value.name for value in model.graph.output}
-    asked = [
-        (name, step) for step in network.program.steps for name in step.outputs if name in known
-    ]
+    asked = [(name, step) for step in network.program.steps for name in step.outputs if name in known]
     model.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(name) for name, _ in asked if name not in present
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CorruptFile, InputError, OperationError
+from ...storage.logs import silenced
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,13 +38,16 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
         proto = onnx.load(os.fspath(path), load_external_data=False)
         if not proto.graph.node and not proto.graph.output:
             raise ValueError("it holds no graph")
-        model = ir.from_proto(proto)
-        if model.functions:
-            passes.InlinePass()(model)
-        passes.TopologicalSortPass()(model)
+        with silenced("onnx_ir"):  # what it warns of is refused, or does no harm
+            model = ir.from_proto(proto)
+            if model.functions:
+                passes.InlinePass()(model)
+            passes.TopologicalSortPass()(model)
     except Exception as error:  # whatever damaged bytes make the parser and the passes trip over
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CorruptFile(str(path), f"it is no whole ONNX file ({reason})", "restore it from a copy") from error
+        raise CorruptFile(
+            str(path), f"it is no whole ONNX file ({reason})", "restore it from a copy"
+        ) from error
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
     if opset is None or opset < OLDEST:
         raise InputError(
@@ -75,11 +79,15 @@ def weight(value: ir.Value, folder: Path) -> Tensor:
         raise InputError(what, "that is not in the file's own folder", "put it beside the .onnx file")
     if not found.is_file():
         raise InputError(what, f"there is no {found}", "put it beside the .onnx file")
-    kind, shape = tensor.dtype.numpy(), tuple(tensor.shape)
+    kind, shape = tensor.dtype.numpy(), tuple(int(one) for one in tensor.shape)  # type: ignore[arg-type]
     if kind.kind not in "fiub" or tensor.dtype.bitwidth < 8:
         return from_file(tensor)
     try:  # copy on write: training changes the network, never the file
-        data = np.memmap(found, kind, "c", tensor.offset or 0, shape) if np.prod(shape) else np.zeros(shape, kind)
+        data = (
+            np.memmap(found, kind, "c", tensor.offset or 0, shape)
+            if np.prod(shape)
+            else np.zeros(shape, kind)
+        )
     except (ValueError, OSError) as error:
         raise CorruptFile(what, f"it is too short ({error})", "restore it from a copy") from error
     return torch.from_numpy(np.asarray(data))

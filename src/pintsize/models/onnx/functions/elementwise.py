@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .sizes import tensor
-from .table import function, number
+from .table import FUNCTIONS, function, number
 
 Number = Tensor | float
 
@@ -77,7 +78,9 @@ def mod(a: Any, b: Any, fmod: bool = False) -> Any:
 def _tensors(*values: Any) -> list[Tensor]:
     like = next(one for one in values if isinstance(one, Tensor))
     return [
-        one if isinstance(one, Tensor) else torch.as_tensor(_plain(one, like), dtype=like.dtype, device=like.device)
+        one
+        if isinstance(one, Tensor)
+        else torch.as_tensor(_plain(one, like), dtype=like.dtype, device=like.device)
         for one in values
     ]
 
@@ -188,34 +191,23 @@ def cast(x: Any, dtype: str, device: torch.device | None = None) -> Tensor:
     return made.to(getattr(torch, dtype))
 
 
-def _unary(name: str, target: Any) -> None:
-    def call(x: Tensor) -> Any:
-        return target(x)
-
-    call.__name__, call.__doc__ = name, f"`torch.{name}`."
-    function(call)
-
-
-for _name in (
-    "abs acos acosh asin asinh atan atanh ceil cos cosh erf exp floor isnan log neg reciprocal relu sigmoid "
-    "sign sin sinh sqrt tan tanh logical_not bitwise_not"
-).split():
-    _unary(_name, getattr(torch, _name))
+_UNARY = (
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp", "floor", "isnan",
+    "log", "neg", "reciprocal", "relu", "sigmoid", "sign", "sin", "sinh", "sqrt", "tan", "tanh", "logical_not",
+    "bitwise_not",
+)  # fmt: skip
+_BINARY = (
+    "eq", "gt", "lt", "ge", "le", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or",
+    "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
+)  # fmt: skip
+FUNCTIONS.update({name: getattr(torch, name) for name in _UNARY})
 
 
-def _binary(name: str) -> None:
-    def call(a: Any, b: Any) -> Any:
-        return getattr(torch, name)(*_tensors(a, b))
-
-    call.__name__, call.__doc__ = name, f"`torch.{name}`."
-    function(call)
+def _of_two(target: Callable[..., Tensor]) -> Callable[[Any, Any], Tensor]:
+    return lambda a, b: target(*_tensors(a, b))
 
 
-for _name in (
-    "eq gt lt ge le logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor "
-    "bitwise_left_shift bitwise_right_shift"
-).split():
-    _binary(_name)
+FUNCTIONS.update({name: _of_two(getattr(torch, name)) for name in _BINARY})
 
 
 @function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .table import function
 
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 
 
 @function
@@ -25,8 +25,7 @@ def conv(
     groups: int,
 ) -> Tensor:
     """Convolution with a weight that the network computes."""
-    made: Tensor = _CONVOLUTIONS[len(stride) - 1](x, weight, bias, stride, padding, dilation, groups)  # type: ignore[operator]
-    return made
+    return _CONVOLUTIONS[len(stride) - 1](x, weight, bias, stride, padding, dilation, groups)
 
 
 @function
@@ -53,7 +52,9 @@ def rms_norm(x: Tensor, weight: Tensor, axis: int, eps: float) -> Tensor:
 
 
 @function
-def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, per_group: bool = False) -> Tensor:
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, per_group: bool = False
+) -> Tensor:
     """Groups of channels by themselves; weights for each channel, or (opset 18) for each group."""
     if per_group:
         weight, bias = (one.repeat_interleave(x.shape[1] // groups) for one in (weight, bias))
@@ -86,10 +87,15 @@ def grid_sample(x: Tensor, grid: Tensor, mode: str, padding: str, corners: bool)
 @function
 def local_response(x: Tensor, size: int, alpha: float, beta: float, bias: float) -> Tensor:
     """Each value over those of the channels beside it."""
-    return F.local_response_norm(x, size, alpha, beta, bias)
+    before = (size - 1) // 2
+    around = F.pad(x * x, (0, 0) * (x.dim() - 2) + (before, size - 1 - before))
+    total = torch.stack([around[:, k : k + x.shape[1]] for k in range(size)]).sum(0)
+    return x / (bias + alpha / size * total) ** beta
 
 
 @function
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
     """Attention [B, heads, tokens, channels]."""
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)

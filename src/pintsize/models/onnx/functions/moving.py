@@ -81,8 +81,7 @@ def slice_(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = Non
     starts, ends = whole(starts), whole(ends)
     axes = list(range(len(starts))) if axes is None else whole(axes)
     steps = [1] * len(starts) if steps is None else whole(steps)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        axis = axis % x.dim()
+    for axis, start, end, step in zip([one % x.dim() for one in axes], starts, ends, steps, strict=True):
         if step > 0:
             bounds = [None if _whole_way(one) else one for one in (start, end)]
             chosen = slice(bounds[0], bounds[1], step)
@@ -109,7 +108,9 @@ def gather(x: Tensor, index: Any, axis: int = 0) -> Tensor:
     if index.dim() == 1:
         return x.index_select(axis, index)
     axis = axis % x.dim()
-    return x.index_select(axis, index.reshape(-1)).reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, index.reshape(-1)).reshape(
+        *x.shape[:axis], *index.shape, *x.shape[axis + 1 :]
+    )
 
 
 @function
@@ -124,14 +125,18 @@ def gather_nd(x: Tensor, index: Tensor, batch_dims: int = 0) -> Tensor:
     if batch_dims:
         count = index.shape[:batch_dims]
         made = [
-            gather_nd(a, b) for a, b in zip(x.flatten(0, batch_dims - 1), index.flatten(0, batch_dims - 1), strict=True)
+            gather_nd(a, b)
+            for a, b in zip(x.flatten(0, batch_dims - 1), index.flatten(0, batch_dims - 1), strict=True)
         ]
-        return torch.stack(made).unflatten(0, count)
+        stacked: Tensor = torch.stack(made).unflatten(0, count)
+        return stacked
     return x[tuple(index.unbind(-1))]
 
 
 @function
-def scatter_elements(x: Tensor, index: Tensor, updates: Tensor, axis: int = 0, reduction: str = "none") -> Tensor:
+def scatter_elements(
+    x: Tensor, index: Tensor, updates: Tensor, axis: int = 0, reduction: str = "none"
+) -> Tensor:
     """With some entries replaced, or added to."""
     index = torch.where(index < 0, index + x.shape[axis], index)
     if reduction == "none":
@@ -155,7 +160,10 @@ def expand(x: Any, shape: Any, device: torch.device | None = None) -> Tensor:
     lead = max(x.dim() - len(sizes), 0)
     sizes = [*x.shape[:lead], *sizes]
     behind = [*[1] * (len(sizes) - x.dim()), *x.shape]
-    return x.expand([own if isinstance(one, int) and one == 1 else one for own, one in zip(behind, sizes, strict=True)])
+    made: Tensor = x.expand(
+        [own if isinstance(one, int) and one == 1 else one for own, one in zip(behind, sizes, strict=True)]
+    )
+    return made
 
 
 @function
@@ -216,8 +224,12 @@ def one_hot(index: Tensor, depth: Any, values: Any, axis: int = -1) -> Tensor:
     off, on = values.unbind() if isinstance(values, Tensor) else values
     index = torch.where(index < 0, index + depth, index).long()
     places = torch.arange(depth, device=index.device)
-    same = (index.unsqueeze(axis) == places.reshape([-1 if d == axis % (index.dim() + 1) else 1 for d in range(index.dim() + 1)]))
-    return torch.where(same, torch.as_tensor(on, device=index.device), torch.as_tensor(off, device=index.device))
+    same = index.unsqueeze(axis) == places.reshape(
+        [-1 if d == axis % (index.dim() + 1) else 1 for d in range(index.dim() + 1)]
+    )
+    return torch.where(
+        same, torch.as_tensor(on, device=index.device), torch.as_tensor(off, device=index.device)
+    )
 
 
 @creates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .table import function
 
-_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-_MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_AVERAGES: tuple[Callable[..., Tensor], ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_MAXIMA: tuple[Callable[..., Tensor], ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 
 
 def flat(pads: Sequence[int]) -> list[int]:
@@ -22,7 +22,12 @@ def flat(pads: Sequence[int]) -> list[int]:
 
 @function
 def same_pads(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], lower: bool, value: float
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    lower: bool,
+    value: float,
 ) -> Tensor:
     """Padded so that what follows gives as many values as there are strides in it."""
     pads: list[int] = []
@@ -37,19 +42,26 @@ def same_pads(
 
 @function
 def average_pool(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int], ceil_mode: bool, count_pads: bool
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[int],
+    ceil_mode: bool,
+    count_pads: bool,
 ) -> Tensor:
     """Mean of what a window sees; what is beyond the edge counts with `count_pads`."""
     pool = _AVERAGES[len(kernel) - 1]
     half = len(pads) // 2
-    if list(pads[:half]) == list(pads[half:]) and all(2 * p <= k for p, k in zip(pads[:half], kernel, strict=True)):
-        return pool(x, kernel, stride, list(pads[:half]), ceil_mode, count_pads)  # type: ignore[operator,no-any-return]
+    if list(pads[:half]) == list(pads[half:]) and all(
+        2 * p <= k for p, k in zip(pads[:half], kernel, strict=True)
+    ):
+        return pool(x, kernel, stride, list(pads[:half]), ceil_mode, count_pads)
     padded = F.pad(x, flat(pads))
-    made: Tensor = pool(padded, kernel, stride, 0, ceil_mode)  # type: ignore[operator]
+    made: Tensor = pool(padded, kernel, stride, 0, ceil_mode)
     if count_pads:
         return made
     seen = F.pad(torch.ones_like(x[:1, :1]), flat(pads))
-    return made / pool(seen, kernel, stride, 0, ceil_mode)  # type: ignore[operator,no-any-return]
+    return made / pool(seen, kernel, stride, 0, ceil_mode)
 
 
 @function
@@ -63,14 +75,14 @@ def max_pool(
 ) -> Tensor:
     """Largest value that a window sees."""
     padded = F.pad(x, flat(pads), value=-torch.inf)
-    return _MAXIMA[len(kernel) - 1](padded, kernel, stride, 0, dilation, ceil_mode)  # type: ignore[operator,no-any-return]
+    return _MAXIMA[len(kernel) - 1](padded, kernel, stride, 0, dilation, ceil_mode)
 
 
 @function
 def lp_pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int], p: int) -> Tensor:
     """The p-norm of what a window sees."""
     padded = F.pad(x.abs() ** p, flat(pads))
-    made: Tensor = _AVERAGES[len(kernel) - 1](padded, kernel, stride, 0)  # type: ignore[operator]
+    made: Tensor = _AVERAGES[len(kernel) - 1](padded, kernel, stride, 0)
     count = 1
     for one in kernel:
         count *= one

@@ -69,7 +69,9 @@ def cumsum(x: Tensor, axis: Any, exclusive: bool = False, reverse: bool = False)
 
 
 @function
-def topk(x: Tensor, k: Any, axis: int = -1, largest: bool = True, in_order: bool = True) -> tuple[Tensor, Tensor]:
+def topk(
+    x: Tensor, k: Any, axis: int = -1, largest: bool = True, in_order: bool = True
+) -> tuple[Tensor, Tensor]:
     """The largest or smallest values, and where they are."""
     values, places = torch.topk(x, int(number(whole(k)[0])), axis, largest, in_order)
     return values, places

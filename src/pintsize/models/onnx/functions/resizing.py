@@ -16,12 +16,19 @@ _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 @function
 def interpolate(
-    x: Tensor, sizes: Any, scales: Sequence[float] | None, mode: str, corners: bool | None, antialias: bool = False
+    x: Tensor,
+    sizes: Any,
+    scales: Sequence[float] | None,
+    mode: str,
+    corners: bool | None,
+    antialias: bool = False,
 ) -> Tensor:
     """`torch.nn.functional.interpolate` of all dimensions behind the channels."""
     kind = {"linear": _LINEAR.get(x.dim(), mode), "cubic": "bicubic"}.get(mode, mode)
     if scales is not None:
-        return F.interpolate(x, scale_factor=list(scales), mode=kind, align_corners=corners, antialias=antialias)
+        return F.interpolate(
+            x, scale_factor=list(scales), mode=kind, align_corners=corners, antialias=antialias
+        )
     return F.interpolate(x, size=whole(sizes), mode=kind, align_corners=corners, antialias=antialias)
 
 
@@ -65,8 +72,8 @@ def resize(
     return x
 
 
-def _places(x: Tensor, old: Any, new: Any, scale: Any, coordinates: str) -> Tensor:
-    at = torch.arange(new, dtype=torch.float32, device=x.device)
+def _places(x: Tensor, old: Any, new: Any, scale: Any, coordinates: str) -> Any:
+    at: Any = torch.arange(new, dtype=torch.float32, device=x.device)
     if coordinates == "align_corners":
         return at * ((old - 1) / max(new - 1, 1))
     if coordinates == "asymmetric":
@@ -92,10 +99,8 @@ def _rounded(place: Tensor, how: str) -> Tensor:
 def _weighted(x: Tensor, axis: int, place: Tensor, mode: str, cubic: float, outside: bool) -> Tensor:
     base = place.floor()
     part = place - base
-    if mode == "linear":
-        taps = [(0, 1 - part), (1, part)]
-    else:
-        taps = [(k, _cubic(part - k, cubic)) for k in (-1, 0, 1, 2)]
+    near = [(0, 1 - part), (1, part)]
+    taps = near if mode == "linear" else [(k, _cubic(part - k, cubic)) for k in (-1, 0, 1, 2)]
     last = x.shape[axis] - 1
     if outside:
         taps = [(k, w * ((base + k >= 0) & (base + k <= last))) for k, w in taps]

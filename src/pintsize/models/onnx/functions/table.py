@@ -37,7 +37,9 @@ def whole(sizes: Any) -> list[Any]:
     """
     if isinstance(sizes, Tensor):
         return [int(one) for one in sizes.reshape(-1).tolist()]
-    return [one if isinstance(one, torch.SymInt) else int(one) for one in np.asarray(sizes, object).reshape(-1)]
+    return [
+        one if isinstance(one, torch.SymInt) else int(one) for one in np.asarray(sizes, object).reshape(-1)
+    ]
 
 
 def number(value: Any) -> Any:

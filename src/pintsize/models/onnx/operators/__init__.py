@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import arithmetic, control, layers, norms, pools, quantized, recurrent, reductions, resize, shapes, sizes  # noqa: F401
+from . import (  # noqa: F401 (they fill the tables)  # noqa: F401
+    arithmetic,
+    control,
+    layers,
+    norms,
+    pools,
+    quantized,
+    recurrent,
+    reductions,
+    resize,
+    shapes,
+    sizes,
+)
 from .table import OPERATORS, SIZES
 
 __all__ = ["OPERATORS", "SIZES"]

@@ -130,7 +130,12 @@ def _activation(op: Op, own: str, other: str, scale: float, spent: list[str]) ->
         return None
     inner, before = behind
     spent.append(source.name)
-    if kind == "ReLU6" and inner == "add" and set(before.args) == {Ref(own), 3.0} and abs(scale - 1 / 6) < 1e-6:
+    if (
+        kind == "ReLU6"
+        and inner == "add"
+        and set(before.args) == {Ref(own), 3.0}
+        and abs(scale - 1 / 6) < 1e-6
+    ):
         return "Hardswish"
     if kind == "Tanh" and inner == "Softplus" and before.args == (Ref(own),) and abs(scale - 1) < 1e-6:
         return "Mish"
@@ -163,4 +168,3 @@ def _forgotten(op: Op, name: str) -> None:
             del builder.modules[step.target]
             builder.paths.give_back(step.target)
     builder.steps = [step for step in builder.steps if step.outputs != (name,)]
-

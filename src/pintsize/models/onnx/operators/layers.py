@@ -62,8 +62,8 @@ def conv(op: Op) -> None:
     x, padding = padded(op, op.value(0), kernel, given)
     groups = op.attribute("group", 1)
     if weight.kind != "constant" or (op.has(2) and not op.is_constant(2)):
-        bias = op.value(2) if op.has(2) else None
-        op.call("conv", x, weight, bias, given["stride"], padding, given["dilation"], groups)
+        added = op.value(2) if op.has(2) else None
+        op.call("conv", x, weight, added, given["stride"], padding, given["dilation"], groups)
         return
     bias = op.constant(2)
     settings = {
@@ -181,7 +181,9 @@ def einsum(op: Op) -> None:
 @operator("GridSample")
 def grid_sample(op: Op) -> None:
     """Values at places."""
-    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(op.attribute("mode", "bilinear"), op.attribute("mode", "bilinear"))
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(
+        op.attribute("mode", "bilinear"), op.attribute("mode", "bilinear")
+    )
     corners = bool(op.attribute("align_corners", 0))
     op.call("grid_sample", op.value(0), op.value(1), mode, op.attribute("padding_mode", "zeros"), corners)
 

@@ -57,7 +57,9 @@ def average_pool(op: Op) -> None:
 def _same(op: Op, kernel: tuple[int, ...], stride: tuple[int, ...], lower: bool) -> tuple[int, ...]:
     """Pads of a file whose images have one size, or whose strides are 1."""
     if not op.builder.static and any(one != 1 for one in stride):
-        raise op.unsupported("auto_pad of an average pool with strides depends on the image's size, which is open")
+        raise op.unsupported(
+            "auto_pad of an average pool with strides depends on the image's size, which is open"
+        )
     begin, end = [], []
     for size, k, s in zip(op.shape()[2:], kernel, stride, strict=True):
         missing = max((-(-size // s) - 1) * s + k - size, 0)

@@ -17,19 +17,35 @@ _SAME = {
     "QLinearGlobalAveragePool": "GlobalAveragePool", "QLinearAveragePool": "AveragePool", "QLinearSoftmax": "Softmax",
 }  # fmt: skip
 
+_LAYERS = ("Conv", "Linear", "BatchNorm")
+
 
 @operator("QuantizeLinear")
 def quantize(op: Op) -> None:
     """Nothing; but where the file gives out integers, they are made."""
     value = op.value(0)
+    scale, zero = op.constant(1), op.constant(2)
     if op.outputs[0] not in op.builder.given_out or value.kind == "constant":
         op.builder.quantized = True
-        op.alias(value)
+        _cut_at_zero(op, value, zero)
         return
-    scale, zero = op.constant(1), op.constant(2)
     assert scale is not None
     kind = str(zero.dtype).removeprefix("torch.") if zero is not None else "uint8"
     op.call("quantize", value, scale.item(), 0 if zero is None else int(zero), kind)
+
+
+def _cut_at_zero(op: Op, value: Value, zero: Tensor | None) -> None:
+    """A ReLU in front of integers that begin at 0 is left out by those who quantize: here it is again."""
+    begins = zero is None or (zero.numel() == 1 and int(zero) == torch.iinfo(zero.dtype).min)
+    step = next((one for one in reversed(op.builder.steps) if value.name in one.outputs), None)
+    layer = step is not None and (
+        step.target in ("add", "sub", "mul")
+        or (step.kind == "module" and op.builder.modules[step.target]["class"].startswith(_LAYERS))
+    )
+    if value.kind == "tensor" and begins and layer:
+        op.module("ReLU", {}, {}, value)
+    else:
+        op.alias(value)
 
 
 @operator("DequantizeLinear")
@@ -77,19 +93,27 @@ def layer(op: Op) -> None:
     if weight.kind == "constant":
         weight = _constant(op, f"{weight.name}@float", _meant(weight.data, scale, zero, axis))
     inputs: list[Value | None] = [op.value(0), weight]
+    end = op.constant(7) if whole else None
     if op.has(8):
         bias, given = op.constant(8), op.constant(1)
         assert bias is not None
         assert given is not None
         inputs.append(_constant(op, f"{op.value(8).name}@float", bias.float() * given * scale.reshape(-1)))
     _as(op, "Conv" if conv else "MatMul", inputs)
+    if whole:
+        _cut_at_zero(op, op.builder.values[op.outputs[0]], end)
 
 
 @operator(*_SAME)
 def same(op: Op) -> None:
     """The operator in floating point."""
     op.builder.quantized = True
-    _as(op, _SAME[op.type], [op.value(0), op.value(3)] if op.type in ("QLinearAdd", "QLinearMul") else [op.value(0)])
+    if op.type not in ("QLinearAdd", "QLinearMul"):
+        _as(op, _SAME[op.type], [op.value(0)])
+        return
+    end = op.constant(7)
+    _as(op, _SAME[op.type], [op.value(0), op.value(3)])
+    _cut_at_zero(op, op.builder.values[op.outputs[0]], end)
 
 
 @operator("QLinearConcat")
@@ -129,7 +153,11 @@ def _meant(whole: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tens
 
     def spread(one: Tensor) -> Tensor:
         own = axis % max(whole.dim(), 1)
-        return one.float().reshape([-1 if d == own else 1 for d in range(whole.dim())]) if one.numel() > 1 else one.float()
+        return (
+            one.float().reshape([-1 if d == own else 1 for d in range(whole.dim())])
+            if one.numel() > 1
+            else one.float()
+        )
 
     apart = whole.float() if zero is None else whole.float() - spread(zero)
     return apart * spread(scale)

@@ -27,7 +27,9 @@ def resize(op: Op) -> None:
     if corners is not False:
         last = op.rank() - 2
         if sizes is not None:
-            op.call("interpolate", op.value(0), _behind(op, sizes, last), None, mode, corners[0], _antialias(op))
+            op.call(
+                "interpolate", op.value(0), _behind(op, sizes, last), None, mode, corners[0], _antialias(op)
+            )
         else:
             op.call("interpolate", op.value(0), None, scales[-last:], mode, corners[0], _antialias(op))
         return
@@ -85,7 +87,9 @@ def _torchs(op: Op, mode: str, coordinates: str, nearest: str, scales: Any, axes
         if whole and coordinates == "half_pixel" and nearest.startswith("round"):
             return (None,)
         return False
-    if mode == "cubic" and (op.attribute("cubic_coeff_a", -0.75) != -0.75 or op.attribute("exclude_outside", 0)):
+    if mode == "cubic" and (
+        op.attribute("cubic_coeff_a", -0.75) != -0.75 or op.attribute("exclude_outside", 0)
+    ):
         return False
     if coordinates == "align_corners":
         return (True,)

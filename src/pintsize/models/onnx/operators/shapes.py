@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..building import Op, Value
 from .table import operator
+
 _FEW = 16
 """Entries: no tensor has more dimensions, and no pad more numbers."""
 
@@ -94,7 +95,12 @@ def split(op: Op) -> None:
 def slices(op: Op) -> None:
     """From one place to another; attributes before opset 10."""
     op.call(
-        "slice", op.value(0), op.numbers(1, "starts"), op.numbers(2, "ends"), op.numbers(3, "axes"), op.numbers(4)
+        "slice",
+        op.value(0),
+        op.numbers(1, "starts"),
+        op.numbers(2, "ends"),
+        op.numbers(3, "axes"),
+        op.numbers(4),
     )
 
 
@@ -129,7 +135,9 @@ def gather_nd(op: Op) -> None:
 def scatter_elements(op: Op) -> None:
     """Some entries replaced."""
     how = op.attribute("reduction", "none")
-    op.call("scatter_elements", op.value(0), op.value(1), op.value(2), axis=op.attribute("axis", 0), reduction=how)
+    op.call(
+        "scatter_elements", op.value(0), op.value(1), op.value(2), axis=op.attribute("axis", 0), reduction=how
+    )
 
 
 @operator("ScatterND")
@@ -162,7 +170,11 @@ def pad(op: Op) -> None:
     value: Any = op.attribute("value", 0.0)
     if op.has(2):
         value = op.operand(2)
-        value = value.data.item() if not isinstance(value, int | float | bool) and value.kind == "constant" else value
+        value = (
+            value.data.item()
+            if not isinstance(value, int | float | bool) and value.kind == "constant"
+            else value
+        )
     pads = op.numbers(1, "pads")
     mode = op.attribute("mode", "constant")
     if isinstance(pads, tuple) and not any(pads):
@@ -201,7 +213,12 @@ def one_hot(op: Op) -> None:
 @operator("Constant")
 def constant(op: Op) -> None:
     """A constant."""
-    for name, kind in (("value_float", torch.float32), ("value_floats", torch.float32), ("value_int", torch.int64), ("value_ints", torch.int64)):
+    for name, kind in (
+        ("value_float", torch.float32),
+        ("value_floats", torch.float32),
+        ("value_int", torch.int64),
+        ("value_ints", torch.int64),
+    ):
         if (given := op.attribute(name)) is not None:
             op.keep(torch.tensor(given, dtype=kind))
             return

@@ -73,7 +73,12 @@ def slices(op: Op) -> None:
     """Entries from one to another."""
     steps = op.numbers(4)
     op.call(
-        "sizes_slice", plain(op, 0), op.numbers(1, "starts"), op.numbers(2, "ends"), op.numbers(3, "axes"), steps
+        "sizes_slice",
+        plain(op, 0),
+        op.numbers(1, "starts"),
+        op.numbers(2, "ends"),
+        op.numbers(3, "axes"),
+        steps,
     )
 
 
