@@ -197,6 +197,11 @@ class Op:
             raise self.unsupported(f"input {index} is missing")
         return self.inputs[index]  # type: ignore[return-value]
 
+    def tensor(self, index: int) -> Value:
+        """An input as a tensor, also if it was computed from shapes."""
+        value = self.value(index)
+        return self.between("tensor", value) if value.kind == "sizes" else value
+
     def constant(self, index: int) -> Tensor | None:
         """An input that is always the same; None for one that is not there.
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,15 +17,10 @@ from .network import OnnxNetwork
 from .operators.types import TYPES
 from .program import Port
 from .proof import batch_of, prove
+from .trials import sizes_tried
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-_SIDES = (
-    (224, 224), (320, 320), (64, 64), (256, 256), (48, 320), (32, 32), (640, 640), (96, 96), (128, 128), (512, 512),
-    (28, 28), (299, 299), (16, 16), (8, 8), (1, 1),
-)  # fmt: skip
-"""Tried in turn where the file leaves height and width open."""
 
 
 def from_onnx(path: str | os.PathLike[str], *, example: Any = None, check: bool = True) -> OnnxNetwork:
@@ -108,27 +101,6 @@ def _fixed(inputs: list[Port]) -> int | None:
     """Images in each call, where every input has them fixed alike."""
     counts = {port.shape[0] if port.shape else None for port in inputs}
     return next(iter(counts)) if len(counts) == 1 and all(isinstance(one, int) for one in counts) else None  # type: ignore[return-value]
-
-
-def sizes_tried(inputs: list[Port]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Shapes for all inputs: two images, and sides that networks are made for."""
-    for sides in _SIDES:
-        known: dict[str, int] = {}
-        found = {}
-        for port in inputs:
-            shape: list[int] = []
-            free = 0
-            for dim, one in enumerate(port.shape or ()):
-                if isinstance(one, int):
-                    shape.append(one)
-                    continue
-                wanted = 2 if dim == 0 else sides[min(free, 1)]
-                free += dim > 0
-                shape.append(known.setdefault(one, wanted) if one is not None else wanted)
-            found[port.name] = tuple(shape)
-        yield found
-        if all(isinstance(one, int) for port in inputs for one in (port.shape or ())[1:]):
-            return
 
 
 def _built(
@@ -213,20 +185,3 @@ def _passed_on(builder: Builder, value: Value, name: str) -> None:
     given = builder.weight(value) if value.kind == "constant" else Ref(value.name)
     target = "tensor" if value.kind == "sizes" else "same"
     builder.steps.append(Step("function", target, (given,), {}, (name,), name))
-
-
-def random_inputs(inputs: tuple[Port, ...], sizes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Any]:
-    """NumPy arrays that fit."""
-    chance = np.random.default_rng(seed)
-    made = {}
-    for port in inputs:
-        shape = sizes[port.name]
-        if port.dtype.startswith(("float", "double", "bfloat")):
-            made[port.name] = chance.random(shape, np.float32).astype(port.dtype)
-        elif port.dtype == "bool":
-            made[port.name] = chance.random(shape) > 0.5
-        else:
-            made[port.name] = chance.integers(0, 200 if port.dtype == "uint8" else 2, shape).astype(
-                port.dtype
-            )
-    return made

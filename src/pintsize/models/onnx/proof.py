@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import OperationError
 from .network import OnnxNetwork
 from .program import Port, Program
+from .trials import random_inputs
 
 CLOSE = 1e-4
 """Of the largest value of an output."""
@@ -22,8 +23,6 @@ _ALIKE = 0.3
 
 def batch_of(network: OnnxNetwork, sizes: dict[str, tuple[int, ...]], fixed: int) -> Program:
     """The program with `batch` None if it takes any number of images though the file has a fixed one."""
-    from .importing import random_inputs
-
     twice = {name: (2 * shape[0], *shape[1:]) for name, shape in sizes.items()}
     args = tensors(network.inputs, random_inputs(network.inputs, twice, 0))
     program = dataclasses.replace(network.program, batch=fixed)
@@ -32,12 +31,6 @@ def batch_of(network: OnnxNetwork, sizes: dict[str, tuple[int, ...]], fixed: int
         try:
             whole = network._run(args)
         except Exception:
-            import os
-
-            if os.environ.get("DBG"):
-                import traceback
-
-                traceback.print_exc(limit=-2)
             return program
     for name, value in whole.items():
         apart = [part[name] for part in parts]
@@ -56,8 +49,6 @@ def prove(
     Raises:
         OperationError: ONNX Runtime refuses the file, or the network differs; the node is named.
     """
-    from .importing import random_inputs
-
     session = _session(path)
     cases = [random_inputs(network.inputs, sizes, 1)]
     if given is not None:

@@ -35,6 +35,12 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) ->
 
 
 @function
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """By the mean and deviation of what it is given."""
+    return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+
+
+@function
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, axis: int, eps: float) -> Tensor:
     """Over all dimensions from `axis` on."""
     axis = axis % x.dim()

@@ -31,7 +31,7 @@ _SEVERAL = {"Max": "maximum", "Min": "minimum", "Sum": "total", "Mean": "average
 @operator(*_UNARY)
 def unary(op: Op) -> None:
     """A function of one tensor."""
-    op.call(_UNARY[op.type], op.value(0))
+    op.call(_UNARY[op.type], op.tensor(0))
 
 
 @operator(*_BINARY)
@@ -104,7 +104,7 @@ def clip(op: Op) -> None:
     elif low == 0 and (high is None or (isinstance(high, float) and high > 1e38)):
         op.module("ReLU", {}, {}, op.value(0))
     else:
-        op.call("clip", op.value(0), low, high)
+        op.call("clip", op.tensor(0), low, high)
 
 
 _MODULES = {
@@ -119,7 +119,7 @@ def activation(op: Op) -> None:
     if op.is_constant(0) or not op.value(0).data.is_floating_point():
         name = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}.get(op.type)
         if name is not None:
-            op.call(name, op.value(0))
+            op.call(name, op.tensor(0))
             return
     op.module(_MODULES[op.type], {}, {}, op.value(0))
 

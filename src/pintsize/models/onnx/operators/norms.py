@@ -9,13 +9,14 @@ from .table import operator
 @operator("BatchNormalization")
 def batch_norm(op: Op) -> None:
     """Batch norm, with the statistics of the file."""
+    if op.attribute("training_mode", 0):  # torch writes standardised weights so
+        op.call("batch_norm", op.value(0), op.value(1), op.value(2), op.attribute("epsilon", 1e-5))
+        return
     weight, bias, mean, var = (op.constant(k) for k in (1, 2, 3, 4))
     assert weight is not None
     rank = op.rank()
     if not 2 <= rank <= 5:
         raise op.unsupported(f"a batch norm of {rank} dimensions is not known")
-    if op.attribute("training_mode", 0):
-        raise op.unsupported("it is in training mode")
     settings = {"num_features": weight.numel(), "eps": op.attribute("epsilon", 1e-5)}
     weights = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
     op.module(f"BatchNorm{max(rank - 2, 1)}d", settings, weights, op.value(0))

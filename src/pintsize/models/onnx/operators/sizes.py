@@ -145,6 +145,16 @@ def extreme(op: Op) -> None:
     op.call(f"sizes_{op.type.lower()}", *(plain(op, k) for k in range(len(op.inputs))))
 
 
+@of_sizes("Clip")
+def clip(op: Op) -> None:
+    """Between two bounds."""
+    value = plain(op, 0)
+    for index, target in ((1, "sizes_max"), (2, "sizes_min")):
+        if op.has(index):
+            value = op.between(target, value, plain(op, index))
+    op.alias(value)
+
+
 @of_sizes("ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin")
 def reduce(op: Op) -> None:
     """Along dimensions."""
