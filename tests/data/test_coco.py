@@ -46,6 +46,7 @@ def test_a_json_file_in_its_folder_of_annotations(write, tmp_path, below):
         (lambda c: c["annotations"][2].update(bbox=[10, 5, -3, 4]), InputError, "has a negative side"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, float("nan"), 4]), InputError, "is not made of finite numbers"),
         (lambda c: c["annotations"][2].update(bbox=[10, 5, 3]), CorruptFile, "it is not COCO's JSON"),
+        (lambda c: c.update(categories=[], annotations=[]), InputError, "it has no categories; add one for each class"),
         (lambda c: c.pop("categories"), CorruptFile, "it is not COCO's JSON .*categories"),
         (lambda c: c["images"][2].update(file_name="gone.png"), DataNotFound, "gone.png: the annotations name it"),
         (lambda c: c["images"][2].update(height=41), InputError, "it has 40×40 pixels, its annotations say 41×40"),

@@ -124,3 +124,19 @@ def test_names_of_classes_that_are_no_text(write, tmp_path):
     (root / "classes.txt").write_bytes("größe\nweg\n".encode("latin-1"))
     with pytest.raises(CorruptFile, match=r"classes.txt: it is no text in UTF-8"):
         data.load(f"masks:{root}", image_size=64)
+
+
+def test_masks_that_lose_a_little_are_refused(write, tmp_path):
+    root = write.masks(tmp_path / "set")
+    mask = root / "masks" / "3.png"
+    Image.open(mask).save(mask.with_suffix(".jpg"))
+    mask.unlink()
+    with pytest.raises(InputError, match=r"masks/3.jpg: it is a JPEG, .*; save masks as PNG"):
+        data.load(f"masks:{root}", image_size=32)
+
+
+def test_folders_without_pictures(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    with pytest.raises(DataNotFound, match="images/ has no pictures; add some"):
+        data.load(f"masks:{tmp_path}/set")

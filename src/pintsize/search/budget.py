@@ -356,6 +356,8 @@ class BudgetSearch:
 
     def _affordable(self, epochs: int, *, but: float = 0.0) -> int:
         """As many epochs as there is time for, `but` seconds aside; some is kept for what varies."""
+        if self.clock.left <= but:
+            return 0
         each = self._seconds_per_epoch()
         if each == 0 or math.isinf(self.clock.left):
             return epochs
@@ -385,6 +387,7 @@ class BudgetSearch:
             "chosen": best["name"],
             "least": min(self._least, *(self._cost(row) for row in self.rows if row["finished"])),
             "seconds": self.clock.spent,
+            "time_limit": self.options.time_limit,
             "candidates": [{key: row[key] for key in keys if key in row} for row in self.rows],
         }
 
