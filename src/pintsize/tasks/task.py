@@ -292,7 +292,7 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
             raise unfit(task, what, error, targets) from error
         if what == "loss" and _learns(outputs) and not found.requires_grad:
             raise OperationError(
-                f"loss of task {task.name!r}", "no gradient comes out of it",
+                f"loss of task {task.name!r}", "it does not require grad: nothing could be learned from it",
                 "compute it from the outputs with torch's own operations: no .item(), .detach() or .numpy()",
             )  # fmt: skip
         if what == "loss" and not torch.isfinite(found):
