@@ -356,8 +356,6 @@ class BudgetSearch:
 
     def _affordable(self, epochs: int, *, but: float = 0.0) -> int:
         """As many epochs as there is time for, `but` seconds aside; some is kept for what varies."""
-        if self.clock.left <= but:
-            return 0
         each = self._seconds_per_epoch()
         if each == 0 or math.isinf(self.clock.left):
             return epochs
