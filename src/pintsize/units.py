@@ -26,11 +26,11 @@ def milliseconds_text(number: float) -> str:
     return f"{_three(number)} ms"
 
 
-def drop_text(drop: float, unit: str = "points") -> str:
-    """Points of accuracy, or units of another metric, lost or gained: 3.667 → '3.67 points lost'."""
+def drop_text(drop: float, unit: str = "points", metric: str = "accuracy") -> str:
+    """Points of a metric in percent, or units of another one, lost or gained: 3.667 → '3.67 points lost'."""
     text = f"{abs(drop):.2f}" if unit == "points" else _figure(abs(drop), 2)
     if float(text) == 0:
-        return "no accuracy lost" if unit == "points" else "nothing lost"
+        return f"no {metric} lost" if unit == "points" else "nothing lost"
     return f"{text} {unit} {'lost' if drop > 0 else 'gained'}"
 
 
@@ -77,11 +77,11 @@ class Scale:
     @property
     def points(self) -> str:
         """The unit of a drop."""
-        return "points" if self.is_accuracy else self.unit or self.metric
+        return "points" if self.unit == "%" else self.unit or self.metric
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it is an accuracy in percent, whose drops are told in points."""
+        """Whether it is an accuracy in percent."""
         return self.metric.endswith("accuracy") and self.unit == "%"
 
     def number(self, value: float, digits: int = 2) -> str:

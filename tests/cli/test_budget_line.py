@@ -28,6 +28,19 @@ def test_a_budget_that_is_not_met_says_why(changes, said):
     assert said in budget_line({"budget": {**FOUND, **changes}})
 
 
+def test_a_search_without_time_says_so():
+    dense = {"name": "dense", "finished": True}
+    stopped = {"name": "full-1", "finished": False}
+    late = {**FOUND, "candidates": [dense, stopped], "time_limit": 0.5, "seconds": 31.0}
+    assert "in 0.5 minutes no smaller network was tried; allow more: time_limit" in budget_line(
+        {"budget": late}
+    )
+    tried = {**late, "candidates": [dense, {"name": "probe-1", "finished": True}, stopped]}
+    assert "the cheapest network that was tried" in budget_line({"budget": tried})
+    early = {**late, "seconds": 2.0}
+    assert "the cheapest network that was tried" in budget_line({"budget": early})
+
+
 def test_a_run_without_a_budget_says_nothing():
     assert budget_line({}) == ""
 

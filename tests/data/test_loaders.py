@@ -189,3 +189,22 @@ def test_a_list_in_place_of_a_split_is_told():
     data = ps.data.from_loaders(PAIRS)
     with pytest.raises(InputTypeError, match=r"train= list: it is no split; .*from_loaders\(train, val\)"):
         dataclasses.replace(data, train=[(IMAGES, CLASSES)])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_data_set_with_too_little_to_cut_says_so(count):
+    few = torch.utils.data.TensorDataset(torch.zeros(count, 1, 4, 4), torch.zeros(count).long())
+    for source in (few, torch.utils.data.DataLoader(few)):
+        with pytest.raises(
+            InputError, match=f"TensorDataset of {count} examples: .* pass two examples or more"
+        ):
+            ps.data.from_loaders(source)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_say_how_to_go_on(dtype):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    pairs = [(torch.zeros(4, 1, 4, 4, dtype=dtype), torch.zeros(4).long())]
+    with pytest.raises(OperationError, match=rf"precision of the weights, .*model.to\({dtype}\)"):
+        ps.train(net, ps.data.from_loaders(pairs, pairs), epochs=1, progress=False)
+    assert ps.train(net.to(dtype), ps.data.from_loaders(pairs, pairs), epochs=1, batch_size=4, progress=False)

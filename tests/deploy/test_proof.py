@@ -141,6 +141,41 @@ def test_height_and_width_may_be_open(tmp_path):
         export(model, tmp_path / "net.onnx", example=EXAMPLE, dynamic={"depth"})
 
 
+class Apart(nn.Module):
+    """Two images of which one may be larger."""
+
+    def forward(self, left, right):
+        return {"half": left[:, :, ::2, ::2] * 2, "means": left.mean((2, 3)) + right.mean((2, 3))}
+
+
+def test_open_dimensions_are_called_what_they_are(tmp_path):
+    def sizes(model, example, dynamic):
+        graph = onnx.load(export(model, tmp_path / "net.onnx", example=example, dynamic=dynamic).path).graph
+        ends = (*graph.input, *graph.output)
+        return {
+            one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in ends
+        }
+
+    upscaled = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2)).eval()
+    image = torch.rand(1, 1, 8, 12)
+    found = sizes(upscaled, image, {"batch", "height", "width"})
+    assert found == {"input": ["batch", 1, "height", "width"], "output": ["batch", 1, "2*height", "2*width"]}
+    assert sizes(upscaled, image, {"width"})["output"] == [1, 1, 16, "2*width"]
+    assert sizes(upscaled, image, {"batch"})["output"] == ["batch", 1, 16, 24]
+    found = sizes(
+        Apart().eval(), {"left": image, "right": torch.rand(1, 1, 6, 6)}, {"batch", "height", "width"}
+    )
+    assert found["left"] == ["batch", 1, "height", "width"]
+    assert found["right"] == ["batch", 1, "right_height", "right_width"]
+    assert found["means"] == ["batch", 1]
+
+
+@pytest.mark.parametrize("name", ["net.tflite", "net.pt", "net"])
+def test_an_unknown_suffix_is_told_those_that_there_are(plain, tmp_path, name):
+    with pytest.raises(errors.InputError, match=r"choose one of: \.onnx, \.pint, \.pte, \.xml"):
+        export(plain, tmp_path / name)
+
+
 def test_one_image_without_a_batch_dimension_is_refused(plain, tmp_path):
     for act in (
         lambda: ps.profile(plain, EXAMPLE[0]),

@@ -134,3 +134,14 @@ def test_a_value_of_a_file_has_the_name_of_the_module_that_gives_it(tmp_path):
     found = layer_errors(path, model, x, threads=1)
     assert {"0.act", "1"} <= found.keys()
     assert max(found.values()) < 1e-5
+
+
+def test_a_classification_that_was_asked_for_needs_classes(tmp_path):
+    net = nn.Conv2d(1, 3, 1).eval()
+    export(net, tmp_path / "net.onnx", example=torch.zeros(1, 1, 4, 4))
+    masks = [(torch.rand(2, 1, 4, 4), torch.zeros(2, 4, 4).long())]
+    assert verify(tmp_path / "net.onnx", net, masks, repeats=1).ok
+    with pytest.raises(
+        errors.InputTypeError, match=r"targets int64 \[2, 4, 4\] of 2 images: .*task='segmentation'"
+    ):
+        verify(tmp_path / "net.onnx", net, masks, task="classification", repeats=1)

@@ -45,7 +45,11 @@ def test_small_figures_of_other_metrics_keep_their_digits_and_accuracies_two_dec
     )
     assert (ACCURACY.told(0.5), ACCURACY.label, ACCURACY.points) == ("0.50 %", "accuracy (%)", "points")
     assert (drop_text(0.0031, "cm"), drop_text(0.0031)) == ("0.0031 cm lost", "no accuracy lost")
-    assert Scale("top-5 accuracy", "%").points == "points"
+    assert Scale("top-5 accuracy", "%").points == Scale("mIoU", "%").points == "points"
+    assert (drop_text(0.001, "points", "mIoU"), drop_text(2, "points", "mIoU")) == (
+        "no mIoU lost",
+        "2.00 points lost",
+    )
     assert (loss.best([3.0, 2.0]), loss.worse(2.0, 3.0), ACCURACY.worse(2.0, 3.0)) == (2.0, 1.0, -1.0)
     assert Scale.of(loss.named()) == loss
     assert Scale.of(ACCURACY.named()) == ACCURACY

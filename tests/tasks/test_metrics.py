@@ -195,3 +195,16 @@ def test_what_is_learned_from_a_teacher_is_what_the_loss_judges():
         pair = [each[:, None] if name == "restoration" else each for each in (ours, theirs)]
         given = [each if rest is None else {"keypoints": each, "sure": rest} for each in pair]
         assert task.distill(*given, 4.0) == pytest.approx(float(task.loss(given[0], pair[1])))
+
+
+def test_masks_between_classes_and_images_below_the_window_of_ssim_are_refused():
+    logits = torch.zeros(1, 3, 2, 2)
+    task = ps.tasks.task_of("segmentation")
+    whole = torch.tensor([[[0.0, 1], [2, 255]]])
+    assert torch.isfinite(task.loss(logits, whole))
+    with pytest.raises(InputError, match="values between whole numbers"):
+        task.loss(logits, whole + 0.5)
+    small, large = torch.rand(1, 1, 5, 8), torch.rand(1, 1, 6, 6)
+    assert value({"name": "restoration", "metric": "ssim"}, large, large) == pytest.approx(1)
+    with pytest.raises(InputError, match=r"5×8 pixels: its window needs 6 .* metric='psnr'"):
+        value({"name": "restoration", "metric": "ssim"}, small, small)

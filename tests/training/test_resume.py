@@ -207,3 +207,14 @@ def test_what_a_kill_left_of_a_checkpoint_goes_at_the_next_start(few, tmp_path):
         quick(net(), few, path)
         assert not left.exists()
         assert other.exists()
+
+
+def test_the_checkpoint_of_another_option_of_the_task_is_refused(tmp_path):
+    images, masks = torch.rand(16, 1, 4, 4), torch.randint(3, (16, 4, 4))
+    data = ps.data.from_loaders(torch.utils.data.TensorDataset(images, masks))
+    options = {"epochs": 2, "batch_size": 8, "progress": False, "checkpoint": tmp_path / "c"}
+    ps.train(nn.Conv2d(1, 3, 1), data, task="segmentation", **options)
+    again = ps.train(nn.Conv2d(1, 3, 1), data, task={"name": "segmentation", "ignore_index": 255}, **options)
+    assert len(again) == 2
+    with pytest.raises(InputError, match="another training: task was .*=255.*, is .*=0"):
+        ps.train(nn.Conv2d(1, 3, 1), data, task={"name": "segmentation", "ignore_index": 0}, **options)

@@ -77,6 +77,8 @@ def _read(file: Path, root: Path) -> tuple[tuple[str, ...], Listed]:
             str(file), f"it is not COCO's JSON ({type(error).__name__}: {error})",
             "it must have images, annotations with image_id, category_id and bbox, and categories",
         ) from error  # fmt: skip
+    if not categories:
+        raise InputError(str(file), "it has no categories", "add one for each class: id and name")
     _check_once(file, "category", [number for number, _ in categories])
     _check_once(file, "image", [number for number, _, _ in images])
     number = {category: at for at, (category, _) in enumerate(categories)}

@@ -15,6 +15,7 @@ from .placement import mask_image
 from .targets import IGNORED
 
 _NAMES = "classes.txt"
+_LOSSY = (".jpg", ".jpeg", ".JPG", ".JPEG")
 
 
 def scan(root: Path) -> Annotated:
@@ -66,6 +67,15 @@ def _listed(root: Path) -> Listed:
                 )  # fmt: skip
         found.append({at: str(file) for at, file in named.items()})
     images, masks = found
+    lossy = next((file for file in masks.values() if file.endswith(_LOSSY)), None)
+    if lossy is not None:
+        raise InputError(
+            lossy, "it is a JPEG, which changes the numbers of classes a little", "save masks as PNG, from the original"
+        )  # fmt: skip
+    if not images:
+        raise DataNotFound(
+            f"masks data set {root}", "images/ has no pictures", "add some, such as PNG or JPEG files"
+        )
     for names, others, what in ((images, masks, "mask"), (masks, images, "picture")):
         lost = sorted(names.keys() - others.keys())
         if lost:

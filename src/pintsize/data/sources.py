@@ -100,13 +100,15 @@ def cut(source: Any, fraction: float, seed: int) -> tuple[Any, Any]:
         raise InputError(
             f"val_fraction={fraction!r}", "it is not between 0 and 1", "pass a share such as 0.1"
         )
-    examples = source.dataset if isinstance(source, DataLoader) else source
-    if (
-        not isinstance(examples, Dataset)
-        or isinstance(examples, IterableDataset)
-        or not hasattr(examples, "__len__")
-        or len(examples) < 2
-    ):
+    examples: Any = source.dataset if isinstance(source, DataLoader) else source
+    sized = isinstance(examples, Dataset) and hasattr(examples, "__len__")
+    if sized and len(examples) < 2:
+        raise InputError(
+            f"train= {type(examples).__name__} of {len(examples)} examples",
+            "a validation split is cut from it, and one of them has to be left",
+            "pass two examples or more, or val= as well",
+        )  # fmt: skip
+    if not sized or isinstance(examples, IterableDataset):
         raise InputError(
             "val=None", "a validation split cannot be cut from batches that are made already",
             "pass val=, or a Dataset as train=",

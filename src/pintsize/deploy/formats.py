@@ -96,7 +96,11 @@ def export(
             f"model of type {type(model).__name__}", "it is not a network", "pass an nn.Module"
         )
     path = Path(path)
-    WRITERS.find(path.suffix)
+    if path.suffix not in WRITERS:
+        raise InputError(
+            f"export format {path.suffix!r}", "there is no such export format",
+            f"choose one of: {', '.join(sorted(WRITERS))}",
+        )  # fmt: skip
     if path.is_dir():
         raise InputError(str(path), "it is a folder", "name a file in it")
     options = Options(

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..data.batches import Inputs, arguments, batches_of, moved, rows, run, size
-from ..errors import InputError, VerificationFailed
+from ..data.batches import Inputs, arguments, batches_of, class_labels, moved, rows, run, size
+from ..errors import InputError, InputTypeError, VerificationFailed
 from ..graph.inputs import batched
 from ..tables import Table, Tabular
 from ..tasks import Task
 from ..tasks.catalog import with_task
-from ..units import bytes_text, milliseconds_text
+from ..tasks.classification import Classification
+from ..tasks.own import described
+from ..units import Scale, bytes_text, milliseconds_text
 from .comparison import Comparison
 from .layers import first_beyond_rounding
 from .onnx.trace import evaluating
@@ -126,10 +128,8 @@ class Verification(Tabular):
         return "\n".join(lines)
 
     def _metric_text(self) -> str:
-        of_file, of_model = (
-            f"{value:.2f} {self.metric_unit}".rstrip() for value in (self.metric, self.model_metric)
-        )
-        return f"{of_file} (model {of_model})"
+        scale = Scale(str(self.metric_name), self.metric_unit)
+        return f"{scale.told(self.metric or 0.0)} (model {scale.told(self.model_metric or 0.0)})"
 
 
 def verify(
@@ -182,6 +182,8 @@ def verify(
     path = Path(path)
     judging, split = with_task(task, split)
     batches = batches_of(split, limit=limit, model=model, batch_size=batch_size)
+    if isinstance(judging, Classification) and task is not None:
+        batches = _classified(batches)
     runtime = open_runtime(path, backend=backend, threads=threads)
     other = None
     if against is not None:
@@ -226,6 +228,17 @@ def verify(
             "do not deploy it; export this model again, or compare with a different export or runtime",
         )
     return result
+
+
+def _classified(batches: Iterator[tuple[Inputs, Any]]) -> Iterator[tuple[Inputs, Any]]:
+    """The batches, of a classification that was asked for."""
+    for inputs, targets in batches:
+        if targets is not None and class_labels(targets, size(inputs)) is None:
+            raise InputTypeError(
+                f"targets {described(targets)} of {size(inputs)} images", "a classification needs one class for each",
+                "give out whole numbers [B], or name another task, such as task='segmentation'",
+            )  # fmt: skip
+        yield inputs, targets
 
 
 def _worst(views: list[Comparison], model: nn.Module, tolerance: float | None) -> tuple[float, float]:

@@ -22,6 +22,10 @@ def budget_line(metrics: dict[str, Any]) -> str:
     if found["met"]:
         return f"\nbudget  met: {found['chosen']}"
     text, unit = COST_TEXTS[found["minimize"]], " MACs" if found["minimize"] == "macs" else ""
+    smaller = [one for one in found.get("candidates", ()) if one["finished"] and one["name"] != "dense"]
+    limit = found.get("time_limit")
+    if not smaller and limit is not None and found["seconds"] >= 0.9 * 60 * limit:
+        return f"\nbudget  not met: in {limit:g} minutes no smaller network was tried; allow more: time_limit"
     lost = Judged.model_validate(metrics.get("task") or {}).scale.points
     why = (
         f"every smaller network that was tried lost more than {found['max_drop']:g} {lost}; allow more, or more epochs "

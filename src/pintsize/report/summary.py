@@ -101,7 +101,7 @@ def _accuracy(first: Stage, last: Stage, metrics: Metrics) -> Fact | None:
     if first.accuracy is None or last.accuracy is None or drop is None:
         return None
     told = f"{scale.told(first.accuracy)} → {scale.told(last.accuracy)}"
-    return Fact(scale.metric, drop_text(drop, scale.points), told, None if drop > 0 else True)
+    return Fact(scale.metric, drop_text(drop, scale.points, scale.metric), told, None if drop > 0 else True)
 
 
 def _factor(

@@ -385,6 +385,7 @@ class BudgetSearch:
             "chosen": best["name"],
             "least": min(self._least, *(self._cost(row) for row in self.rows if row["finished"])),
             "seconds": self.clock.spent,
+            "time_limit": self.options.time_limit,
             "candidates": [{key: row[key] for key in keys if key in row} for row in self.rows],
         }
 

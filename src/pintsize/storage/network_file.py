@@ -241,7 +241,10 @@ def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[s
     """The network that the document names; a file cannot ask for one that is larger than its own tensors allow."""
     made = document.get("model") if document else None
     if not made:
-        raise InputError(str(path), "it does not say which network it holds", "pass model= the plain network")
+        raise InputError(
+            str(path), "it does not say which network it holds",
+            f"pass model= the plain network; in a shell --model package.module:factory --model-weights {path}",
+        )  # fmt: skip
     if not isinstance(made, dict) or not isinstance(made.get("options"), dict):
         raise CorruptFile(
             str(path), "its model entry is not a name with options", "write the file again with ps.save"

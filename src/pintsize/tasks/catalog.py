@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, InputTypeError, PintsizeError
 from ..models.factory import current_directory_importable
+from .own import in_words
 from .task import TASKS, Task
 
 
@@ -46,6 +47,11 @@ def with_task(given: Any, data: Any) -> tuple[Task, Any]:
     return task, data.for_task(task) if hasattr(data, "for_task") else data
 
 
+def kept_under(task: Task) -> dict[str, str]:
+    """What checkpoints, scans and stages note of a task, to know another: nothing of the plain classification."""
+    return {} if task.identity == TASKS["classification"]().identity else {"task": task.identity}
+
+
 def names() -> list[str]:
     """The tasks that have a name."""
     return sorted(TASKS)
@@ -65,6 +71,10 @@ def _made(name: Any, options: dict[str, Any]) -> Task:
                 "name the function that makes it",
             )
         return found
+    if not callable(found):
+        raise InputTypeError(
+            f"task {name!r}", f"it is {type(found).__name__}", "name a ps.Task, or what makes one"
+        )
     known = inspect.signature(found).parameters
     if any(one.kind is one.VAR_KEYWORD for one in known.values()):
         known = dict.fromkeys(options)  # type: ignore[assignment]
@@ -76,11 +86,13 @@ def _made(name: Any, options: dict[str, Any]) -> Task:
             )  # fmt: skip
     try:
         task = found(**{key: _option(key, value) for key, value in options.items()})
-    except TypeError as error:
+    except Exception as error:
+        if isinstance(error, PintsizeError) and not isinstance(error, TypeError):
+            raise
         raise InputError(
             f"task {name!r} with {', '.join(options) or 'no options'}",
-            f"it cannot be made ({error})",
-            "see its documentation",
+            f"it cannot be made ({error if isinstance(error, TypeError) else in_words(error)})",
+            "see its documentation" if name in TASKS else f"mend {name}",
         ) from error
     if not isinstance(task, Task):
         raise InputTypeError(
@@ -102,6 +114,11 @@ def _option(key: str, value: Any) -> Any:
 
 def _imported(name: str) -> Any:
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+        raise InputError(
+            f"task {name!r}", "it is neither a name nor a place",
+            "name it: segmentation, or package.module:task; its options are for a recipe, task: {name: …, option: …}",
+        )  # fmt: skip
     try:
         with current_directory_importable():
             found: Any = importlib.import_module(module)

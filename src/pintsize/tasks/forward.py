@@ -66,6 +66,9 @@ def forward_failure(error: Exception, images: Inputs, what: str = "forward") -> 
     reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in reason or "allocate memory" in reason:
         remedy = "lower batch_size or the image size"
+    elif "should be the same" in reason or "same dtype" in reason or "scalar type" in reason:
+        given = next(str(leaf.dtype) for leaf in tree_leaves(images) if isinstance(leaf, Tensor))
+        remedy = f"give out images in the precision of the weights, or bring the network to theirs: model.to({given})"
     elif "inplace operation" in reason or "in-place operation" in reason:
         remedy = "write what autograd needs to another tensor: y = y + x in place of y += x, nn.ReLU() of inplace=True"
     elif "more than 1 value per channel" in reason:

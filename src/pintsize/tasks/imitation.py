@@ -46,6 +46,20 @@ def imitate(data: Data, dense: nn.Module) -> Data:
     return dataclasses.replace(data, **parts, task=parts["val"].task)  # type: ignore[arg-type]
 
 
+def taught(task: Task, data: Any, network: nn.Module) -> Any:
+    """`data`, for imitation with what `network` itself says as targets: what a change to it costs is then seen.
+
+    Args:
+        task: any.
+        data: a data set or a split; other batches stay as they are.
+        network: copied.
+    """
+    given = getattr(data, "val", data)
+    if not isinstance(task, Imitation) or isinstance(given, Taught) or not hasattr(given, "batches"):
+        return data
+    return imitate(data, network) if isinstance(data, Data) else Taught(data, copy.deepcopy(network).eval())
+
+
 class Taught:
     """A split whose targets are a network's outputs; all else is that of the split.
 

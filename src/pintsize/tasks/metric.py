@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError, InputTypeError, OperationError
 from ..units import Scale
+from .own import called
 
 _DRAWS = 64
 """Bootstrap samples of a standard error: its own relative error is then 9 %."""
@@ -67,11 +68,7 @@ class Metric:
 
     def told(self, value: float) -> str:
         """A value with its unit."""
-        return (
-            f"{value:.2f} {self.unit}".rstrip()
-            if abs(value) >= 1 or not value
-            else f"{value:.4g} {self.unit}".rstrip()
-        )
+        return self.scale.told(value)
 
     def best(self, values: Sequence[float]) -> float:
         """The best of several."""
@@ -156,7 +153,7 @@ class OfBatches(Metric):
         """The value of a batch, for each of its images."""
         from ..data.batches import size
 
-        found = self.function(outputs, targets)
+        found = called(self.function, f"metric {self.name!r}", outputs, targets)
         if isinstance(found, Tensor) and found.numel() == 1:
             found = found.item()
         if isinstance(found, bool) or not isinstance(found, int | float | np.number):
@@ -188,10 +185,11 @@ class OfTorchmetrics(Metric):
 
     def value(self, records: Sequence[Any]) -> float:
         """The metric over these batches; its own state stays empty."""
+        what = f"metric {self.name!r}"
         self.metric.reset()
         for outputs, targets in records:
-            self.metric.update(outputs, targets)
-        found = self.metric.compute()
+            called(self.metric.update, what, outputs, targets)
+        found = called(self.metric.compute, what)
         self.metric.reset()
         if not isinstance(found, Tensor) or found.numel() != 1:
             told = list(found) if isinstance(found, dict) else getattr(found, "shape", type(found).__name__)

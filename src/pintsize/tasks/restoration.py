@@ -12,6 +12,9 @@ from ..errors import InputError, InputTypeError
 from .metric import Mean
 from .task import TASKS, Task
 
+_LEAST = 6
+"""Pixels: SSIM's window of 11 reaches 5 beyond the border, where images are mirrored."""
+
 
 @TASKS.register("restoration")
 class Restoration(Task):
@@ -51,9 +54,14 @@ class Restoration(Task):
         """Of each image (Wang et al., Image Quality Assessment, 2004, section III.B)."""
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        found = structural_similarity_index_measure(
-            *_alike(outputs, targets), data_range=self._peak, reduction="none"
-        )
+        ours, truth = _alike(outputs, targets)
+        if min(ours.shape[2:]) < _LEAST:
+            raise InputError(
+                f"SSIM of images of {ours.shape[2]}×{ours.shape[3]} pixels",
+                f"its window needs {_LEAST} in height and width",
+                "give out larger images, or choose metric='psnr'",
+            )
+        found = structural_similarity_index_measure(ours, truth, data_range=self._peak, reduction="none")
         return torch.as_tensor(found).reshape(-1)
 
 

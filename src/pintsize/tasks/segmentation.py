@@ -104,6 +104,11 @@ def check_masks(logits: Tensor, targets: Any, ignored: int) -> None:
     counted = targets[targets != ignored]
     if not counted.numel():
         return
+    if counted.is_floating_point() and not (counted == counted.round()).all():
+        raise InputError(
+            "masks with values between whole numbers", "a pixel has one class",
+            "give out the number of its class; for shares of classes ps.Task(loss=…, metric=…)",
+        )  # fmt: skip
     for found in (int(counted.min()), int(counted.max())):
         if not 0 <= found < logits.shape[1]:
             raise InputError(

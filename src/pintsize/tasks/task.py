@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from ..data.batches import Inputs
 from ..errors import InputError, InputTypeError, OperationError, PintsizeError
 from ..registry import Registry
 from .forward import outputs_of
 from .metric import Metric, as_metric
+from .own import FunctionFailed, called, described, identity, in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,11 +78,16 @@ class Task:
             raise InputError(
                 f"task {self.name!r}", "it has no loss", "pass loss=fn(outputs, targets) to ps.Task, or step="
             )
-        return scalar(self._loss(outputs, targets), self.name)
+        return scalar(called(self._loss, f"loss of task {self.name!r}", outputs, targets), self.name)
 
     def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """The loss summed over the `count` images of a batch."""
         return self.loss(outputs, targets) * count
+
+    @property
+    def identity(self) -> str:
+        """Its name, and what tells it from others of that name: options, and the code of one's own functions."""
+        return f"{self.name} {identity(self)}"
 
     @property
     def own_step(self) -> bool:
@@ -91,7 +97,8 @@ class Task:
     def step(self, model: nn.Module, inputs: Inputs, targets: Any) -> Tensor:
         """The mean loss of a batch, from the network in training mode."""
         if self._step is not None:
-            return scalar(self._step(model, inputs, targets), self.name)
+            what = f"step of task {self.name!r}"
+            return scalar(called(self._step, what, model, inputs, targets), self.name)
         return self.loss(self.outputs(model, inputs), targets)
 
     def check(self, inputs: Inputs, targets: Any, num_classes: int = 0) -> None:
@@ -131,7 +138,8 @@ class Task:
             InputError: teacher and student do not have the same outputs.
         """
         if self._distill is not None:
-            return scalar(self._distill(outputs, taught, temperature), self.name)
+            what = f"distill of task {self.name!r}"
+            return scalar(called(self._distill, what, outputs, taught, temperature), self.name)
         return relative_errors(outputs, taught).mean()
 
     def distill_total(self, outputs: Any, taught: Any, temperature: float, count: int) -> Tensor:
@@ -139,8 +147,20 @@ class Task:
         return self.distill(outputs, taught, temperature) * count
 
     def agreement(self, ours: Any, theirs: Any) -> Tensor | None:
-        """Whether two networks decide alike about each image, bool [B]; None where there are no decisions."""
-        return None if self._agreement is None else self._agreement(ours, theirs)
+        """Whether two networks decide alike about each image, bool or shares [B]; None where there are no decisions.
+
+        Raises:
+            InputTypeError: what the function returns is something else.
+        """
+        if self._agreement is None:
+            return None
+        found = called(self._agreement, f"agreement of task {self.name!r}", ours, theirs)
+        if not isinstance(found, Tensor) or found.dim() != 1 or not ((found >= 0) & (found <= 1)).all():
+            raise InputTypeError(
+                f"agreement of task {self.name!r}", f"it is {described(found)}, not true or false for each image",
+                "return a bool tensor [B], or shares from 0 to 1",
+            )  # fmt: skip
+        return found
 
     @property
     def draws(self) -> bool:
@@ -222,8 +242,15 @@ def _told(shapes: Sequence[list[int]]) -> str:
     return ", ".join(map(str, shapes)) or "no tensors"
 
 
+def _learns(outputs: Any) -> bool:
+    """Whether gradients flow through outputs."""
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(outputs))
+
+
 def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_classes: int = 0) -> float | None:
     """Try a task on one batch, in eval mode, before hours of training; raise what would be raised then.
+
+    Where gradients are on, the loss must have one.
 
     Args:
         task: to try.
@@ -241,47 +268,45 @@ def checked(task: Task, model: nn.Module, batch: tuple[Inputs, Any], *, num_clas
     inputs, targets = batch
     task.check(inputs, targets, num_classes)
     outputs = task.outputs(model, inputs, num_classes)
+    judged = tree_map_only(Tensor, Tensor.detach, outputs)
     tries: list[tuple[str, Callable[[], Any]]] = []
     found = None
     if not task.own_step:
         tries.append(("loss", lambda: task.loss(outputs, targets)))
+    # a teacher, and a file to compare with, come after hours of training
+    if task._distill is not None:
+        tries.append(("distill", lambda: task.distill(outputs, judged, 1.0)))
+    if task._agreement is not None:
+        tries.append(("agreement", lambda: task.agreement(judged, judged)))
     if task.metric is not None:
         metric = task.metric
-        tries.append(
-            (f"metric {metric.name!r}", lambda: metric.value(list(metric.records(outputs, targets))))
-        )
+        tries.append((f"metric {metric.name!r}", lambda: metric.value(list(metric.records(judged, targets)))))
     for what, attempt in tries:
         try:
             found = attempt()
+        except FunctionFailed as error:
+            raise unfit(task, what, error.__cause__ or error, targets) from error
         except PintsizeError:
             raise
         except Exception as error:
             raise unfit(task, what, error, targets) from error
+        if what == "loss" and _learns(outputs) and not found.requires_grad:
+            raise OperationError(
+                f"loss of task {task.name!r}", "it does not require grad: nothing could be learned from it",
+                "compute it from the outputs with torch's own operations: no .item(), .detach() or .numpy()",
+            )  # fmt: skip
         if what == "loss" and not torch.isfinite(found):
             raise OperationError(
-                f"loss of task {task.name!r}", f"it is {float(found)} on the first batch",
+                f"loss of task {task.name!r}", f"it is {found.item()} on the first batch",
                 "check the range of inputs and targets, and the weights",
             )  # fmt: skip
     return found if task.metric is not None else None
 
 
-def unfit(task: Task, what: str, error: Exception, targets: Any) -> OperationError:
+def unfit(task: Task, what: str, error: BaseException, targets: Any) -> OperationError:
     """The error for a loss, a metric or a step that raised `error` on the first batch."""
-    words = str(error).strip().splitlines()
     return OperationError(
         f"{what} of task {task.name!r}",
-        f"it fails on the first batch ({type(error).__name__}: {words[0] if words else ''}); targets are "
-        f"{described(targets)}",
+        f"it fails on the first batch ({in_words(error)}); targets are {described(targets)}",
         "make loss, metric and targets fit each other, or name another task",
     )
-
-
-def described(values: Any) -> str:
-    """Targets or outputs in a few words."""
-    if isinstance(values, Tensor):
-        return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
-    if isinstance(values, dict):
-        return "{" + ", ".join(f"{key}: {described(value)}" for key, value in list(values.items())[:6]) + "}"
-    if isinstance(values, list | tuple) and values:
-        return f"{type(values).__name__} of {len(values)} × {described(values[0])}"
-    return type(values).__name__

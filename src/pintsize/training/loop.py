@@ -14,6 +14,7 @@ from torch import nn
 
 from pintsize.errors import InputError, InputTypeError
 from pintsize.tasks import Task, task_of
+from pintsize.tasks.catalog import kept_under
 from pintsize.tasks.imitation import Imitation, imitate
 
 from . import checkpoint as checkpoints
@@ -269,7 +270,7 @@ def _configuration(run: Run, data: Data, teacher: nn.Module | None) -> dict[str,
     }
     return {
         **of_callbacks,
-        **({} if run.task.key == "accuracy" else {"task": run.task.name}),
+        **kept_under(run.task),
         **asdict(run.options),
         "precision": "fp32" if run.autocast is None else "bf16",  # what `auto` came to
         "model": _shapes(run.state.model),

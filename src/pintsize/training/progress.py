@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from ..tables import judged
+from ..units import Scale
 
 
 class Silent:
@@ -103,11 +104,12 @@ def reporter(progress: bool | None, epochs: int, done: int, steps_per_epoch: int
 
 def summary(entry: dict[str, Any]) -> str:
     """Learning rate, losses and accuracies of an epoch."""
-    name, unit = entry.get("metric_name"), entry.get("metric_unit", "%")
+    scale = Scale.of(entry)
+    name = "" if scale.is_accuracy else f"{scale.metric} "
     text = f"lr {entry['lr']:.4g}  loss {entry['train_loss']:.4f}"
     for part in ("train", "val"):
         if part == "val" and entry.get("val_loss") is not None:
             text += f"  val loss {entry['val_loss']:.4f}"
         if (value := judged(entry, f"{part}_")) is not None:
-            text += f"  {part} {f'{name} ' if name else ''}{value:.2f} {unit}".rstrip()
+            text += f"  {part} {name}{scale.told(value)}"
     return text

@@ -14,6 +14,7 @@ from pintsize.graph.state import training_undone
 from pintsize.tasks import Task
 from pintsize.tasks.classification import Classification, check_labels
 from pintsize.tasks.metric import value_of
+from pintsize.tasks.own import FunctionFailed
 from pintsize.tasks.task import checked, unfit
 
 from .evaluation import score
@@ -39,13 +40,14 @@ def rehearse(model: nn.Module, data: Any, task: Task, *, training: bool = True) 
         if split is None or not len(split):
             continue
         inputs, targets = _first(model, split, task)
-        with keeping_modes(model), torch.no_grad():
+        learned = training and split is data.train
+        with keeping_modes(model), torch.set_grad_enabled(learned):
             model.eval()
             value = checked(task, model, (inputs, targets), num_classes=classes)
             labels = getattr(split, "labels", None)
             if isinstance(task, Classification) and isinstance(labels, Tensor):  # all of them are at hand
                 check_labels(labels, (len(labels), task.outputs(model, inputs, classes).shape[1]))
-        if task.own_step and training and split is data.train:
+        if task.own_step and learned:
             _step(model, task, inputs, targets)
         if value is not None and not math.isfinite(value) and split is data.val:
             value_of(task.judged(), score(model, split, task, loss=False).records)
@@ -67,6 +69,10 @@ def _step(model: nn.Module, task: Task, inputs: Any, targets: Any) -> None:
         model.train()
         try:
             loss = task.step(model, inputs, targets)
+        except FunctionFailed as error:
+            raise unfit(task, "step", error.__cause__ or error, targets) from error
+        except InputTypeError:
+            raise
         except Exception as error:
             raise unfit(task, "step", error, targets) from error
     if not torch.isfinite(loss):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import pintsize as ps
-from pintsize.errors import CorruptFile, InputError
+from pintsize.errors import CorruptFile, InputError, InputTypeError
 from pintsize.pruning.rules.stages import RuleStages
 from pintsize.pruning.scans.prefix import Prefix
 from pintsize.pruning.scans.scan import Curve, Sensitivity, sensitivity
@@ -181,3 +181,18 @@ def test_bad_options(options, match, digits):
         sensitivity(Twisted(), digits, progress=False, **options)
     with pytest.raises(InputError, match="no images"):
         sensitivity(Twisted(), [], progress=False)
+
+
+def test_without_labels_the_network_itself_is_the_judge():
+    photos = [torch.rand(4, 1, 6, 6) for _ in range(3)]
+    data = ps.data.from_loaders(photos, photos)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))
+    for given in (data, data.val):
+        found = ps.sensitivity(net, given, task="imitation", ratios=(0.2, 0.8), progress=False)
+        assert found.accuracy == pytest.approx(100)
+        assert all(100 > few > many for few, many in (curve.accuracy for curve in found.curves))
+    assert ps.layer_importance(net, data, ratios=(0.5,), progress=False).without.accuracy == pytest.approx(
+        100
+    )
+    with pytest.raises(InputTypeError, match="there is nothing to judge by; give out"):
+        ps.sensitivity(net, photos, task="imitation", progress=False)

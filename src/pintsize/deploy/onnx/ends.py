@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,35 @@ def check_open(graph: ir.Graph, args: tuple[Any, ...], names: Collection[str]) -
                     f"the network works for a {name} of {value.shape[dim]} alone",
                     f'leave "{name}" out of dynamic=',
                 )
+
+
+def name_open(graph: ir.Graph, args: tuple[Any, ...], names: Collection[str]) -> None:
+    """Call the open dimensions what they are, wherever they come up: the tracer numbers them.
+
+    Args:
+        graph: its inputs have their names.
+        args: of the forward.
+        names: of the open dimensions.
+    """
+    import onnx_ir as ir
+
+    tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    called: dict[str, str] = {}
+    for value, tensor in zip(graph.inputs, tensors, strict=True):
+        for dim, name in enumerate(_dimensions(tensor)):
+            symbol = None if value.shape is None else value.shape[dim]
+            if name in names and isinstance(symbol, ir.SymbolicDim) and symbol.value:
+                own = f"{value.name}_{name}" if name in called.values() else name
+                called.setdefault(symbol.value, own)  # inputs of which one may be larger than the other
+
+    def renamed(dim: Any) -> Any:
+        if not isinstance(dim, ir.SymbolicDim) or not dim.value:
+            return dim
+        return re.sub(r"\w+", lambda found: called.get(found[0], found[0]), dim.value)
+
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([renamed(dim) for dim in value.shape])
 
 
 def name_ends(graph: ir.Graph, args: Any, names: Sequence[str] | None, outputs: Any) -> None:

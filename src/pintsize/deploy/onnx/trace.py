@@ -24,7 +24,7 @@ from ...errors import OperationError
 from ...storage.logs import silenced
 from ..capture import captured, told_in_one_line
 from ..rewrites import rewritten
-from .ends import check_open, name_ends, open_shapes
+from .ends import check_open, name_ends, name_open, open_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -82,6 +82,7 @@ def trace(
     _name_by_module(graph_model.graph)
     name_ends(graph_model.graph, args, names, _outputs(program.exported_program))
     check_open(graph_model.graph, args, open_dimensions)
+    name_open(graph_model.graph, args, open_dimensions)
     return graph_model
 
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data.batches import moved, rows, size, split_batch
-from ...errors import InputError, unknown
+from ...errors import InputError, InputTypeError, unknown
 from ...storage.atomic import write_text
 from ...tables import Table, Tabular
 from ...tasks import Task
-from ...tasks.catalog import with_task
+from ...tasks.catalog import kept_under, with_task
+from ...tasks.imitation import taught
 from ...training.evaluation import batches_of
 from ...training.placement import device_of
 from ...units import ACCURACY, Scale
@@ -203,6 +204,7 @@ def sensitivity(
     importance = importance or LEVELS[level]
     device = device_of(model)
     judging, data = with_task(task, data)
+    data = taught(judging, data, model)
     split = getattr(data, "val", data)
     batches = [
         tuple(moved(part, device) for part in split_batch(batch, model))
@@ -210,6 +212,11 @@ def sensitivity(
     ]
     if not batches:
         raise InputError("data", "it has no images", "pass a split with at least one")
+    if batches[0][1] is None:
+        raise InputTypeError(
+            f"a batch without targets for task {judging.name!r}", "there is nothing to judge by",
+            "give out (inputs, targets), or a data set of ps.data.from_loaders with task='imitation'",
+        )  # fmt: skip
     example = rows(batches[0][0], 0, 2) if example is None else example
     parts = find_parts(
         model, level, importance, example=example, data=data, ignore=ignore, seed=seed, task=judging
@@ -254,7 +261,7 @@ class _Scan:
             for number, leaf in enumerate(_tensors(inputs))
         }
         return {
-            **({} if self.task.key == "accuracy" else {"task": self.task.name}),
+            **kept_under(self.task),
             "model": model_digest(self.model),
             "data": digest([tensor_digest(labels), tensor_digest(images)]),
             "parts": [part.name for part in self.parts],

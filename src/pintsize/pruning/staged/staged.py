@@ -99,7 +99,8 @@ class StagedPruning(Tabular):
     def told(self) -> str:
         """The drop in words."""
         longer = " trained for as long" if self.baseline is not self.rounds[0] else ""
-        return f"{drop_text(self.drop, self.rounds[0].scale.points)} against the dense network{longer}"
+        scale = self.rounds[0].scale
+        return f"{drop_text(self.drop, scale.points, scale.metric)} against the dense network{longer}"
 
     def _repr_html_(self) -> str:
         return str(self.figures()["rounds"]._repr_html_()) + super()._repr_html_()

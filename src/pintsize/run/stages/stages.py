@@ -17,7 +17,7 @@ from torch import nn
 from ...data import Data, Split
 from ...data.batches import example_of
 from ...data.digest import data_digest
-from ...errors import OperationError, UnsupportedOp
+from ...errors import InputError, OperationError, UnsupportedOp
 from ...pruning import UNREGULARIZED, Unregularized
 from ...quant import reestimate_norms
 from ...recipe.recipe import Recipe
@@ -29,6 +29,7 @@ from ...storage.folder import RunFolder
 from ...storage.network_file import save
 from ...storage.replay import replay
 from ...tasks import task_of
+from ...tasks.catalog import kept_under
 from ...training import Callback, evaluate, train
 from ..epochs import Epochs
 from ..forms import Form, named_forms
@@ -179,6 +180,7 @@ class Stages:
         """All stages in order; those that are done already are not repeated."""
         for one in self.stages:
             one.needs(self)
+        self.check_teacher()
         if self.recipe.train.epochs:
             self.rehearse()
         for one in self.stages:
@@ -202,7 +204,7 @@ class Stages:
 
     def origin(self) -> list[Any]:
         """What the run starts from, in short."""
-        task = [] if self.task.key == "accuracy" else [self.task.name]
+        task = kept_under(self.task).values()
         return [model_digest(self._start), data_digest(self.data), self.recipe.seed, *task]
 
     def before(self, stage: Stage) -> nn.Module:
@@ -212,8 +214,27 @@ class Stages:
 
     def teacher(self, section: RecoverSection) -> nn.Module | None:
         """The dense network, if `section` learns from it."""
-        taught = self.task.name == "imitation"  # by its targets already
-        return copy.deepcopy(self.model(DENSE)) if section.distill and not taught else None
+        # an imitation is taught by its targets already; what a network loses by itself no teacher has a part in
+        alone = self.task.name == "imitation" or self.task.own_step
+        return copy.deepcopy(self.model(DENSE)) if section.distill and not alone else None
+
+    def check_teacher(self) -> None:
+        """Refuse a teacher that was asked for and would teach nothing.
+
+        Raises:
+            InputError: the networks of this task compute their loss themselves.
+        """
+        for section in (self.recipe.recover, self.recipe.qat):
+            if (
+                section is not None
+                and section.distill
+                and "distill" in section.model_fields_set
+                and self.task.own_step
+            ):
+                raise InputError(
+                    f"distill with task {self.task.name!r}", "the network computes its loss itself",
+                    "leave it out; or give the task loss= and the core of the network",
+                )  # fmt: skip
 
     @property
     def recovery(self) -> RecoverSection:
