@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import InputError, InputTypeError
 from ..registry import Registry
 from ..storage.atomic import write_bytes
-from .options import ExportInfo, Made, Options
+from .options import ExportInfo, Made, Options, program_of
 from .proof import proved
 
 WRITERS: Registry[Callable[[nn.Module, Path, Options], Made]] = Registry("export format")
@@ -68,7 +68,8 @@ def export(
             be left out for networks from `pintsize.models`, which are then exported for the image size their stem is
             made for.
         opset: of ONNX, 19 or later; by default the lowest that has the types the weights need.
-        dynamic_batch: leave the batch dimension open; False fixes it to the example's.
+        dynamic_batch: leave the batch dimension open; False fixes it to the example's. A network that was read from an
+            .onnx file keeps the names, types and open dimensions of that file, unless `dynamic` says otherwise.
         dynamic: which dimensions of inputs [B, C, H, W] are left open, of "batch", "height" and "width", in place
             of `dynamic_batch`; the example's sizes are those that the file is checked with.
         classes: names of the outputs, kept in the file.
@@ -106,6 +107,7 @@ def export(
     options = Options(
         example=example, opset=opset, dynamic_batch=dynamic_batch, dynamic=dynamic, classes=classes, mean=mean, std=std,
         include_normalization=include_normalization, include_softmax=include_softmax, licence=licence,
+        program=program_of(model),
     )  # fmt: skip
     made = WRITERS[path.suffix](model, path, options)
     info = proved(made) if check else made.info

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..models.onnx.program import Program
+from ..models.onnx.trials import example_of
 from ..storage.record import origin
+from ..storage.wrapped import plain
 from ..tables import Table, Tabular
 from ..units import bytes_text
 
@@ -84,6 +87,8 @@ class Options:
     include_normalization: bool = False
     include_softmax: bool = False
     licence: str | None = None
+    program: Program | None = None
+    """Of a network from a file: its inputs keep their names, and the dimensions open that are open there."""
 
     @property
     def open(self) -> frozenset[str]:
@@ -92,10 +97,20 @@ class Options:
             return frozenset({"batch"} if self.dynamic_batch else ())
         return frozenset(self.dynamic)
 
+    def open_of(self, number: int, shape: Sequence[int]) -> dict[int, str]:
+        """The dimensions of an input that are left open, and what they are called."""
+        if self.program is not None and self.dynamic is None:
+            port = self.program.inputs[number]
+            left = {dim: size for dim, size in enumerate(port.shape or ()) if not isinstance(size, int)}
+            return {
+                dim: name or f"{port.name}_{dim}" for dim, name in left.items() if dim or self.dynamic_batch
+            }
+        names = DIMENSIONS if len(shape) == len(DIMENSIONS) else DIMENSIONS[: min(1, len(shape))]
+        return {dim: name for dim, name in enumerate(names) if name and name in self.open}
+
     def open_shape(self, shape: Sequence[int]) -> tuple[int | None, ...]:
-        """The shape of an input with None for each dimension that is left open."""
-        names = DIMENSIONS if len(shape) == len(DIMENSIONS) else DIMENSIONS[:1]
-        left = {dim for dim, name in enumerate(names) if name in self.open}
+        """The shape of the first input with None for each dimension that is left open."""
+        left = self.open_of(0, shape)
         return tuple(None if dim in left else size for dim, size in enumerate(shape))
 
     def __post_init__(self) -> None:
@@ -134,7 +149,7 @@ class Options:
         from ..graph.inputs import as_args
 
         if self.example is not None:
-            return as_args(self.example, model)
+            return self._as_many_as_fit(as_args(self.example, model))
         shape = known_input_shape(model)
         if shape is None:
             raise InputError(
@@ -142,12 +157,26 @@ class Options:
                 "its input shape is not known",
                 "pass example=, a batch of images, e.g. torch.randn(1, 3, 224, 224)",
             )
+        if self.program is not None:
+            return self._as_many_as_fit(example_of(self.program))
         return (torch.zeros(shape),)
+
+    def _as_many_as_fit(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """As many images as a file of a fixed batch takes, of a network that was read from one."""
+        first = args[0] if args else None
+        if self.program is None or not isinstance(first, Tensor) or not first.dim():
+            return args
+        count = (self.program.inputs[0].shape or (None,))[0]
+        if not isinstance(count, int) or 0 in self.open_of(0, first.shape):
+            return args
+        return tuple(torch.cat([one] * -(-count // max(len(one), 1)))[:count] for one in args)
 
     def names(self, model: nn.Module, args: tuple[Any, ...]) -> list[str] | None:
         """Of the arguments, if there are several, or the example is a dict of them."""
         from ..graph.inputs import parameters_of
 
+        if self.program is not None:
+            return [port.name for port in self.program.inputs]
         named = isinstance(self.example, Mapping) or len(args) > 1
         names = list(parameters_of(model))[: len(args)]
         plain = all(isinstance(arg, Tensor) for arg in args)
@@ -160,8 +189,16 @@ def known_input_shape(model: nn.Module) -> tuple[int, ...] | None:
     if made is None:
         return None
     options = made["options"]
+    if (program := program_of(model)) is not None:
+        return tuple(program.told["tried"][program.inputs[0].name])
     size = options.get("image_size") or (32 if options.get("stem") == "small" else 224)
     return (1, int(options.get("in_channels", 3)), size, size)
+
+
+def program_of(model: nn.Module) -> Program | None:
+    """What a network does that was read from a file; None for others."""
+    found = getattr(plain(model), "program", None)
+    return found if isinstance(found, Program) else None
 
 
 class Deployed(nn.Module):

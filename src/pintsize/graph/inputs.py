@@ -83,7 +83,13 @@ def by_name(given: Mapping[str, Any], model: nn.Module) -> tuple[Any, ...]:
 
 
 def parameters_of(model: nn.Module) -> dict[str, inspect.Parameter]:
-    """The positional parameters of the user's own `forward`, behind wrappers that take anything."""
+    """The positional parameters of the user's own `forward`, behind wrappers that take anything.
+
+    A network that was read from a file takes what the file takes, under names that Python need not allow.
+    """
+    if (names := getattr(model, "input_names", None)) is not None:
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return {name: inspect.Parameter(f"input_{number}", kind) for number, name in enumerate(names)}
     found: list[Any] = [vars(owner)["forward"] for owner in type(model).__mro__ if "forward" in vars(owner)]
     bound: list[Any] = [functools.partial(each, model) for each in found]  # whatever it calls its `self`
     for forward in ([model.forward] if "forward" in vars(model) else []) + bound:

@@ -232,7 +232,7 @@ def test_fixed_batch(plain, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "cause"),
     [
-        ("net.onxx", {}, r"did you mean '\.onnx'"),
+        ("net.onxx", {}, r"choose one of: \.onnx"),
         ("net.onnx", {"opset": 12}, "opset=12"),
         ("net.onnx", {"mean": (0.5,)}, "one of them is missing"),
         ("net.onnx", {"mean": (0.5,), "std": (0.0,)}, "must be positive"),

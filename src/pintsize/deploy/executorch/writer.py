@@ -38,7 +38,8 @@ def make(model: nn.Module, path: Path, options: Options) -> Made:
             "export it for each size",
         )
     given = options.args(model)
-    args = onnx.float_args(rows(given, 0, 1) if "batch" in options.open else given)
+    first = next(leaf.shape for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+    args = onnx.float_args(rows(given, 0, 1) if 0 in options.open_of(0, first) else given)
     with evaluating(model), torch.no_grad(), quiet():
         target = onnx.deployed(model, options)
         told = onnx.metadata(model, options, check_forward(target, args))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,61 +12,62 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
 from ...errors import OperationError
-from ..options import DIMENSIONS
+from ...models.onnx.program import Program
+from ..options import Options
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def open_shapes(model: nn.Module, args: tuple[Any, ...], names: Collection[str]) -> dict[str, Any]:
-    """What torch.export wants to hear: which dimensions of which argument are open, nested like the arguments."""
-    batch = torch.export.Dim("batch")
+def open_shapes(model: nn.Module, args: tuple[Any, ...], options: Options) -> dict[str, Any] | None:
+    """What torch.export wants to hear: which dimensions of which argument are open, nested like the arguments.
+
+    None if none is.
+    """
+    batch, left = torch.export.Dim("batch"), iter(_left_open(args, options))
+    if not any(_left_open(args, options)):
+        return None
 
     def dims(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return None
-        chosen = {
-            dim: torch.export.Dim.AUTO for dim, name in enumerate(_dimensions(leaf)) if dim and name in names
-        }
-        return {0: batch, **chosen} if "batch" in names and leaf.dim() else chosen
+        return {dim: torch.export.Dim.AUTO if dim else batch for dim in next(left)}
 
     bound = inspect.signature(model.forward).bind(*args).arguments
     return {name: tree_map(dims, value) for name, value in bound.items()}
 
 
-def check_open(graph: ir.Graph, args: tuple[Any, ...], names: Collection[str]) -> None:
+def check_open(graph: ir.Graph, args: tuple[Any, ...], options: Options) -> None:
     """Make sure that the dimensions that were to be open are.
 
     Raises:
         OperationError: the network fixes one of them.
     """
-    tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-    for value, tensor in zip(graph.inputs, tensors, strict=True):
-        for dim, name in enumerate(_dimensions(tensor)):
-            if name in names and value.shape is not None and isinstance(value.shape[dim], int):
+    for value, left in zip(graph.inputs, _left_open(args, options), strict=True):
+        for dim, name in left.items():
+            if value.shape is not None and isinstance(value.shape[dim], int):
                 raise OperationError(
                     f"input {value.name} with an open {name}",
                     f"the network works for a {name} of {value.shape[dim]} alone",
-                    f'leave "{name}" out of dynamic=',
+                    f'leave "{name}" out of dynamic=' if options.dynamic else 'pass dynamic={"batch"}',
                 )
 
 
-def name_open(graph: ir.Graph, args: tuple[Any, ...], names: Collection[str]) -> None:
+def name_open(graph: ir.Graph, args: tuple[Any, ...], options: Options) -> None:
     """Call the open dimensions what they are, wherever they come up: the tracer numbers them.
 
     Args:
         graph: its inputs have their names.
         args: of the forward.
-        names: of the open dimensions.
+        options: of the export.
     """
     import onnx_ir as ir
 
-    tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
     called: dict[str, str] = {}
-    for value, tensor in zip(graph.inputs, tensors, strict=True):
-        for dim, name in enumerate(_dimensions(tensor)):
+    for value, left in zip(graph.inputs, _left_open(args, options), strict=True):
+        for dim, name in left.items():
             symbol = None if value.shape is None else value.shape[dim]
-            if name in names and isinstance(symbol, ir.SymbolicDim) and symbol.value:
+            if isinstance(symbol, ir.SymbolicDim) and symbol.value:
                 own = f"{value.name}_{name}" if name in called.values() else name
                 called.setdefault(symbol.value, own)  # inputs of which one may be larger than the other
 
@@ -114,8 +115,29 @@ def name_ends(graph: ir.Graph, args: Any, names: Sequence[str] | None, outputs: 
                 value.name = f"{value.name}_inside"
 
 
-def _dimensions(tensor: Tensor) -> tuple[str, ...]:
-    return DIMENSIONS if tensor.dim() == len(DIMENSIONS) else DIMENSIONS[: min(1, tensor.dim())]
+def name_as(graph: ir.Graph, program: Program) -> None:
+    """Call inputs, outputs and the outputs' dimensions as the file does that the network was read from."""
+    import onnx_ir as ir
+
+    ends = {*graph.inputs, *graph.outputs}
+    wanted = {port.name for port in (*program.inputs, *program.outputs)}
+    others = [value for node in graph for value in node.outputs if value not in ends]
+    for value in (*graph.initializers.values(), *others):
+        if value.name in wanted:
+            value.name = f"{value.name}_inside"
+    for values, ports in ((graph.inputs, program.inputs), (graph.outputs, program.outputs)):
+        for value, port in zip(values, ports, strict=True):
+            value.name = port.name
+    for value, port in zip(graph.outputs, program.outputs, strict=True):
+        if value.shape is not None and port.shape is not None and len(port.shape) == len(value.shape):
+            told = zip(value.shape, port.shape, strict=True)
+            value.shape = ir.Shape([one if isinstance(one, int) else name or one for one, name in told])
+
+
+def _left_open(args: tuple[Any, ...], options: Options) -> list[dict[int, str]]:
+    """Of each tensor: its open dimensions by number."""
+    tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    return [options.open_of(number, tensor.shape) for number, tensor in enumerate(tensors)]
 
 
 def _keys(tree: Any, names: Sequence[str] | None, count: int) -> list[str]:

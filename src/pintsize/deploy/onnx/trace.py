@@ -12,7 +12,7 @@ import contextlib
 import copy
 import functools
 import importlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ...errors import OperationError
 from ...storage.logs import silenced
 from ..capture import captured, told_in_one_line
+from ..options import Options
 from ..rewrites import rewritten
-from .ends import check_open, name_ends, name_open, open_shapes
+from .ends import check_open, name_as, name_ends, name_open, open_shapes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,7 +42,7 @@ def trace(
     args: tuple[Any, ...],
     *,
     opset: int,
-    open_dimensions: Collection[str],
+    options: Options,
     names: Sequence[str] | None,
 ) -> ir.Model:
     """The graph of `model` in eval mode.
@@ -50,16 +51,16 @@ def trace(
         model: in eval mode, on the CPU, float32.
         args: inputs of `forward`; dimension 0 of each tensor is the batch, of size ≥ 2 if that is open.
         opset: ONNX opset of the standard nodes.
-        open_dimensions: see `Options.open`.
+        options: of the export: which dimensions are left open.
         names: of the arguments, if they were given by name.
 
     Raises:
         OperationError: torch.export or the ONNX exporter does not understand the network.
     """
     _register_schema()
-    shapes = open_shapes(model, args, open_dimensions) if open_dimensions else None
+    shapes = open_shapes(model, args, options)
     remedy = "remove control flow that depends on tensor values"
-    if open_dimensions:
+    if shapes is not None:
         remedy += ", or pass dynamic=() if it depends on the size of its input"
     with (
         told_in_one_line(f"export of {type(model).__name__} to ONNX", "its forward cannot be traced", remedy),
@@ -81,8 +82,10 @@ def trace(
     graph_model: ir.Model = program.model
     _name_by_module(graph_model.graph)
     name_ends(graph_model.graph, args, names, _outputs(program.exported_program))
-    check_open(graph_model.graph, args, open_dimensions)
-    name_open(graph_model.graph, args, open_dimensions)
+    if options.program is not None:
+        name_as(graph_model.graph, options.program)
+    check_open(graph_model.graph, args, options)
+    name_open(graph_model.graph, args, options)
     return graph_model
 
 

@@ -67,7 +67,9 @@ def metadata(model: nn.Module, options: Options, outputs: Any) -> dict[str, str]
         entries["licence"] = options.licence
     if (structure := structure_of(outputs)) is not None:
         entries["outputs"] = structure
-    return {f"pintsize.{key}": json.dumps(value) for key, value in entries.items()}
+    theirs = {} if options.program is None else options.program.metadata
+    ours = {f"pintsize.{key}": json.dumps(value) for key, value in entries.items()}
+    return {**{key: text for key, text in theirs.items() if not key.startswith("pintsize.")}, **ours}
 
 
 def _lowered(
@@ -80,8 +82,9 @@ def _lowered(
     from .trace import trace
     from .weights import lower_weights, opset_needed
 
-    inputs = tree_map_only(Tensor, _two_images, args) if "batch" in options.open else args
-    graph_model = trace(target, inputs, opset=DEFAULT_OPSET, open_dimensions=options.open, names=names)
+    first = next(leaf.shape for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+    inputs = tree_map_only(Tensor, _two_images, args) if 0 in options.open_of(0, first) else args
+    graph_model = trace(target, inputs, opset=DEFAULT_OPSET, options=options, names=names)
     # masks, parametrizations and the like: only their result belongs in the file
     optimizer.fold_constants(graph_model, input_size_limit=2**31, output_size_limit=2**31)
     opset = options.opset or max(DEFAULT_OPSET, opset_needed(graph_model.graph))

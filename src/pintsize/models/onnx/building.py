@@ -20,8 +20,8 @@ from .program import Port, Program, Ref, Step, Weight, map_leaves
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-LARGEST = 2**27
-"""Values in one tensor, at most: a file may ask for more memory than there is."""
+_LARGEST, _PER_INPUT = 2**24, 1024
+"""Values in one tensor, at most, whatever the input; and for each value of the input: a file may ask for all memory."""
 _NESTED = {"state"}
 """Functions that give one value which is a tuple."""
 _MANY = 100_000
@@ -55,6 +55,7 @@ class Builder:
         self, sizes: Mapping[str, tuple[int, ...]], fixed: int | None, static: bool, opset: int
     ) -> None:
         self.sizes, self.fixed, self.static, self.opset = sizes, fixed, static, opset
+        self.largest = max(_LARGEST, _PER_INPUT * sum(math.prod(shape) for shape in sizes.values()))
         self.readers: dict[str, int] = {}
         """How many nodes, and outputs of the file, read a value."""
         self.given_out: set[str] = set()
@@ -371,7 +372,7 @@ class Op:
 
     def _check_size(self, result: Any) -> None:
         many = math.prod(result.shape) if hasattr(result, "shape") else 0
-        if many > (LARGEST if isinstance(result, Tensor) else _MANY):
+        if many > (self.builder.largest if isinstance(result, Tensor) else _MANY):
             raise OperationError(
                 self.name, f"it makes {many} values", "check the file: no network needs so many in one place"
             )

@@ -129,6 +129,7 @@ def _built(
             "producer": model.producer_name or "",
             "opset": opset,
             "quantized": builder.quantized,
+            "tried": sizes,
         }
         metadata = {str(key): str(value) for key, value in model.metadata_props.items()}
         return builder.state, builder.program(inputs, outputs, metadata=metadata, told=told), sizes

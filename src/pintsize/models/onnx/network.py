@@ -51,6 +51,11 @@ class OnnxNetwork(nn.Module):
         return self.program.inputs
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """As the file calls them."""
+        return tuple(port.name for port in self.inputs)
+
+    @property
     def outputs(self) -> tuple[Port, ...]:
         """Of the file."""
         return self.program.outputs

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from .program import Port
+from .program import Port, Program
 
 _SIDES = (
     (224, 224), (320, 320), (64, 64), (256, 256), (48, 320), (32, 32), (640, 640), (96, 96), (128, 128), (512, 512),
@@ -37,12 +39,12 @@ def sizes_tried(inputs: Sequence[Port]) -> Iterator[dict[str, tuple[int, ...]]]:
             return
 
 
-def random_inputs(inputs: Sequence[Port], sizes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Any]:
+def random_inputs(inputs: Sequence[Port], sizes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Any]:
     """NumPy arrays that fit."""
     chance = np.random.default_rng(seed)
     made = {}
     for port in inputs:
-        shape = sizes[port.name]
+        shape = tuple(sizes[port.name])
         if port.dtype.startswith(("float", "double", "bfloat")):
             made[port.name] = chance.random(shape, np.float32).astype(port.dtype)
         elif port.dtype == "bool":
@@ -52,3 +54,9 @@ def random_inputs(inputs: Sequence[Port], sizes: dict[str, tuple[int, ...]], see
                 port.dtype
             )
     return made
+
+
+def example_of(program: Program, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs that the file takes, of the size that it was tried with."""
+    arrays = random_inputs(program.inputs, program.told["tried"], seed)
+    return tuple(torch.from_numpy(arrays[port.name]) for port in program.inputs)
