@@ -244,3 +244,10 @@ def test_several_results(tmp_path):
     write(tmp_path / "a.onnx", nodes, {"x": X}, {"b": None, "hot": None, "chosen": None}, weights)
     net = ps.models.from_onnx(tmp_path / "a.onnx")
     assert [*net(torch.rand(*X))] == ["b", "hot", "chosen"]
+
+
+def test_patches_put_back(tmp_path):
+    made = node("Col2Im", ["x", "size", "block"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])
+    weights = {"size": ints(8, 6), "block": ints(2, 3)}
+    write(tmp_path / "a.onnx", [made], {"x": ["n", 24, 15]}, {"y": None}, weights, opset=18)
+    assert ps.models.from_onnx(tmp_path / "a.onnx").program.told["difference"] < 1e-4

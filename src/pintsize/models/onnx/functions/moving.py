@@ -261,3 +261,9 @@ def reverse_sequence(x: Tensor, lengths: Any, batch_axis: int = 1, time_axis: in
 def same(x: Tensor) -> Tensor:
     """Itself, under another name."""
     return x
+
+
+@function
+def fold(x: Tensor, size: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    """Patches put back where they were."""
+    return F.fold(x, whole(size), whole(kernel), dilation, padding, stride)

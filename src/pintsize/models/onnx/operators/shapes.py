@@ -277,3 +277,13 @@ def reverse_sequence(op: Op) -> None:
     """The first entries of each sequence backwards."""
     batch, time = op.attribute("batch_axis", 1), op.attribute("time_axis", 0)
     op.call("reverse_sequence", op.value(0), op.numbers(1), batch_axis=batch, time_axis=time)
+
+
+@operator("Col2Im")
+def fold(op: Op) -> None:
+    """Patches put back where they were, added where they overlap."""
+    pads = op.attribute("pads") or (0, 0, 0, 0)
+    if len(pads) != 4 or tuple(pads[:2]) != tuple(pads[2:]):
+        raise op.unsupported("only images padded alike on both sides are known")
+    dilations, strides = op.attribute("dilations") or (1, 1), op.attribute("strides") or (1, 1)
+    op.call("fold", op.value(0), op.numbers(1), op.numbers(2), tuple(dilations), tuple(pads[:2]), tuple(strides))
