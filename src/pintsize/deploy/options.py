@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..models import outside
 from ..storage.record import origin
 from ..tables import Table, Tabular
 from ..units import bytes_text
@@ -160,6 +161,9 @@ def known_input_shape(model: nn.Module) -> tuple[int, ...] | None:
     if made is None:
         return None
     options = made["options"]
+    if outside.is_outside(made["name"]):
+        expected = outside.expected(made["name"])
+        return None if expected is None else (1, int(options["in_channels"]), *expected.size)
     size = options.get("image_size") or (32 if options.get("stem") == "small" else 224)
     return (1, int(options.get("in_channels", 3)), size, size)
 

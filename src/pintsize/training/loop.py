@@ -133,10 +133,9 @@ def train(
         keep=keep,
     )
     chosen = task_of(task, data)
-    if (
-        isinstance(chosen, Imitation) and teacher is not None
-    ):  # the teacher's outputs are all there is to learn
-        data, teacher = imitate(data, teacher), None
+    if isinstance(chosen, Imitation) and teacher is not None:  # its outputs are all there is to learn
+        data, teacher = imitate(data, teacher, chosen), None
+        chosen = data.task
     _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
