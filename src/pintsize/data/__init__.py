@@ -8,6 +8,8 @@ from .loading import load
 from .photos import images
 from .split import Batch, Data, MemoryStore, Split, Store
 from .transform import Transform
+from .unlabelled import UnlabelledSplit
+from .variety import varied
 
 __all__ = [
     "Batch",
@@ -18,6 +20,7 @@ __all__ = [
     "Split",
     "Store",
     "Transform",
+    "UnlabelledSplit",
     "describe",
     "from_loaders",
     "images",
@@ -25,4 +28,5 @@ __all__ = [
     "list",
     "load",
     "split_batch",
+    "varied",
 ]

@@ -7,23 +7,20 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..data import Split, chance
+from ..data import Split, UnlabelledSplit, chance, varied
 from ..data.batches import Inputs, moved, size, split_batch
 from ..data.digest import images_digest, split_digest
 from ..data.places import cache_folder
 from ..errors import OperationError
 from ..storage.atomic import atomic
 from ..storage.digests import digest, model_digest
-
-if TYPE_CHECKING:
-    from .imitation import Imitation
 
 OUTPUTS = "outputs of imitation"
 """Key of a network's outputs beside its feature maps."""
@@ -84,7 +81,8 @@ class Lesson:
 
     teacher: nn.Module
     """In eval mode."""
-    task: Imitation
+    task: Any
+    """`Imitation`."""
     said: dict[str, Answers] = field(default_factory=dict)
     """By the digest of a split."""
 
@@ -261,6 +259,16 @@ class Taught:
     def at_most(self, n: int, seed: int = 0) -> Taught:
         """As of the split."""
         return Taught(self._split.at_most(n, seed), self._lesson)
+
+    def varied(self, n: int, seed: int = 0) -> Taught:
+        """A choice of `n` images: where they have no labels, of those that the teacher tells apart; else by class."""
+        split = self._split
+        chosen = (
+            varied(self._lesson.teacher, split, n, seed)
+            if isinstance(split, UnlabelledSplit)
+            else split.at_most(n, seed)
+        )
+        return Taught(chosen, self._lesson)
 
     def for_task(self, task: Any) -> Any:
         """The same images for another task, with their own targets."""
