@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from . import loading
 
 if TYPE_CHECKING:
@@ -127,7 +128,34 @@ class Inputs:
 
     @cached_property
     def images(self) -> Data:
-        """The data set."""
+        """The data set; of one without labels the network, as it is now, says what is right."""
+        from ..tasks.imitation import Imitation, imitate
+
+        task = loading.task_of_data(self._loaded)
+        if not isinstance(task, Imitation):
+            return self._loaded
+        taught: Data = imitate(self._loaded, self.network, task)
+        return taught
+
+    def taught_by(self, teacher: nn.Module | None) -> Data:
+        """The data set; of one without labels a teacher says what is right.
+
+        Raises:
+            InputError: it has no labels, and there is no teacher.
+        """
+        from ..tasks.imitation import Imitation, imitate
+
+        task = loading.task_of_data(self._loaded)
+        if not isinstance(task, Imitation):
+            return self._loaded
+        if teacher is None:
+            raise InputError(f"training on {self.data}", "it has no labels, and nobody says what is right",
+                             "pass --teacher, a .safetensors file of the dense network")  # fmt: skip
+        taught: Data = imitate(self._loaded, teacher, task)
+        return taught
+
+    @cached_property
+    def _loaded(self) -> Data:
         assert self.data is not None
         images = loading.load_data(
             self.data, val_fraction=self.val_fraction, seed=self.seed, limit=self.limit, image_size=self.image_size,
@@ -146,7 +174,7 @@ class Inputs:
         """The network, made to fit the images where its options leave it open."""
         import torch
 
-        images = self.images_if_any  # before the seed is set: loading may use it up
+        images = None if self.data is None else self._loaded  # before the seed is set: loading may use it up
         torch.manual_seed(self.seed)
         options: dict[str, Any] = {
             "weights": self.model_weights, "pretrained": self.pretrained, "num_classes": self.num_classes,

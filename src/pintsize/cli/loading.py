@@ -59,6 +59,13 @@ def load_task(name: str) -> Task:
     return task_of(name)
 
 
+def task_of_data(data: Data) -> Task:
+    """What networks are to do with a data set."""
+    from ..tasks import task_of
+
+    return task_of(None, data)
+
+
 def load_data(name: str, **options: Any) -> Data:
     """The data set that `--data` and its options name."""
     from ..data import load

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..data import Data
-from ..data.batches import Inputs, moved, rows, run, split_batch
+from ..data.batches import Inputs, moved, rows, split_batch
 from ..errors import InputError
 from ..storage.record import origin
 from .forward import outputs_of
@@ -229,4 +229,4 @@ def _two(split: Any, teacher: nn.Module) -> Any:
     inputs, _ = split_batch(batch, teacher)
     device = next((one.device for one in teacher.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        return run(teacher, moved(rows(inputs, 0, 2), device))
+        return outputs_of(teacher, moved(rows(inputs, 0, 2), device))
