@@ -79,9 +79,11 @@ def expected(named: nn.Module | ModelSection | None) -> models.Preprocessing | N
     """How the images of a network's weights were made; None where there is nothing that tells."""
     if isinstance(named, nn.Module):
         return models.preprocessing_of(named)
-    if named is None or not named.pretrained or not outside.is_outside(named.name):
+    if named is None:
         return None
-    return models.expected(named.name)
+    if Path(named.name).suffix in _FILES:
+        return models.preprocessing_of(files.load(named.name))
+    return models.expected(named.name) if named.pretrained and outside.is_outside(named.name) else None
 
 
 def starts_trained(section: ModelSection, num_classes: int | None) -> bool:
