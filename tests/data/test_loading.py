@@ -158,7 +158,7 @@ def test_the_names():
 
 def test_describe_tells_what_is_here(folders):
     entries = {entry.name: entry for entry in data.describe()}
-    formats = ["imagefolder:PATH", "coco:PATH", "yolo:data.yaml", "masks:PATH", "csv:FILE"]
+    formats = ["imagefolder:PATH", "coco:PATH", "yolo:data.yaml", "masks:PATH", "csv:FILE", "images:PATH"]
     assert list(entries) == [*data.list(), *formats]
     assert entries["digits"].found
     assert not entries["cifar10"].found

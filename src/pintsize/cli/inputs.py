@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from . import loading
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="A name (see `pintsize models`), package.module:factory, or a .safetensors file."
+        "--model", "-m",
+        help="A name (see `pintsize models`), timm:NAME, torchvision:NAME, package.module:factory, or a .safetensors file.",
     ),
 ]  # fmt: skip
 OptionalModel = Annotated[
@@ -33,7 +35,9 @@ Plain = Annotated[
 DataName = Annotated[
     str,
     typer.Option(
-        "--data", "-d", help="A data set (see `pintsize datasets`), such as imagefolder:PATH or coco:PATH."
+        "--data",
+        "-d",
+        help="A data set (see `pintsize datasets`), such as imagefolder:PATH, coco:PATH, or images:PATH without labels.",
     ),
 ]
 TaskName = Annotated[
@@ -45,12 +49,30 @@ TaskName = Annotated[
 ModelWeights = Annotated[
     str | None, typer.Option(help="Weights to load into the model: .safetensors, .pth or .th.")
 ]
+Pretrained = Annotated[
+    bool,
+    typer.Option("--pretrained", help="Start from the library's weights of a timm: or torchvision: model."),
+]
 NumClasses = Annotated[int | None, typer.Option(help="Number of logits of a named model.")]
 InChannels = Annotated[int | None, typer.Option(help="Colour channels of an image, for a named model.")]
 Stem = Annotated[str, typer.Option(help="First layers of a named model: auto, imagenet or small.")]
 ImageSize = Annotated[
     str | None, typer.Option(metavar="H[xW]", help="Side of the images in pixels, or height x width.")
 ]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        help="How images without classes come to that size: letterbox, stretch, or crop for images:."
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="M[,M,M]", help="Mean of each channel that the network expects.")
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="S[,S,S]", help="Standard deviation of each channel, likewise.")
+]
+Scale = Annotated[float | None, typer.Option(help="For images:, what pixels are divided by first: 255 or 1.")]
+Channels = Annotated[str | None, typer.Option(help="For images:, rgb, bgr or grey.")]
 ValFraction = Annotated[float, typer.Option(help="Share of the training images set aside for validation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most so many images of each split.")]
 Seed = Annotated[int, typer.Option(help="Decides the validation split and everything random.")]
@@ -75,6 +97,7 @@ class Inputs:
     model: Model
     data: DataName | None
     task: TaskName = None
+    pretrained: Pretrained = False
     model_weights: ModelWeights = None
     num_classes: NumClasses = None
     in_channels: InChannels = None
@@ -82,6 +105,11 @@ class Inputs:
     val_fraction: ValFraction = 0.1
     limit: Limit = None
     image_size: ImageSize = None
+    resize: Resize = None
+    mean: Mean = None
+    std: Std = None
+    scale: Scale = None
+    channels: Channels = None
     seed: Seed = 0
 
     @classmethod
@@ -100,10 +128,39 @@ class Inputs:
 
     @cached_property
     def images(self) -> Data:
-        """The data set."""
+        """The data set; of one without labels the network, as it is now, says what is right."""
+        from ..tasks.imitation import Imitation, imitate
+
+        task = loading.task_of_data(self._loaded)
+        if not isinstance(task, Imitation):
+            return self._loaded
+        taught: Data = imitate(self._loaded, self.network, task)
+        return taught
+
+    def taught_by(self, teacher: nn.Module | None) -> Data:
+        """The data set; of one without labels a teacher says what is right.
+
+        Raises:
+            InputError: it has no labels, and there is no teacher.
+        """
+        from ..tasks.imitation import Imitation, imitate
+
+        task = loading.task_of_data(self._loaded)
+        if not isinstance(task, Imitation):
+            return self._loaded
+        if teacher is None:
+            raise InputError(f"training on {self.data}", "it has no labels, and nobody says what is right",
+                             "pass --teacher, a .safetensors file of the dense network")  # fmt: skip
+        taught: Data = imitate(self._loaded, teacher, task)
+        return taught
+
+    @cached_property
+    def _loaded(self) -> Data:
         assert self.data is not None
         images = loading.load_data(
-            self.data, val_fraction=self.val_fraction, seed=self.seed, limit=self.limit, image_size=self.image_size
+            self.data, val_fraction=self.val_fraction, seed=self.seed, limit=self.limit, image_size=self.image_size,
+            resize=self.resize, mean=loading.numbers("mean", self.mean), std=loading.numbers("std", self.std),
+            scale=self.scale, channels=self.channels, like=loading.expected(self.model, pretrained=self.pretrained),
         )  # fmt: skip
         return images if self.task is None else images.for_task(loading.load_task(self.task))
 
@@ -117,10 +174,11 @@ class Inputs:
         """The network, made to fit the images where its options leave it open."""
         import torch
 
-        images = self.images_if_any  # before the seed is set: loading may use it up
+        images = None if self.data is None else self._loaded  # before the seed is set: loading may use it up
         torch.manual_seed(self.seed)
         options: dict[str, Any] = {
-            "weights": self.model_weights, "num_classes": self.num_classes, "in_channels": self.in_channels,
+            "weights": self.model_weights, "pretrained": self.pretrained, "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
             "stem": self.stem,
         }  # fmt: skip
         return loading.load_model(self.model, images, image_size=self.image_size, **options)

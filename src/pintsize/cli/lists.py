@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from .verbs import Told, told, verb
 
 
 @verb(place=95, bare=True)
-def models() -> Told:
-    """List the networks that have a name."""
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Such as 'resnet*', 'timm:mobilenetv3*' or 'torchvision:*'.")
+    ] = None,
+) -> Told:
+    """List the networks that have a name, or those of timm or torchvision that match a pattern."""
     from .. import models as named
 
-    names = named.list()
+    names = named.list(pattern)
     return told({"models": names}, "\n".join(names))
 
 

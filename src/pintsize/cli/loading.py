@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..recipe.sides import sides
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..data import Data
+    from ..models import Preprocessing
     from ..tasks import Task
 
 
@@ -28,11 +30,40 @@ def load_model(
     return networks.build(section, image_shape=shape, num_classes=classes)
 
 
+def expected(name: str, *, pretrained: bool) -> Preprocessing | None:
+    """How the images of the named network's weights were made, where that is known."""
+    from ..recipe.complaints import checked
+    from ..run import networks
+
+    return networks.expected(checked("model", {"name": name, "pretrained": pretrained}, source="options"))
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers with commas between them.
+
+    Raises:
+        InputError: they are none.
+    """
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"--{option} {text}", "it is no list of numbers", "write such as 0.485,0.456,0.406"
+        ) from error
+
+
 def load_task(name: str) -> Task:
     """The task that `--task` names; a module of one's own is looked for in the folder of the shell, too."""
     from ..tasks import task_of
 
     return task_of(name)
+
+
+def task_of_data(data: Data) -> Task:
+    """What networks are to do with a data set."""
+    from ..tasks import task_of
+
+    return task_of(None, data)
 
 
 def load_data(name: str, **options: Any) -> Data:

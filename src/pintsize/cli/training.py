@@ -30,7 +30,8 @@ def train(
     from ..training import train as train_network
 
     settings = given.values("train")
-    images, network = inputs.images, inputs.network
+    taught_by = None if teacher is None else load(teacher)
+    images, network = inputs.taught_by(taught_by), inputs.network
     check_savable(out)
     options, callbacks = training_of(settings, images)
     history = train_network(
@@ -39,7 +40,7 @@ def train(
         **options,
         callbacks=callbacks,
         seed=inputs.seed,
-        teacher=None if teacher is None else load(teacher),
+        teacher=taught_by,
         distill_weight=distill_weight,
         temperature=temperature,
         checkpoint=checkpoint,

@@ -69,7 +69,7 @@ def splits(
         CorruptFile: a file is damaged, or is no picture.
         InputError: a box or a mask does not fit its picture.
     """
-    states = {part: _sizes(listed.files) for part, listed in found.parts.items()}
+    states = {part: sizes_of(listed.files) for part, listed in found.parts.items()}
     for part, listed in found.parts.items():
         _check_sizes(found, listed, states[part])
     place = Placement(image_size or _common(found, states), how)
@@ -127,7 +127,7 @@ def _mask_files(listed: Listed) -> list[str]:
     )
 
 
-def _sizes(files: Sequence[str]) -> list[pictures.Size]:
+def sizes_of(files: Sequence[str]) -> list[pictures.Size]:
     """Of each picture, from its header."""
     for file in files:
         if not os.path.isfile(file):
@@ -157,7 +157,7 @@ def _check_sizes(found: Annotated, listed: Listed, sizes: list[pictures.Size]) -
                 "annotate the picture as it is",
             )  # fmt: skip
     masks = _mask_files(listed)
-    for file, mask, size, of_mask in zip(listed.files, masks, sizes, _sizes(masks), strict=False):
+    for file, mask, size, of_mask in zip(listed.files, masks, sizes, sizes_of(masks), strict=False):
         if of_mask != size:
             raise InputError(
                 mask, f"it has {of_mask[0]}×{of_mask[1]} pixels, its picture {Path(file).name} {size[0]}×{size[1]}",

@@ -110,6 +110,28 @@ def batches_of(
     return _limited(source, limit, model)
 
 
+def images_of(
+    source: Iterable[Any] | Tensor, limit: int | None = None, *, model: nn.Module | None = None
+) -> Iterator[Inputs]:
+    """The inputs in the batches of a split, of any iterable of batches, or of one batch.
+
+    Args:
+        source: a `Split`, which is shuffled (of an image folder the first images are all of one class), `limit`
+            images of it chosen by class; an iterable of batches, see `split_batch`; or one image tensor
+            [B, C, H, W].
+        limit: how many images to give out at most; None for all.
+        model: the network they are for, if it takes several inputs or batches are dicts.
+
+    Returns:
+        Iterator of floating-point image tensors [B, …]; of tuples of arguments where the network takes several.
+
+    Raises:
+        InputTypeError: the source is none of these.
+        InputError: `limit` is not a whole number of at least 1.
+    """
+    return (inputs for inputs, _ in batches_of(source, limit=limit, model=model, shuffle=True))
+
+
 def _limited(
     source: Iterable[Any], left: int | None, model: nn.Module | None
 ) -> Iterator[tuple[Inputs, Any]]:

@@ -10,12 +10,13 @@ from ..errors import DataNotFound, OperationError
 from . import cache, cifar, digits, hub, idx
 from .places import Decoded, Place, data_folder
 
-FOLDER_PREFIX = "imagefolder:"
+FOLDER_PREFIX, IMAGES_PREFIX = "imagefolder:", "images:"
 FORMATS = {
     "coco": ("coco:PATH", "boxes in COCO's JSON: a folder with images/ and annotations/, or the JSON file"),
     "yolo": ("yolo:data.yaml", "boxes in Ultralytics' layout"),
     "masks": ("masks:PATH", "a folder with images/ and masks/, by name, for segmentation"),
     "csv": ("csv:FILE", "a table of file names and numbers, for regression"),
+    "images": (f"{IMAGES_PREFIX}PATH", "any pictures without labels, frames of videos too, for imitation"),
 }
 """Prefix → how a data set of this format is named, and what it is."""
 SCENES = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 
 # What a stream of words is for: the same seed gives independent streams.
-SHUFFLE, AUGMENT, VALIDATION, TEST, SUBSET, SCENES = range(6)
+SHUFFLE, AUGMENT, VALIDATION, TEST, SUBSET, SCENES, MIXING, VARIETY = range(8)
 
 
 def words(n: int, purpose: int, *key: int) -> NDArray[np.uint64]:

@@ -154,14 +154,17 @@ def common_size(folder: ImageFolder) -> pictures.Size:
     return first if all(pictures.size_of(file) == first for file in files) else _USUAL_SIZE
 
 
-def decode(folder: ImageFolder, size: pictures.Size) -> Decoded:
-    """Decode all pictures, each scaled to cover `size` and cut to its centre."""
+def decode(
+    folder: ImageFolder, size: pictures.Size, *, crop: float = 1.0, interpolation: str = "bilinear"
+) -> Decoded:
+    """Decode all pictures, each scaled to cover `size` / `crop` and cut to its centre."""
+
+    def fitted(file: str) -> pictures.Rgb:
+        return pictures.fit(pictures.rgb(file), size, margin=1 / crop, interpolation=interpolation)
+
     return Decoded(
         {
-            part: Labelled(
-                decode_files(listing.files, (*size, 3), lambda file: pictures.fit(pictures.rgb(file), size)),
-                listing.labels,
-            )
+            part: Labelled(decode_files(listing.files, (*size, 3), fitted), listing.labels)
             for part, listing in folder.parts.items()
         },
         folder.classes,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import InputError, InputTypeError, unknown
-from ..recipe.sides import sides
-from . import annotated, cache, catalog, chance, coco, digit_scenes, folder, masks, table, yolo
+from ..storage.preprocessing import Preprocessing
+from . import annotated, cache, catalog, chance, coco, digit_scenes, folder, masks, photos, table, yolo
+from .options import MEMORY_LIMIT, changed, check_options, expected, size_of
 from .placement import LETTERBOX
 from .places import Decoded
 from .split import Data, MemoryStore, Split
@@ -21,12 +22,9 @@ from .stream import FolderStore
 from .targets import Boxes, Masks, choose, has_classes
 from .transform import Transform, statistics
 
-MEMORY_LIMIT = 3 * 2**29
-"""Bytes of decoded pixels (1.5 GiB) up to which an image folder is held in memory."""
 _TEST_FRACTION = 0.2
 _TEST_SEED = 0  # the same test images for every seed: no run trains on what another one tests on
 _PAD = 1 / 8  # of the shorter side: the customary 4 pixels at 32
-_SMALLEST, _LARGEST = 4, 4096
 _IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Parts = dict[str, Split]
@@ -40,9 +38,12 @@ def load(
     seed: int = 0,
     limit: int | None = None,
     image_size: int | str | tuple[int, int] | None = None,
-    resize: str = LETTERBOX,
+    resize: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    scale: float | None = None,
+    channels: str | None = None,
+    like: nn.Module | Preprocessing | None = None,
     flip: bool | None = None,
     cutout: int = 0,
 ) -> Data:
@@ -50,18 +51,24 @@ def load(
 
     Args:
         name: one of `pintsize.data.list()`; `imagefolder:PATH` for a folder of class folders; `coco:PATH` or
-            `yolo:data.yaml` for boxes, `masks:PATH` for masks, `csv:FILE` for numbers. Where there is no test part, a
-            fifth of the images, the same for every seed, is cut off as one.
+            `yolo:data.yaml` for boxes, `masks:PATH` for masks, `csv:FILE` for numbers;
+            `images:PATH` for images without labels. Where there is no test part, a fifth of the images, the same for every
+            seed, is cut off as one.
         val_fraction: share of the training images that becomes the validation split, class by class. A data set with
             a part `val` has that as its validation split.
         seed: determines the validation split.
         limit: at most so many images in each split, class by class, for quick runs.
         image_size: side of the images, or height and width, as (224, 320) or `224x320`; by default their own.
             Where they differ in size: 224 for classes and numbers, 512 for masks, 640 for boxes.
-        resize: how images with boxes, masks or numbers come to a size: `letterbox` (whole, with a border) or `stretch`.
+        resize: how images with boxes, masks or numbers come to a size: `letterbox` (whole, with a border), which is the
+            default, or `stretch`; of `images:` see `pintsize.data.images`.
         mean: per channel, of the [0, 1] images, to normalise by; by default the set's own, for image folders
             ImageNet's.
         std: per channel, like `mean`.
+        scale: of `images:`, see `pintsize.data.images`.
+        channels: of `images:`, likewise.
+        like: a network from `pintsize.models.create`, with `pretrained`: the size, mean and std that its weights expect, and
+            the crop of image folders, stand in where they are not given.
         flip: whether augmentation mirrors images; by default for all sets but digits.
         cutout: side in pixels of the square that augmentation erases in every image; 0 for none.
 
@@ -73,11 +80,26 @@ def load(
         DataNotFound: the data set is not on this machine; it says where it was looked for and how to get it.
         CorruptFile: a file is damaged, or is no picture; it is named.
     """
-    _check_options(val_fraction, seed, limit)
+    check_options(val_fraction, seed, limit)
     chance.check_whole("cutout", cutout, least=0)
+    if isinstance(name, str) and name.startswith(catalog.IMAGES_PREFIX):
+        given = {"scale": scale, "channels": channels, "flip": flip}
+        return photos.images(
+            name.removeprefix(catalog.IMAGES_PREFIX), size=image_size, resize=resize, mean=mean, std=std, like=like,
+            val_fraction=val_fraction, seed=seed, limit=limit, cutout=cutout,
+            **{option: value for option, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )  # fmt: skip
+    if scale is not None or channels is not None:
+        raise InputError(
+            f"data set {name!r} with scale or channels",
+            "they are for images without labels",
+            "leave them out",
+        )
+    known = expected(like)
     parts = _parts(
-        name, _size(image_size), resize, {"mean": mean, "std": std, "flip": flip, "cutout": cutout}
-    )
+        name, size_of(image_size) or (None if known is None else known.size), resize or LETTERBOX,
+        {"mean": mean, "std": std, "flip": flip, "cutout": cutout, "like": known},
+    )  # fmt: skip
     if "test" not in parts:
         parts["train"], parts["test"] = _cut(parts["train"], _TEST_FRACTION, chance.TEST, _TEST_SEED)
     if "val" not in parts:
@@ -117,7 +139,7 @@ def _parts(name: str, size: tuple[int, int] | None, resize: str, changes: dict[s
                 f"data set {name!r}", "it names no file or folder", f"write {catalog.FORMATS[prefix][0]}"
             )
         found = READERS[prefix](Path(path).expanduser().resolve())
-        transform = _changed(Transform(*_IMAGENET_STATISTICS, flip=found.flip), changes)
+        transform = changed(Transform(*_IMAGENET_STATISTICS, flip=found.flip), changes)
         return annotated.splits(found, size, resize, transform, MEMORY_LIMIT)
     if name in catalog.SCENES:
         return _scene_parts(name, size, changes)
@@ -146,7 +168,7 @@ def _prefix_of(path: Path) -> str:
 def _scene_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:
     scenes = digit_scenes.read()
     mean, std = statistics(scenes["train"].images, peak=255)
-    transform = _changed(Transform(mean, std, pad=4, size=size), changes)
+    transform = changed(Transform(mean, std, pad=4, size=size), changes)
     of_pixels = name.endswith(":masks")
     classes = ("background", *digit_scenes.CLASSES) if of_pixels else digit_scenes.CLASSES
     made: Parts = {}
@@ -161,7 +183,7 @@ def _scene_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any
 def _known_parts(name: str, size: tuple[int, int] | None, changes: dict[str, Any]) -> Parts:
     known, decoded = catalog.KNOWN[name], catalog.read(name)
     mean, std = known.statistics or statistics(decoded.parts["train"].images, peak=known.peak)
-    transform = _changed(Transform(mean, std, known.pad, known.flip, known.peak, size), changes)
+    transform = changed(Transform(mean, std, known.pad, known.flip, known.peak, size), changes)
     return _in_memory(decoded, transform)
 
 
@@ -169,18 +191,23 @@ def _folder_parts(path: str, asked: tuple[int, int] | None, changes: dict[str, A
     if not path:
         raise InputError("data set 'imagefolder:'", "it names no folder", "write imagefolder:/path/to/folder")
     found = folder.scan(Path(path).expanduser().resolve())
-    transform = _changed(Transform(*_IMAGENET_STATISTICS, flip=True), changes)
+    transform = changed(Transform(*_IMAGENET_STATISTICS, flip=True), changes)
+    like = changes["like"]
+    look = {} if like is None else {"crop": like.crop, "interpolation": like.interpolation}
     # a square is called by its side, as it always was, so that what is in the cache serves
     identity = f"{found.root} at {asked[0] if asked is not None and asked[0] == asked[1] else asked}"
+    identity += "".join(f" {key} {value}" for key, value in look.items())
     decoded = cache.recall("imagefolder", identity, found.fingerprint)
     if decoded is None:
         size = asked or folder.common_size(found)
         if 3 * math.prod(size) * len(found) > MEMORY_LIMIT:
             return {
-                part: Split(FolderStore(listing.files, size), listing.labels, found.classes, transform)
+                part: Split(
+                    FolderStore(listing.files, size, **look), listing.labels, found.classes, transform
+                )
                 for part, listing in found.parts.items()
             }
-        decoded = folder.decode(found, size)
+        decoded = folder.decode(found, size, **look)
         cache.keep("imagefolder", identity, found.fingerprint, decoded)
     shorter_side = min(decoded.parts["train"].images.shape[1:3])
     transform = dataclasses.replace(transform, pad=max(1, round(shorter_side * _PAD)))
@@ -192,54 +219,6 @@ def _in_memory(decoded: Decoded, transform: Transform) -> Parts:
         part: Split(MemoryStore(images), labels, decoded.classes, transform)
         for part, (images, labels) in decoded.parts.items()
     }
-
-
-def _changed(transform: Transform, changes: dict[str, Any]) -> Transform:
-    """The transform with the user's mean, std, flip and cutout where they are given."""
-    given = {option: value for option, value in changes.items() if value is not None}
-    channels = len(transform.mean)
-    for option in given.keys() & {"mean", "std"}:
-        try:
-            values = tuple(float(value) for value in given[option])
-        except (TypeError, ValueError):
-            values = ()
-        if (
-            len(values) != channels
-            or not all(map(math.isfinite, values))
-            or (option == "std" and min(values) <= 0)
-        ):
-            kind = "positive numbers" if option == "std" else "numbers"
-            raise InputError(
-                f"{option}={given[option]!r}",
-                f"it is not {channels} {kind}, one per channel",
-                "pass those of the images scaled to [0, 1]",
-            )
-        given[option] = values
-    return dataclasses.replace(transform, **given)
-
-
-def _check_options(val_fraction: float, seed: int, limit: int | None) -> None:
-    if (
-        isinstance(val_fraction, bool)
-        or not isinstance(val_fraction, numbers.Real)
-        or not 0 < val_fraction < 1
-    ):
-        raise InputError(
-            f"val_fraction={val_fraction!r}", "it is not a number between 0 and 1", "pass a share such as 0.1"
-        )
-    chance.check_whole("seed", seed, least=0)
-    if limit is not None:
-        chance.check_whole("limit", limit, least=1)
-
-
-def _size(image_size: Any) -> tuple[int, int] | None:
-    """Height and width, within what networks see."""
-    found = sides(image_size)
-    for side in found or ():
-        chance.check_whole("image_size", side, least=_SMALLEST)
-        if side > _LARGEST:
-            raise InputError(f"image_size={image_size}", f"it is above {_LARGEST}", "pass a smaller one")
-    return found
 
 
 def _cut(split: Split, fraction: float, purpose: int, seed: int) -> tuple[Split, Split]:

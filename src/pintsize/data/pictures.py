@@ -34,6 +34,11 @@ def suffixes() -> Collection[str]:
     return Image.registered_extensions()
 
 
+def resamplings() -> dict[str, Image.Resampling]:
+    """How pictures may be scaled, by name."""
+    return {one.name.lower(): one for one in Image.Resampling}
+
+
 def size_of(path: str | os.PathLike[str]) -> Size:
     """The size of a picture, from its header."""
     try:
@@ -67,16 +72,17 @@ def rgb(path: str | os.PathLike[str]) -> Image.Image:
         raise _no_picture(path, error) from error
 
 
-def fit(image: Image.Image, size: Size, *, margin: float = 1.0) -> Rgb:
+def fit(image: Image.Image, size: Size, *, margin: float = 1.0, interpolation: str = "bilinear") -> Rgb:
     """Scale a picture so that it just covers `margin` × `size`, and cut `size` out of its centre.
 
     A picture that has this size already is not touched.
     """
     H, W = size
     if (image.height, image.width) != size:
+        resampling = resamplings()[interpolation]
         scale = margin * max(H / image.height, W / image.width)
         height, width = max(H, round(image.height * scale)), max(W, round(image.width * scale))
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), resampling)
         top, left = (height - H) // 2, (width - W) // 2
         image = image.crop((left, top, left + W, top + H))
     return np.asarray(image)

@@ -52,14 +52,17 @@ class Placement:
     def picture(self, file: str, word: int | None = None) -> pictures.Rgb:
         """A picture file, uint8 [H, W, 3]; crops and flips are made later, with boxes and masks."""
         del word
-        return self._placed(pictures.rgb(file), Image.Resampling.BILINEAR, (_GREY,) * 3)
+        return self.placed(pictures.rgb(file), Image.Resampling.BILINEAR)
 
     def mask(self, file: str, word: int | None = None) -> NDArray[np.uint8]:
         """A mask file, uint8 [H, W, 1]; what is no picture does not count."""
         del word
-        return self._placed(mask_image(file), Image.Resampling.NEAREST, IGNORED)[..., None]
+        return self.placed(mask_image(file), Image.Resampling.NEAREST, IGNORED)[..., None]
 
-    def _placed(self, image: Image.Image, resampling: Image.Resampling, border: Any) -> NDArray[np.uint8]:
+    def placed(
+        self, image: Image.Image, resampling: Image.Resampling, border: Any = (_GREY,) * 3
+    ) -> NDArray[np.uint8]:
+        """A picture scaled to its window, with a border around it."""
         top, left, height, width = self.window(image.height, image.width)
         if (image.height, image.width) != (height, width):
             image = image.resize((width, height), resampling)

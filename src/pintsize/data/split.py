@@ -151,14 +151,37 @@ class Split:
         """
         chance.check_whole("seed", seed, least=0)
         chance.check_whole("epoch", epoch, least=0)
-        kept = self.num_batches(batch_size, drop_last=drop_last)
-        order = chance.order(len(self), chance.SHUFFLE, seed, epoch) if shuffle else torch.arange(len(self))
-        chosen = order.split(batch_size)[:kept]
+        chosen = self.order(batch_size, shuffle=shuffle, seed=seed, epoch=epoch, drop_last=drop_last)
         words = None
         if augment:
             drawn = chance.words(len(self), chance.AUGMENT, seed, epoch)
             words = [drawn[images.numpy()] for images in chosen]
         return self._give_out(chosen, words, torch.device(device))
+
+    def order(
+        self,
+        batch_size: int = 256,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        drop_last: bool = False,
+    ) -> Sequence[Tensor]:
+        """Which images are in each batch that `batches` gives out when it is asked for the same."""
+        kept = self.num_batches(batch_size, drop_last=drop_last)
+        order = chance.order(len(self), chance.SHUFFLE, seed, epoch) if shuffle else torch.arange(len(self))
+        batches: Sequence[Tensor] = order.split(batch_size)[:kept]
+        return batches
+
+    @property
+    def positions(self) -> Tensor:
+        """Where in the store each image is, int64 [N]."""
+        return self._positions
+
+    @property
+    def store(self) -> Store:
+        """Where the pixels are."""
+        return self._store
 
     def _give_out(
         self, chosen: Sequence[Tensor], words: list[NDArray[np.uint64]] | None, device: torch.device

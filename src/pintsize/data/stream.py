@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import InputError
 from . import pictures
 
-_MARGIN = 256 / 224  # the usual evaluation protocol on ImageNet: shorter side 256, centre 224
+_CROP = 224 / 256  # the usual evaluation protocol on ImageNet: shorter side 256, centre 224
 _WORKERS = 8
 
 Decode = Callable[[str, int | None], pictures.Rgb]
@@ -63,17 +63,25 @@ class FolderStore(PictureStore):
     Args:
         files: their paths.
         size: height and width to give out.
+        crop: share of the scaled picture's shorter side that the centre has.
+        interpolation: of scaling.
         workers: processes that decode; 0 for none but this one.
     """
 
-    def __init__(self, files: Sequence[str], size: pictures.Size, *, workers: int | None = None) -> None:
-        super().__init__(files, (*size, 3), functools.partial(_cropped, size), workers=workers)
+    def __init__(
+        self, files: Sequence[str], size: pictures.Size, *, crop: float = _CROP, interpolation: str = "bilinear",
+        workers: int | None = None,
+    ) -> None:  # fmt: skip
+        decode = functools.partial(_cropped, size, crop, interpolation)
+        super().__init__(files, (*size, 3), decode, workers=workers)
 
 
-def _cropped(size: pictures.Size, file: str, word: int | None) -> pictures.Rgb:
+def _cropped(
+    size: pictures.Size, crop: float, interpolation: str, file: str, word: int | None
+) -> pictures.Rgb:
     image = pictures.rgb(file)
     if word is None:
-        return pictures.fit(image, size, margin=_MARGIN)
+        return pictures.fit(image, size, margin=1 / crop, interpolation=interpolation)
     return pictures.random_resized_crop(image, size, word)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import InputError, InputTypeError
 from ..registry import Registry
 from ..storage.atomic import write_bytes
+from ..storage.preprocessing import preprocessing_of
 from .options import ExportInfo, Made, Options, program_of
 from .proof import proved
 
@@ -73,7 +74,8 @@ def export(
         dynamic: which dimensions of inputs [B, C, H, W] are left open, of "batch", "height" and "width", in place
             of `dynamic_batch`; the example's sizes are those that the file is checked with.
         classes: names of the outputs, kept in the file.
-        mean: of each input channel, of images in [0, 1]; kept in the file.
+        mean: of each input channel, of images in [0, 1]; kept in the file. By default what the network's weights expect,
+            where that is known (`timm:`, `torchvision:`).
         std: standard deviations to match.
         include_normalization: put (x - mean) / std into the network: it then takes images in [0, 1].
         include_softmax: give probabilities instead of logits.
@@ -104,6 +106,9 @@ def export(
         )  # fmt: skip
     if path.is_dir():
         raise InputError(str(path), "it is a folder", "name a file in it")
+    known = preprocessing_of(model)
+    if known is not None and mean is None and std is None:
+        mean, std = known.mean, known.std
     options = Options(
         example=example, opset=opset, dynamic_batch=dynamic_batch, dynamic=dynamic, classes=classes, mean=mean, std=std,
         include_normalization=include_normalization, include_softmax=include_softmax, licence=licence,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..models import outside
 from ..models.onnx.program import Program
 from ..models.onnx.trials import example_of
 from ..storage.record import origin
@@ -191,6 +192,9 @@ def known_input_shape(model: nn.Module) -> tuple[int, ...] | None:
     options = made["options"]
     if (program := program_of(model)) is not None:
         return tuple(program.told["tried"][program.inputs[0].name])
+    if outside.is_outside(made["name"]):
+        expected = outside.expected(made["name"])
+        return None if expected is None else (1, int(options["in_channels"]), *expected.size)
     size = options.get("image_size") or (32 if options.get("stem") == "small" else 224)
     return (1, int(options.get("in_channels", 3)), size, size)
 

@@ -47,6 +47,8 @@ class TrainSection(Section):
     """Random crops and flips of the training images."""
     keep: Literal["best", "last"] = "last"
     """Weights to end with: of the last epoch, or of the best one on the validation images."""
+    patience: int | None = Field(default=None, ge=1)
+    """End after so many epochs without a better one on the validation images."""
     regularize: bool = True
     """Off: no dropout, fixed statistics in batch norms, no weight decay, no augmentation: to overfit."""
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .. import models
 from ..errors import InputError, InputTypeError
 from ..measure import machine
 from ..recipe.options import with_options
@@ -109,13 +108,13 @@ def compress(
     named = {"task": task} if isinstance(task, str) else {}
     chosen = read_recipe(model, data, recipe, {**options, **named})
     of_recipe = None if chosen.task is None else chosen.task.model_dump()
-    images = _data(data, chosen)
+    images = _data(data, chosen, model)
     judging = task_of(of_recipe if task is None or named else task, images)
     judging.judged()
     images = images.for_task(judging)
     network = _network(model, chosen, images)
     if isinstance(judging, Imitation):
-        images = imitate(images, network)
+        images = imitate(images, network, judging)
     networks.check_fits(network, images)
     folder = RunFolder(out, shared=shared)
     with folder.open():
@@ -166,8 +165,8 @@ def read_recipe(
     return chosen
 
 
-def _data(given: Data | str | None, recipe: Recipe) -> Data:
-    """The images that are passed, or those that the recipe names."""
+def _data(given: Data | str | None, recipe: Recipe, model: nn.Module | str | None) -> Data:
+    """The images that are passed, or those that the recipe names, made as the network's weights expect them."""
     from ..data import Data, load
 
     if isinstance(given, Data):
@@ -178,7 +177,8 @@ def _data(given: Data | str | None, recipe: Recipe) -> Data:
             "it is no data set",
             "pass what pintsize.data.load returns, or a name",
         )
-    return load(**recipe.data.model_dump(), seed=recipe.seed)
+    like = networks.expected(model if isinstance(model, nn.Module) else recipe.model)
+    return load(**recipe.data.model_dump(), seed=recipe.seed, like=like)
 
 
 def _network(given: nn.Module | str | None, recipe: Recipe, images: Data) -> nn.Module:
@@ -197,9 +197,14 @@ def _network(given: nn.Module | str | None, recipe: Recipe, images: Data) -> nn.
             network = networks.build(
                 recipe.model, image_shape=images.image_shape, num_classes=len(images.classes) or None
             )
-        trained = recipe.model.weights or recipe.model.name not in models.list()
+        trained = networks.starts_trained(recipe.model, len(images.classes) or None)
         if recipe.train.epochs == 0 and not trained:
-            raise InputError(f"model {recipe.model.name!r} with epochs=0", "its weights are random",
+            cause = (
+                "its last layer is new, for other classes"
+                if recipe.model.pretrained
+                else "its weights are random"
+            )
+            raise InputError(f"model {recipe.model.name!r} with epochs=0", cause,
                              "train it (epochs above 0), or name its weights: model_weights")  # fmt: skip
     return network
 

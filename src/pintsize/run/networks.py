@@ -12,6 +12,7 @@ from .. import models
 from ..data import Data
 from ..deploy.options import known_input_shape
 from ..errors import InputError, InputTypeError, unknown
+from ..models import outside
 from ..recipe.inputs import ModelSection
 from ..recipe.sides import sides
 from ..storage import network_file as files
@@ -36,11 +37,18 @@ def build(
                 f"model {name!r}", "it is a file with weights of its own", f"leave out {weights}"
             )
         return files.load(name)
+    if section.pretrained and not models.is_named(name):
+        raise InputError(f"model {name!r} with pretrained", "it is no network of a library",
+                         "name one, such as timm:mobilenetv3_small_100, or its file of weights")  # fmt: skip
+    if outside.is_outside(name):
+        return _of_library(section, image_shape, num_classes)
     if ":" in name:
         given = {"num_classes": section.num_classes, "in_channels": section.in_channels}
         model = models.load_factory(name, **{key: value for key, value in given.items() if value is not None})
-    elif name not in models.list():
-        raise unknown("model", name, [*models.list(), "package.module:factory"])
+    elif not models.is_named(name):
+        raise unknown(
+            "model", name, [*models.list(), "package.module:factory", "timm:NAME", "torchvision:NAME"]
+        )
     else:
         channels = section.in_channels or (image_shape[0] if image_shape else 3)
         model = models.create(
@@ -48,8 +56,44 @@ def build(
             num_classes=section.num_classes or num_classes or 10,
             in_channels=channels,
             stem=_stem(section.stem, image_shape),
+            pretrained=section.pretrained,
         )
     return model if weights is None else files.load(weights, model=model)
+
+
+def _of_library(
+    section: ModelSection, image_shape: tuple[int, ...] | None, num_classes: int | None
+) -> nn.Module:
+    """A network of timm or torchvision; its own weights are replaced by a file's."""
+    return models.create(
+        section.name,
+        num_classes=section.num_classes or num_classes,
+        in_channels=section.in_channels or (image_shape[0] if image_shape else None),
+        stem=section.stem,
+        pretrained=section.pretrained,
+        weights=section.weights,
+    )
+
+
+def expected(named: nn.Module | ModelSection | None) -> models.Preprocessing | None:
+    """How the images of a network's weights were made; None where there is nothing that tells."""
+    if isinstance(named, nn.Module):
+        return models.preprocessing_of(named)
+    if named is None:
+        return None
+    if Path(named.name).suffix in _FILES:
+        return models.preprocessing_of(files.load(named.name))
+    return models.expected(named.name) if named.pretrained and outside.is_outside(named.name) else None
+
+
+def starts_trained(section: ModelSection, num_classes: int | None) -> bool:
+    """Whether a network comes with weights: none of its layers starts anew."""
+    if section.weights is not None and not section.pretrained:
+        return True
+    if not models.is_named(section.name):
+        return True  # a file, or a factory whose business that is
+    told, wanted = expected(section), section.num_classes or num_classes
+    return section.pretrained and (wanted is None or told is None or told.num_classes in (None, wanted))
 
 
 def check_fits(model: nn.Module, data: Data) -> None:

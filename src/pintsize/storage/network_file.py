@@ -5,6 +5,8 @@ Nothing here unpickles: `.pt`/`.pth`/`.th` state dicts are read with `weights_on
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CorruptFile, InputError, unknown
+from ..errors import CorruptFile, InputError
 from ..registry import Registry
 from . import record as _record
 from .atomic import check_place, write_bytes
@@ -36,7 +38,8 @@ class FileFormat:
 FORMATS: Registry[FileFormat] = Registry("file format")
 """By suffix."""
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
-"""What makes the plain network that a file names: it is given the options noted beside the name."""
+"""What makes the plain network that a file names: it is given the options noted beside the name. What stands under a
+prefix such as `timm:` makes all networks whose names begin so, and is given the name first."""
 
 _KEY = "pintsize"
 _MARKS = ('"sha256"', '"aliases"', '"steps"')  # what our record holds, under whatever name
@@ -237,6 +240,14 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     return content
 
 
+def _maker(name: Any) -> Callable[..., nn.Module]:
+    """What makes the networks of this name."""
+    prefix = f"{name}".partition(":")[0] + ":"
+    if name not in NETWORKS and isinstance(name, str) and name.startswith(prefix) and prefix in NETWORKS:
+        return functools.partial(NETWORKS[prefix], name)
+    return NETWORKS.find(name)
+
+
 def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The network that the document names; a file cannot ask for one that is larger than its own tensors allow."""
     made = document.get("model") if document else None
@@ -249,17 +260,17 @@ def _plain_model(path: Path, document: dict[str, Any] | None, tensors: Mapping[s
         raise CorruptFile(
             str(path), "its model entry is not a name with options", "write the file again with ps.save"
         )
-    if made.get("name") not in NETWORKS:
-        raise unknown("model", made.get("name"), NETWORKS)
-    create = NETWORKS[made["name"]]
+    create = _maker(made.get("name"))
     longest = max((size for t in tensors.values() if t.numel() for size in t.shape), default=0)
     for option, value in made["options"].items():
         if isinstance(value, int) and value > longest:
             raise CorruptFile(
                 str(path), f"{option}={value} does not fit its tensors", "restore it from a copy"
             )
+    numbers = 0
     try:
-        with torch.device("meta"):  # nothing is allocated yet
+        # nothing is allocated yet; a few networks look at values while they are made, of which there are none
+        with torch.device("meta"), contextlib.suppress(NotImplementedError):
             numbers = sum(one.numel() for one in create(**made["options"]).parameters())
         if numbers > _FREE + _PER_NUMBER * sum(tensor.numel() for tensor in tensors.values()):
             raise CorruptFile(str(path), f"it asks for {numbers} parameters", "restore it from a copy")

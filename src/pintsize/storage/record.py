@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import CorruptFile, IllegalOrder, InputError
 from ..registry import Registry
+from .preprocessing import NOTE
 from .wrapped import plain
 
 _RECORD = "_pintsize_record"
@@ -201,11 +202,11 @@ def origin(model: nn.Module) -> dict[str, Any] | None:
 
 
 def inherit(model: nn.Module, source: nn.Module) -> None:
-    """Give `model` the record and origin of `source`."""
+    """Give `model` the record of `source`, and what is noted of its origin and its images."""
     model, source = plain(model), plain(source)
     if steps := record(source):
         model.__dict__[_RECORD] = list(steps)
-    for key in (_ORIGIN, _PART):
+    for key in (_ORIGIN, _PART, NOTE):
         if key in source.__dict__:
             model.__dict__[key] = source.__dict__[key]
 

@@ -7,8 +7,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from ..errors import InputError, InputTypeError, PintsizeError
 from ..models.factory import current_directory_importable
+from .imitation import Imitation, imitate
 from .own import in_words
 from .task import TASKS, Task
 
@@ -41,9 +44,18 @@ def task_of(given: Any, data: Any = None) -> Task:
     )
 
 
-def with_task(given: Any, data: Any) -> tuple[Task, Any]:
-    """The task that a call means, and the data for it: what these give out, such as the border of masks, follows it."""
+def with_task(given: Any, data: Any, dense: nn.Module | None = None) -> tuple[Task, Any]:
+    """The task that a call means, and the data for it: what these give out, such as the border of masks, follows it.
+
+    Args:
+        given: see `task_of`.
+        data: splits, one of them, or batches.
+        dense: the network that is the teacher, where the task is to imitate one.
+    """
     task = task_of(given, data)
+    if isinstance(task, Imitation) and dense is not None and hasattr(getattr(data, "val", data), "batches"):
+        data = imitate(data, dense, task)
+        return getattr(data, "val", data).task, data
     return task, data.for_task(task) if hasattr(data, "for_task") else data
 
 

@@ -59,6 +59,7 @@ def train(
     distill_weight: float = 0.5,
     temperature: float = 4.0,
     keep: str = "last",
+    patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     log_dir: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
@@ -95,6 +96,7 @@ def train(
         distill_weight: share `w` of the teacher in `(1-w)·CE + w·T²·KL`.
         temperature: `T`.
         keep: the weights to end with: `last`, or `best` on the validation split.
+        patience: end the training after so many epochs without a better one on the validation split; None for never.
         checkpoint: file to write after each epoch and to resume from; with several machines, on shared
             storage.
         log_dir: folder for TensorBoard events.
@@ -131,12 +133,12 @@ def train(
         distill_weight=distill_weight,
         temperature=temperature,
         keep=keep,
+        patience=patience,
     )
     chosen = task_of(task, data)
-    if (
-        isinstance(chosen, Imitation) and teacher is not None
-    ):  # the teacher's outputs are all there is to learn
-        data, teacher = imitate(data, teacher), None
+    if isinstance(chosen, Imitation) and teacher is not None:  # its outputs are all there is to learn
+        data, teacher = imitate(data, teacher, chosen), None
+        chosen = data.task
     _check(model, data, chosen, options, teacher, callbacks)
     if not options.epochs:
         return History()
@@ -236,14 +238,11 @@ def _check(
             )
     if not len(data.train):
         raise InputError("data.train", "it has no images", "choose a larger limit or a smaller val_fraction")
-    if options.keep == "best" and not len(data.val):
-        raise InputError(
-            "keep='best'", "the validation split is empty", "load the data with val_fraction above 0"
-        )
-    if options.keep == "best" and task.metric is None:
-        raise InputError(
-            f"keep='best' with task {task.name!r}", "it has no metric", "pass metric= to ps.Task"
-        )
+    by_val = "keep='best'" if options.keep == "best" else None if options.patience is None else "patience"
+    if by_val is not None and not len(data.val):
+        raise InputError(by_val, "the validation split is empty", "load the data with val_fraction above 0")
+    if by_val is not None and task.metric is None:
+        raise InputError(f"{by_val} with task {task.name!r}", "it has no metric", "pass metric= to ps.Task")
     if teacher is not None:
         check_teacher(teacher, model)
         if task.own_step:

@@ -47,6 +47,8 @@ class Options:
     temperature: float
     keep: str
     """Weights to end with: `last`, or `best` on the validation split."""
+    patience: int | None
+    """Epochs without a better one on the validation split after which the training ends."""
 
     def __post_init__(self) -> None:
         for kind, name, choices in (
@@ -57,8 +59,9 @@ class Options:
         ):
             if name not in choices:
                 raise unknown(kind, name, choices)
-        for option in ("epochs", "batch_size", "step_size", "seed"):
-            _require_integer(option, getattr(self, option))
+        for option in ("epochs", "batch_size", "step_size", "seed", "patience"):
+            if option != "patience" or self.patience is not None:
+                _require_integer(option, getattr(self, option))
         inf = math.inf
         for option, low, high, open_ends in (
             ("epochs", 0, inf, ""),
@@ -74,6 +77,7 @@ class Options:
             ("seed", 0, inf, ""),
             ("distill_weight", 0, 1, ""),
             ("temperature", 0, inf, "low"),
+            ("patience", 1, inf, ""),
         ):
             _require_range(option, getattr(self, option), low, high, open_ends)
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
@@ -90,7 +94,7 @@ def _require_integer(option: str, value: object) -> None:
 
 
 def _require_range(option: str, value: object, low: float, high: float, open_ends: str) -> None:
-    if value is None and option == "ema":
+    if value is None and option in ("ema", "patience"):
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputTypeError(f"{option}={value!r}", "it is not a number", "pass a number")

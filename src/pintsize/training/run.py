@@ -124,6 +124,9 @@ class Run:
             self._best = {name: tensor.clone() for name, tensor in evaluated.state_dict().items()}
         for callback in self.callbacks:
             callback.on_epoch_end(state)
+        best = state.history.best
+        if options.patience is not None and best is not None:
+            state.stop = state.stop or epoch + 1 - int(best["epoch"]) >= options.patience
         return state.history[-1]
 
     def _named(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ _MODULES = {
     "groups": ("channel_group_graph",),
     "quantization": ("bits_per_layer", "quantization_error", "sqnr_db"),
     "scans": ("layer_importance", "sensitivity_curves"),
-    "scenes": ("draw_boxes", "draw_masks"),
+    "scenes": ("draw_boxes", "draw_masks", "draw_pictures"),
     "stages": ("filters_per_layer", "round_bars", "runtime_bars", "stage_bars"),
     "style": ("description", "save", "to_png", "to_svg"),
     "training": ("layer_epoch_heatmap", "left_over_epochs", "training_curves"),
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .scans import sensitivity_curves as sensitivity_curves
     from .scenes import draw_boxes as draw_boxes
     from .scenes import draw_masks as draw_masks
+    from .scenes import draw_pictures as draw_pictures
     from .stages import filters_per_layer as filters_per_layer
     from .stages import round_bars as round_bars
     from .stages import runtime_bars as runtime_bars

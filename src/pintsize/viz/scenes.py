@@ -105,6 +105,33 @@ def draw_masks(
     )
 
 
+def draw_pictures(images: Tensor, *, columns: int = 4) -> Figure:
+    """Pictures as they are, a few: what a network sees of its images before they are normalised.
+
+    Args:
+        images: [N, C, H, W] within 0–1, C 1 or 3.
+        columns: how many stand side by side.
+
+    Raises:
+        InputError: they are no such pictures.
+    """
+    if images.dim() != 4 or not len(images) or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"pictures {list(images.shape)}", "they are not [N, 1 or 3, H, W]", "pass grey or RGB pictures"
+        )
+    H, W = images.shape[2:]
+    across = min(columns, len(images))
+    down = -(-len(images) // across)
+    cell = style.WIDTH / max(across, 2)
+    figure, grid = style.figure(down, across, width=cell * across, height=cell * H / W * down + 0.1)
+    for at, axes in enumerate(grid):
+        axes.set_axis_off()
+        if at < len(images):
+            shown = images[at].detach().float().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(2).numpy()
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
+    return style.describe(figure, f"{len(images)} images of {H}×{W} pixels, as the network sees them.")
+
+
 def _grid(images: Tensor, found: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
     for name, entries in found.items():
         if len(entries) != len(images) or not len(images):

@@ -6,9 +6,9 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from onnx_graphs import constant, ints, random, write
 
 import pintsize as ps
+from onnx_graphs import constant, ints, random, write
 
 node = helper.make_node
 
@@ -17,16 +17,21 @@ node = helper.make_node
 def detector(tmp_path):
     """Two feature maps; boxes are put together and decoded behind the last convolutions, scores through a sigmoid."""
     nodes = [
-        node("Conv", ["images", "stem.weight", "stem.bias"], ["/stem/out"], name="/stem/Conv", strides=[2, 2], pads=[1, 1, 1, 1]),
-        node("Sigmoid", ["/stem/out"], ["gate"], name="/act/Sigmoid"), node("Mul", ["/stem/out", "gate"], ["s"], name="/act/Mul"),
+        node("Conv", ["images", "stem.weight", "stem.bias"],
+             ["/stem/out"], name="/stem/Conv", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Sigmoid", ["/stem/out"], ["gate"], name="/act/Sigmoid"),
+        node("Mul", ["/stem/out", "gate"], ["s"], name="/act/Mul"),
         node("Conv", ["s", "low.weight"], ["low"], name="/low/Conv", pads=[1, 1, 1, 1]), node("Relu", ["low"], ["l"]),
         node("MaxPool", ["l"], ["small"], kernel_shape=[2, 2], strides=[2, 2]),
-        node("Conv", ["small", "high.weight"], ["high"], name="/high/Conv", pads=[1, 1, 1, 1]), node("Relu", ["high"], ["h"]),
-        node("Conv", ["l", "head.weight"], ["a"], name="/head/Conv"), node("Conv", ["h", "head.weight"], ["b"], name="/head_1/Conv"),
+        node("Conv", ["small", "high.weight"], ["high"], name="/high/Conv", pads=[1, 1, 1, 1]),
+        node("Relu", ["high"], ["h"]),
+        node("Conv", ["l", "head.weight"], ["a"], name="/head/Conv"),
+        node("Conv", ["h", "head.weight"], ["b"], name="/head_1/Conv"),
         constant("to", ints(0, 6, -1)), node("Reshape", ["a", "to"], ["a1"]), node("Reshape", ["b", "to"], ["b1"]),
         node("Concat", ["a1", "b1"], ["all"], axis=2), constant("parts", ints(4, 2)),
         node("Split", ["all", "parts"], ["sides", "logits"], axis=1),
-        constant("stride", np.float32(4)), node("Mul", ["sides", "stride"], ["123"]), node("Sigmoid", ["logits"], ["scores/out:0"]),
+        constant("stride", np.float32(4)), node("Mul", ["sides", "stride"], ["123"]),
+        node("Sigmoid", ["logits"], ["scores/out:0"]),
     ]  # fmt: skip
     weights = {
         "stem.weight": random(16, 3, 3, 3), "stem.bias": random(16, seed=1), "low.weight": random(16, 16, 3, 3, seed=2),
@@ -41,7 +46,11 @@ def detector(tmp_path):
 def ends(path):
     graph = onnx.load(path).graph
     return [
-        (v.name, v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim])
+        (
+            v.name,
+            v.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
+        )
         for v in (*graph.input, *graph.output)
     ]
 
@@ -63,13 +72,17 @@ def test_pruned_and_quantized_it_takes_the_files_place(detector, tmp_path):
     ps.quantize(net, calibration=[example])
     ps.export(net, tmp_path / "small.onnx")
     assert ends(tmp_path / "small.onnx") == ends(detector)
-    assert {"names": "cat,dog"}.items() <= {p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props}.items()
+    assert {"names": "cat,dog"}.items() <= {
+        p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props
+    }.items()
     for shape in ((1, 3, 32, 32), (3, 3, 48, 64)):
         x = torch.rand(*shape)
         with torch.no_grad():
             found, wanted = run(tmp_path / "small.onnx", x), net(x)
         for name, value in wanted.items():
-            torch.testing.assert_close(torch.from_numpy(found[name]), value, atol=0.02 * value.abs().max().item(), rtol=0)
+            torch.testing.assert_close(
+                torch.from_numpy(found[name]), value, atol=0.02 * value.abs().max().item(), rtol=0
+            )
 
 
 def test_saved_and_loaded_without_the_file(detector, tmp_path):
@@ -87,7 +100,8 @@ def test_a_fixed_batch_and_bytes_stay(tmp_path):
     nodes = [
         node("Cast", ["bytes"], ["f"], to=TensorProto.FLOAT), node("Div", ["f", "scale"], ["s"]),
         node("Transpose", ["s"], ["n"], perm=[0, 3, 1, 2]), node("Conv", ["n", "w"], ["c"], name="/first/Conv"),
-        node("Relu", ["c"], ["r"]), node("Conv", ["r", "v"], ["d"], name="/second/Conv"), node("GlobalMaxPool", ["d"], ["g"]),
+        node("Relu", ["c"], ["r"]), node("Conv", ["r", "v"], ["d"], name="/second/Conv"),
+        node("GlobalMaxPool", ["d"], ["g"]),
         node("Reshape", ["g", "to"], ["logits"]), node("ArgMax", ["logits"], ["class"], axis=1, keepdims=0),
     ]  # fmt: skip
     weights = {"scale": np.float32(255), "w": random(8, 3, 3, 3), "v": random(5, 8, 3, 3), "to": ints(1, 5)}
@@ -107,4 +121,9 @@ def test_a_fixed_batch_and_bytes_stay(tmp_path):
 def test_what_is_asked_for_by_name_is_done(detector, tmp_path):
     net = ps.models.from_onnx(detector)
     assert ps.export(net, tmp_path / "a.onnx", dynamic={"batch"}).input_shape == (None, 3, 224, 224)
-    assert ps.export(net, tmp_path / "b.onnx", dynamic_batch=False, example=torch.rand(2, 3, 32, 32)).input_shape[0] == 2
+    assert (
+        ps.export(
+            net, tmp_path / "b.onnx", dynamic_batch=False, example=torch.rand(2, 3, 32, 32)
+        ).input_shape[0]
+        == 2
+    )

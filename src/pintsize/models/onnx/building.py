@@ -49,11 +49,18 @@ class Builder:
         fixed: the number of images in each call, where the file has it fixed; None where it is open.
         static: whether no dimension of any input is open.
         opset: of the file.
+        tables: what notes each operator: of tensors, and of what is computed from shapes.
     """
 
     def __init__(
-        self, sizes: Mapping[str, tuple[int, ...]], fixed: int | None, static: bool, opset: int
+        self,
+        sizes: Mapping[str, tuple[int, ...]],
+        fixed: int | None,
+        static: bool,
+        opset: int,
+        tables: tuple[Mapping[str, Operator], Mapping[str, Operator]],
     ) -> None:
+        self.tables = tables
         self.sizes, self.fixed, self.static, self.opset = sizes, fixed, static, opset
         self.largest = max(_LARGEST, _PER_INPUT * sum(math.prod(shape) for shape in sizes.values()))
         self.readers: dict[str, int] = {}
@@ -77,13 +84,11 @@ class Builder:
         Raises:
             UnsupportedOp: it is not understood.
         """
-        from .operators import OPERATORS, SIZES
-
         op = Op(self, node)
         kinds = {value.kind for value in op.inputs if value is not None}
-        table = OPERATORS
-        if "sizes" in kinds and "tensor" not in kinds and op.type in SIZES and op.few():
-            table = SIZES
+        table, of_sizes = self.tables
+        if "sizes" in kinds and "tensor" not in kinds and op.type in of_sizes and op.few():
+            table = of_sizes
         if op.type not in table:
             raise op.unsupported(f"the operator {node.op_identifier()[0] or 'ONNX'}::{op.type} is not known")
         try:

@@ -14,6 +14,7 @@ from ...errors import CorruptFile, InputError, OperationError, PintsizeError, Un
 from . import reading
 from .building import Builder, Value
 from .network import OnnxNetwork
+from .operators import OPERATORS, SIZES
 from .operators.types import TYPES
 from .program import Port
 from .proof import batch_of, prove
@@ -115,7 +116,7 @@ def _built(
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     first: PintsizeError | None = None
     for sizes in tried:
-        builder = Builder(sizes, _fixed(inputs), _static(inputs), opset)
+        builder = Builder(sizes, _fixed(inputs), _static(inputs), opset, (OPERATORS, SIZES))
         try:
             _filled(builder, model, path, inputs, outputs)
         except UnsupportedOp as error:

@@ -100,7 +100,7 @@ def prune_by_layer_attention(
             "pass positive numbers, and start at most 1",
         )
     _record.check_order(model, MaskStep)
-    task, data = with_task(task, data)
+    task, data = with_task(task, data, model)
     work = copy.deepcopy(model)
     for path in layers:
         add_mask(work.get_submodule(path))  # one that it has already is kept

@@ -141,7 +141,7 @@ def prune_by_attention(
     """
     chosen = options_from(options)
     _check(model, data)
-    judging, data = with_task(task, data)
+    judging, data = with_task(task, data, model)
     example = example_of(data.val, model) if example is None else example
     example = moved(example, next(model.parameters()).device)
     baseline, metric = evaluate(model, data.val), judging.judged()

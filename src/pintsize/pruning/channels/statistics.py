@@ -15,6 +15,7 @@ from ...data.batches import Inputs, moved, run, split_batch
 from ...errors import InputError, InputTypeError
 from ...graph.trace import quiet
 from ...tasks.catalog import with_task
+from ...tasks.imitation import Imitation
 
 _PROBES = 4
 """Random vectors per batch in Hutchinson's estimate."""
@@ -42,6 +43,7 @@ class Statistics:
         self.model = model
         self.task, self.data = with_task(task, data)
         self.loss = loss or (F.cross_entropy if self.task.key == "accuracy" else self.task.loss)
+        self._imitation = self.task if loss is None and isinstance(self.task, Imitation) else None
         self._no_loss = loss is None and self.task.own_step
         self.generator = torch.Generator().manual_seed(seed)
         self._seed = seed
@@ -100,6 +102,9 @@ class Statistics:
         seen = False
         for batch in self.data:
             inputs, targets = split_batch(batch, self.model)
+            if self._imitation is not None:  # at its own outputs the network has no gradient
+                with torch.no_grad():
+                    targets = self._imitation.probe(run(self.model, moved(inputs, device)), self.generator)
             if targets is None:
                 raise InputError(
                     f"importance by {what}", "its data has no labels", "pass batches of (images, labels)"

@@ -55,7 +55,7 @@ def prune_by_rules(
         IllegalOrder: the network is quantized already.
     """
     chosen = rules if isinstance(rules, Rules) else Rules.load(rules)
-    task, data = with_task(task, data)
+    task, data = with_task(task, data, model)
     example = example_of(data.val, model)
     judged = data.train.at_most(JUDGED_IMAGES, seed)
     stages = RuleStages(model, chosen, example=example, data=judged, seed=seed)

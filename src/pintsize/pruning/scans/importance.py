@@ -17,7 +17,7 @@ from ...errors import InputError
 from ...graph import channel_groups
 from ...tables import Table
 from ...tasks import task_of
-from ...tasks.imitation import taught
+from ...tasks.catalog import with_task
 from ...training import evaluate, train
 from ..channels.removal import prune
 from ..staged.staged import JUDGED_IMAGES, check_training
@@ -111,8 +111,7 @@ def layer_importance(
     from ...storage.folder import RunFolder
 
     check_training(epochs, seed, training)
-    judging = task_of(task, data)
-    data = taught(judging, data.for_task(judging), model)
+    judging, data = with_task(task, data, model)
     if importance == "random" and epochs:
         raise InputError(
             "importance='random'", "there are no smallest filters", "use a criterion of the weights"

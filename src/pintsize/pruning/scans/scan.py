@@ -19,7 +19,6 @@ from ...storage.atomic import write_text
 from ...tables import Table, Tabular
 from ...tasks import Task
 from ...tasks.catalog import kept_under, with_task
-from ...tasks.imitation import taught
 from ...training.evaluation import batches_of
 from ...training.placement import device_of
 from ...units import ACCURACY, Scale
@@ -203,8 +202,7 @@ def sensitivity(
     chosen = _check_ratios(ratios)
     importance = importance or LEVELS[level]
     device = device_of(model)
-    judging, data = with_task(task, data)
-    data = taught(judging, data, model)
+    judging, data = with_task(task, data, model)
     split = getattr(data, "val", data)
     batches = [
         tuple(moved(part, device) for part in split_batch(batch, model))

@@ -79,7 +79,7 @@ def prune_rounds(
         raise unknown("importance", importance, criteria.names())
     _record.check_order(model, PruneStep)
     given = block_ratios(model, ratios)
-    task, data = with_task(task, data)
+    task, data = with_task(task, data, model)
     example = example_of(data.val, model)
 
     def cut(number: int) -> None:

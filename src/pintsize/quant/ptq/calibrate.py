@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ...data import images_of
+from ...data import UnlabelledSplit, images_of, varied
 from ...data.batches import Inputs, moved, rows, run, size
 from ...errors import InputError, InputTypeError
 from ...graph import trace
 from ...storage.entry import changes_network
 from ...storage.record import append, check_order, record
+from ...tasks.teaching import Taught
 from ..grid.ties import settle
 from ..network import flow, in_float, patterns, placement
 from ..network.bake import BakeStep, bake, copied
@@ -272,6 +273,11 @@ def calibration_batches(
             "pass data.train or a few batches of images, or activations=None",
         )
     tensor = next(model.parameters(), torch.empty(0))
+    # no labels see to it that all kinds are among them
+    if isinstance(calibration, UnlabelledSplit):
+        calibration = varied(model, calibration, limit)
+    elif isinstance(calibration, Taught):
+        calibration = calibration.varied(limit)
     images = [moved(batch, tensor.device) for batch in images_of(calibration, limit, model=model)]
     images = [batch for batch in images if size(batch)]
     if not images:

@@ -103,6 +103,7 @@ class Measure(_Closing):
         with open_runtimes(files, backend=backend, threads=threads) as runtimes:
             accuracies = {label: evaluate(runtime, run.data.test) for label, runtime in runtimes.items()}
             _draw_examples(run)
+            _draw_seen(run)
             latencies = side_by_side(runtimes, arrays(run.example), threads=threads)
         table = []
         for form in run.forms:
@@ -144,6 +145,15 @@ def _draw_examples(run: Stages) -> None:
     figure = run.task.picture(inputs, outputs, targets, run.data.classes)
     if figure is not None:
         style.to_png(figure, run.folder.path / "figures" / "examples.png")
+
+
+def _draw_seen(run: Stages) -> None:
+    """A few images without labels as the network sees them: whether size, border and colours are what it was made for."""
+    from ...viz import draw_pictures, style
+
+    if hasattr(run.data.val, "pictures"):
+        figure = draw_pictures(run.data.val.pictures(2 * _PICTURES))
+        style.to_png(figure, run.folder.path / "figures" / "what-the-network-sees.png")
 
 
 def _on_validation(run: Stages, form: Form) -> float | None:

@@ -9,6 +9,7 @@ from torch import nn
 from ...quant import quantize
 from ...recipe.quantization import QuantizeSection
 from ...recipe.recipe import Recipe
+from ...tasks.teaching import Taught
 from ..forms import bits_label, narrow
 from .stages import QUANTIZED, Stage, Stages, stage
 
@@ -47,6 +48,8 @@ class Quantize(Stage):
 
 
 def calibrated(run: Stages, model: nn.Module, section: QuantizeSection) -> None:
-    """Quantize `model` in place, on training images."""
+    """Quantize `model` in place, on training images: without labels, on those that the dense network tells apart."""
     calibration = run.some_training_images(section.calibration_images)
+    if isinstance(run.data.train, Taught):
+        calibration = run.data.train.varied(section.calibration_images, run.recipe.seed)
     quantize(model, **section.model_dump(), calibration=calibration, seed=run.recipe.seed)

@@ -266,4 +266,4 @@ def same(x: Tensor) -> Tensor:
 @function
 def fold(x: Tensor, size: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
     """Patches put back where they were."""
-    return F.fold(x, whole(size), whole(kernel), dilation, padding, stride)
+    return F.fold(x, tuple(whole(size)), tuple(whole(kernel)), dilation, padding, stride)

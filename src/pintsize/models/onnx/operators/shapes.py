@@ -286,4 +286,6 @@ def fold(op: Op) -> None:
     if len(pads) != 4 or tuple(pads[:2]) != tuple(pads[2:]):
         raise op.unsupported("only images padded alike on both sides are known")
     dilations, strides = op.attribute("dilations") or (1, 1), op.attribute("strides") or (1, 1)
-    op.call("fold", op.value(0), op.numbers(1), op.numbers(2), tuple(dilations), tuple(pads[:2]), tuple(strides))
+    op.call(
+        "fold", op.value(0), op.numbers(1), op.numbers(2), tuple(dilations), tuple(pads[:2]), tuple(strides)
+    )
