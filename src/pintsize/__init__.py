@@ -41,6 +41,7 @@ _FUNCTIONS = {
     "open_runtime": "deploy",
     "verify": "deploy",
     "compress": "run",
+    "shrink": "run",
 }
 """Name → the package that it comes from."""
 
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from .quant import reestimate_norms as reestimate_norms
     from .report import show as show
     from .run import compress as compress
+    from .run import shrink as shrink
     from .storage import load as load
     from .storage import save as save
     from .tasks import Task as Task

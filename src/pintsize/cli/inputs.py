@@ -22,7 +22,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model", "-m",
-        help="A name (see `pintsize models`), timm:NAME, torchvision:NAME, package.module:factory, or a .safetensors file.",
+        help="A name (see `pintsize models`), timm:NAME, torchvision:NAME, package.module:factory, or a file (.safetensors, .onnx).",
     ),
 ]  # fmt: skip
 OptionalModel = Annotated[

@@ -18,7 +18,8 @@ class ModelSection(Section):
     """Which network."""
 
     name: str
-    """A name of `pintsize.models.list()`, `timm:NAME`, `torchvision:NAME`, or `package.module:factory`."""
+    """A name of `pintsize.models.list()`, `timm:NAME`, `torchvision:NAME`, `package.module:factory`, or a `.safetensors`
+    or `.onnx` file."""
     num_classes: int | None = Field(default=None, ge=1, le=1_000_000)
     """Number of logits; by default the number of classes of the data. A factory that takes it gets what is given here."""
     in_channels: int | None = Field(default=None, ge=1, le=4096)

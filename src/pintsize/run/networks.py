@@ -19,7 +19,7 @@ from ..storage import network_file as files
 
 SMALL_IMAGE = 64
 """Sides up to this many pixels get the `small` first layers where the stem is `auto`."""
-_FILES = {".safetensors", ".pint"}
+_FILES = {".safetensors", ".pint", ".onnx"}
 
 
 def build(
@@ -36,7 +36,7 @@ def build(
             raise InputError(
                 f"model {name!r}", "it is a file with weights of its own", f"leave out {weights}"
             )
-        return files.load(name)
+        return read(name)
     if section.pretrained and not models.is_named(name):
         raise InputError(f"model {name!r} with pretrained", "it is no network of a library",
                          "name one, such as timm:mobilenetv3_small_100, or its file of weights")  # fmt: skip
@@ -47,7 +47,9 @@ def build(
         model = models.load_factory(name, **{key: value for key, value in given.items() if value is not None})
     elif not models.is_named(name):
         raise unknown(
-            "model", name, [*models.list(), "package.module:factory", "timm:NAME", "torchvision:NAME"]
+            "model",
+            name,
+            [*models.list(), "package.module:factory", "timm:NAME", "torchvision:NAME", "FILE.onnx"],
         )
     else:
         channels = section.in_channels or (image_shape[0] if image_shape else 3)
@@ -59,6 +61,29 @@ def build(
             pretrained=section.pretrained,
         )
     return model if weights is None else files.load(weights, model=model)
+
+
+def read(path: str) -> nn.Module:
+    """A network from a file of ours, or from an `.onnx` file.
+
+    Raises:
+        InputError: there is none of that name.
+        CorruptFile: it is damaged.
+        UnsupportedOp: it does what is not understood.
+    """
+    return models.from_onnx(path) if Path(path).suffix == ".onnx" else files.load(path)
+
+
+def trained(name: str) -> nn.Module:
+    """A network that comes with its weights: a file, a library's name, or what a factory makes.
+
+    Raises:
+        InputError: there is none, or its weights are random.
+    """
+    section = ModelSection(name=name, pretrained=outside.is_outside(name))
+    if not starts_trained(section, None):
+        raise InputError(f"model {name!r}", "its weights are random", "pass a file of the trained network")
+    return build(section, image_shape=None, num_classes=None)
 
 
 def _of_library(
@@ -82,7 +107,7 @@ def expected(named: nn.Module | ModelSection | None) -> models.Preprocessing | N
     if named is None:
         return None
     if Path(named.name).suffix in _FILES:
-        return models.preprocessing_of(files.load(named.name))
+        return models.preprocessing_of(read(named.name))
     return models.expected(named.name) if named.pretrained and outside.is_outside(named.name) else None
 
 

@@ -63,7 +63,12 @@ def watched(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _parts(network: nn.Module) -> dict[str, nn.Module]:
-    """Blocks, evenly chosen; where there are none, all modules of the first level."""
+    """Blocks, evenly chosen; where there are none, all modules of the first level.
+
+    Of a network from a file that decodes its results: the layers in front of that.
+    """
+    if heads := getattr(network, "heads", ()):
+        return {name: network.get_submodule(name) for name in heads}
     named = {
         name.removeprefix("module."): one
         for name, one in network.named_modules()

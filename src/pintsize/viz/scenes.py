@@ -105,12 +105,13 @@ def draw_masks(
     )
 
 
-def draw_pictures(images: Tensor, *, columns: int = 4) -> Figure:
+def draw_pictures(images: Tensor, *, columns: int = 4, titles: Sequence[str] = ()) -> Figure:
     """Pictures as they are, a few: what a network sees of its images before they are normalised.
 
     Args:
         images: [N, C, H, W] within 0–1, C 1 or 3.
         columns: how many stand side by side.
+        titles: of the pictures; none by default.
 
     Raises:
         InputError: they are no such pictures.
@@ -129,6 +130,7 @@ def draw_pictures(images: Tensor, *, columns: int = 4) -> Figure:
         if at < len(images):
             shown = images[at].detach().float().cpu().clamp(0, 1).permute(1, 2, 0).squeeze(2).numpy()
             axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
+            axes.set_title(titles[at] if titles else "")
     return style.describe(figure, f"{len(images)} images of {H}×{W} pixels, as the network sees them.")
 
 

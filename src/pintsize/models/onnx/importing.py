@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ...errors import CorruptFile, InputError, OperationError, PintsizeError, UnsupportedOp
+from ...storage.preprocessing import note
 from . import reading
 from .building import Builder, Value
 from .network import OnnxNetwork
 from .operators import OPERATORS, SIZES
 from .operators.types import TYPES
+from .pictures import told_of_images
 from .program import Port
 from .proof import batch_of, prove
 from .trials import sizes_tried
@@ -60,6 +62,7 @@ def from_onnx(path: str | os.PathLike[str], *, example: Any = None, check: bool 
         program = network.program = batch_of(network, sizes, fixed)
     if check:
         prove(network, path, sizes, given)
+    note(network, told_of_images(program))
     return network
 
 

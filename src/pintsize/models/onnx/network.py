@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...errors import CorruptFile, InputError
 from ...storage import network_file as files
 from ...storage.record import set_origin
+from . import tail
 from .functions import CREATES, FUNCTIONS
 from .modules import make_module
 from .program import Port, Program, Ref, Weight, map_leaves, refs
@@ -59,6 +60,16 @@ class OnnxNetwork(nn.Module):
     def outputs(self) -> tuple[Port, ...]:
         """Of the file."""
         return self.program.outputs
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The last layers, where what follows them only decodes; see `tail`."""
+        return tail.heads(self.program)
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """Layers that stay in floating point, whatever is quantized: they weigh the places of a softmax."""
+        return tail.decoders(self.program)
 
     def forward(self, *inputs: Tensor) -> Any:
         """The file's outputs.

@@ -286,7 +286,19 @@ def _frozen_text(graph: Graph, request: Request) -> str:
     ]
     rest = f"; and {len(by_reason) - 4} more reasons" if len(by_reason) > 4 else ""
     channels = sum(count for count, _ in kept.values())
-    return f"{channels} channels of {len(kept)} layers must stay: {'; '.join(parts)}{rest}"
+    return (
+        f"{channels} channels of {len(kept)} layers must stay: {'; '.join(parts)}{rest}{_out_of_reach(graph)}"
+    )
+
+
+def _out_of_reach(graph: Graph) -> str:
+    """The share of the MACs that is left where every channel goes that may."""
+    price = costs.macs(graph.trace)
+    groups = graph.groups
+    least, most = (
+        price(costs.kept_shapes(graph, groups, [share * group.size for group in groups])) for share in (1, 0)
+    )
+    return f"; {least / most:.0%} of the MACs are out of reach" if most and least > 0.005 * most else ""
 
 
 def _prices(graph: Graph, table: Cost | None) -> dict[str, Cost]:

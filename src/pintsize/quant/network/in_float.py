@@ -16,6 +16,7 @@ from .flow import Flow
 from .placement import Clip, End, Plan
 
 _IGNORED = "it is named in ignore="
+DECODES = "it decodes the network's results: it weighs the places of a softmax"
 _WEIGHT = "its weight is not quantized"
 _INPUT = "what it reads is not quantized"
 _TRANSPOSED = "ONNX Runtime has no transposed convolution on integers (OpenVINO has)"

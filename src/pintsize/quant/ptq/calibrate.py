@@ -17,6 +17,7 @@ from ...errors import InputError, InputTypeError
 from ...graph import trace
 from ...storage.entry import changes_network
 from ...storage.record import append, check_order, record
+from ...storage.wrapped import plain
 from ...tasks.teaching import Taught
 from ..grid.ties import settle
 from ..network import flow, in_float, patterns, placement
@@ -310,12 +311,14 @@ def planned(
             "pass a network that has one",
         )
     ignored = patterns.matching("ignore", ignore, layers)
+    decoding = {*getattr(plain(model), "decoders", ())} - ignored
+    ignored = ignored | decoding
     weight_bits = patterns.bits_of_layers("weights", bits["weights"], layers, lowest=1, edges=edges)
     input_bits = patterns.bits_of_layers("activations", bits["activations"], layers, lowest=2, edges=edges)
     plan = placement.Plan(layers=[layer for layer in layers if layer not in ignored])
     if bits["activations"] is not None:
         plan = placement.plan(flow.build(recorded, model, ignore=ignored), input_bits, outputs=outputs)
-    plan.left_out = in_float.left_out(whole, ignored)
+    plan.left_out = {**in_float.left_out(whole, ignored), **dict.fromkeys(sorted(decoding), in_float.DECODES)}
     chosen = {layer: count for layer in plan.layers if (count := weight_bits[layer]) is not None}
     activations = [activation_json(p) for p in plan.activations]
     skips = [[*astuple(call), index] for call, index in plan.skips.items()]

@@ -12,11 +12,16 @@ from ...deploy.openvino import runtime as openvino
 from ...measure import Profile, profile, side_by_side
 from ...recipe.recipe import Recipe
 from ...tables import jsonable, judged
+from ...tasks.imitation import Imitation
+from ...tasks.task import relative_errors
+from ...tasks.teaching import plain
 from ...training import evaluate
 from ..forms import Form
 from .stages import DENSE, Stage, Stages, packed, stage
 
 _PICTURES = 4
+_JUDGED = 128
+"""Test images among which the largest disagreements are looked for."""
 
 
 class _Closing(Stage):
@@ -104,6 +109,7 @@ class Measure(_Closing):
             accuracies = {label: evaluate(runtime, run.data.test) for label, runtime in runtimes.items()}
             _draw_examples(run)
             _draw_seen(run)
+            _draw_disagreements(run)
             latencies = side_by_side(runtimes, arrays(run.example), threads=threads)
         table = []
         for form in run.forms:
@@ -154,6 +160,25 @@ def _draw_seen(run: Stages) -> None:
     if hasattr(run.data.val, "pictures"):
         figure = draw_pictures(run.data.val.pictures(2 * _PICTURES))
         style.to_png(figure, run.folder.path / "figures" / "what-the-network-sees.png")
+
+
+def _draw_disagreements(run: Stages) -> None:
+    """The test images of which the compressed network says something else than the dense one, the worst first."""
+    from ...viz import draw_pictures, style
+
+    if not isinstance(run.task, Imitation) or not hasattr(run.data.test, "pictures"):
+        return
+    model, errors, seen = run.model(run.forms[-1].weights), [], run.data.test
+    with torch.no_grad():
+        for inputs, targets in seen.take(torch.arange(min(_JUDGED, len(seen)))).batches(16):
+            errors.append(relative_errors(plain(run.task.outputs(model, inputs)), plain(targets)).sqrt())
+    worst = torch.cat(errors).sort(descending=True)
+    chosen = worst.indices[: 2 * _PICTURES].tolist()
+    parts: list[Any] = [seen.take(torch.tensor([at])) for at in chosen]
+    pictures = torch.cat([part.pictures(1) for part in parts])
+    titles = [f"off by {100 * error:.3g} %" for error in worst.values[: len(chosen)].tolist()]
+    figure = draw_pictures(pictures, titles=titles)
+    style.to_png(figure, run.folder.path / "figures" / "largest-disagreements.png")
 
 
 def _on_validation(run: Stages, form: Form) -> float | None:
