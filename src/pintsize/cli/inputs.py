@@ -22,7 +22,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model", "-m",
-        help="A name (see `pintsize models`), timm:NAME, torchvision:NAME, package.module:factory, or a file (.safetensors, .onnx).",
+        help="A name (see `pintsize models`), timm:NAME, torchvision:NAME, package.module:factory, or a file (.onnx, …).",
     ),
 ]  # fmt: skip
 OptionalModel = Annotated[

@@ -1,0 +1,129 @@
+"""A file quantized by us, by ONNX Runtime and by NNCF on the same images: output error against the file, and latency in turns.
+
+    pip install nncf                     # anywhere; --path names a folder that it was installed into
+    python benchmarks/onnx_file_peers.py net.onnx photos/ --size 320 [--ours runs/x/net.onnx …] [--path DIR]
+
+Errors: root of the mean over images of ‖file − dense‖² / ‖dense‖², every output. Latency: one image, one thread, ONNX
+Runtime, medians of calls in turns. Further files are measured beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import pintsize as ps
+from pintsize.deploy import open_runtimes
+from pintsize.measure import side_by_side
+from pintsize.tables import Table
+
+
+def quantized_by_us(file, calibration, out):
+    net = ps.models.from_onnx(file)
+    ps.quantize(net, calibration=calibration)
+    ps.export(net, out, example=calibration[0][:1])
+
+
+def quantized_by_onnxruntime(file, calibration, out, **options):
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.left = [image[None].numpy() for batch in calibration for image in batch]
+
+        def get_next(self):
+            return {name: self.left.pop()} if self.left else None
+
+    name = ps.models.from_onnx(file, check=False).inputs[0].name
+    ready = Path(out).with_suffix(".ready.onnx")
+    quant_pre_process(file, ready, skip_symbolic_shape=True)
+    quantization.quantize_static(ready, out, Reader(), per_channel=True, **options)
+
+
+def quantized_by_nncf(file, calibration, out):
+    import nncf
+    import onnx
+
+    name = ps.models.from_onnx(file, check=False).inputs[0].name
+    images = [image[None].numpy() for batch in calibration for image in batch]
+    made = nncf.quantize(onnx.load(file), nncf.Dataset(images, lambda one: {name: one}), subset_size=len(images))
+    onnx.save(made, out)
+
+
+def error(runtime, dense, batches):
+    total = count = 0.0
+    for batch in batches:
+        for image in batch:
+            ours, theirs = (as_list(one(image[None].numpy())) for one in (runtime, dense))
+            total += np.mean([((a - b) ** 2).sum() / (b**2).sum() for a, b in zip(ours, theirs, strict=True)])
+            count += 1
+    return float(np.sqrt(total / count))
+
+
+def as_list(outputs):
+    if isinstance(outputs, dict):
+        return [np.asarray(one) for one in outputs.values()]
+    return [np.asarray(one) for one in outputs] if isinstance(outputs, list | tuple) else [np.asarray(outputs)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("images")
+    parser.add_argument("--size", default=None)
+    parser.add_argument("--mean", type=float, nargs="+")
+    parser.add_argument("--std", type=float, nargs="+")
+    parser.add_argument("--count", type=int, default=100, help="calibration images")
+    parser.add_argument("--path", help="folder that NNCF was installed into")
+    parser.add_argument("--ours", nargs="*", default=[], help="further files, made by `pintsize shrink`")
+    parser.add_argument("--csv", default=None)
+    given = parser.parse_args()
+    if given.path:
+        sys.path.append(given.path)
+    torch.set_num_threads(1)
+    data = ps.data.images(given.images, size=given.size, mean=given.mean, std=given.std)
+    network = ps.models.from_onnx(given.file)
+    calibration = list(data.train.varied(network, given.count).batches(4)) if hasattr(data.train, "varied") else []
+    if not calibration:
+        calibration = list(ps.data.varied(network, data.train, given.count).batches(4))
+    test = list(data.test.subset(64).batches(8))
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"the file": Path(given.file)}
+        for name, make, options in (
+            ("pintsize int8", quantized_by_us, {}),
+            ("ONNX Runtime", quantized_by_onnxruntime, {}),
+            ("NNCF", quantized_by_nncf, {}),
+        ):
+            out = Path(folder) / f"{name.replace(' ', '-')}.onnx"
+            try:
+                make(given.file, calibration, out, **options)
+                files[name] = out
+            except ImportError as problem:
+                print(f"{name}: not installed ({problem})")
+        files |= {f"pintsize {one}": Path(one) for one in given.ours}
+        rows = []
+        with open_runtimes(files, backend="onnxruntime", threads=1) as runtimes:
+            times = side_by_side(runtimes, (test[0][:1].numpy(),), threads=1, repeats=60)
+            for name, file in files.items():
+                rows.append({
+                    "what": name, "error": error(runtimes[name], runtimes["the file"], test),
+                    "ms": times[name].median_ms, "times faster": times["the file"].median_ms / times[name].median_ms,
+                    "bytes": file.stat().st_size, "times smaller": files["the file"].stat().st_size / file.stat().st_size,
+                })  # fmt: skip
+    print(Table(tuple(rows[0]), [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]))
+    if given.csv:
+        with Path(given.csv).open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
