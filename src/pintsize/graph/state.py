@@ -37,7 +37,7 @@ def keep_state(model: nn.Module) -> Callable[[], None]:
     contents: dict[int, tuple[Any, Any]] = {}
     attributes = []
     for module in model.modules():
-        own = {key: value for key, value in vars(module).items() if key not in _OWN}
+        own = {key: vars(module)[key] for key in vars(module).keys() - _OWN}
         attributes.append((module, own))
         for value in own.values():
             _note(value, contents)

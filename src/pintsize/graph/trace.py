@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -146,6 +146,12 @@ def _mutates(func: torch._ops.OpOverload) -> bool:
     return bool(func._schema.is_mutable)
 
 
+@functools.lru_cache(maxsize=4096)
+def function_name(func: Callable[..., Any]) -> str:
+    """The full name of a torch function; torch itself looks long for it."""
+    return resolve_name(func) or getattr(func, "__name__", str(func))
+
+
 class CallCounter:
     """Names each call of the running forward: tracer and quantized model count the same way."""
 
@@ -173,8 +179,7 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.train()
-    model.eval()
+    _evaluate(model, training)
     put_back = keep_state(model)
     if training_paths:
         for module in training:
@@ -190,6 +195,18 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
         for module, mode in training.items():
             if module.training != mode:
                 module.training = mode
+
+
+def _evaluate(model: nn.Module, training: Mapping[nn.Module, bool]) -> None:
+    """Eval mode, by way of training where a module does more than note its mode there."""
+    kinds = {type(module) for module in training}
+    if any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in kinds):
+        model.train()
+        model.eval()
+        return
+    for module, mode in training.items():
+        if mode:
+            module.training = False
 
 
 def record_training(model: nn.Module, example: Any, trace: Trace | None = None) -> Trace:
@@ -379,7 +396,7 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         if self.current is not None:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))
-        self.current = self.counter.next(resolve_name(func) or getattr(func, "__name__", str(func)))
+        self.current = self.counter.next(function_name(func))
         try:
             return func(*args, **(kwargs or {}))
         finally:
