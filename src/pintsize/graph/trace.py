@@ -149,7 +149,8 @@ def _mutates(func: torch._ops.OpOverload) -> bool:
 @functools.lru_cache(maxsize=4096)
 def function_name(func: Callable[..., Any]) -> str:
     """The full name of a torch function; torch itself looks long for it."""
-    return resolve_name(func) or getattr(func, "__name__", str(func))
+    name: str = resolve_name(func) or getattr(func, "__name__", str(func))
+    return name
 
 
 class CallCounter:
