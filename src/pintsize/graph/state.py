@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,18 @@ def training_undone(model: nn.Module) -> Iterator[None]:
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
+
+
+def to_eval(model: nn.Module, training: Mapping[nn.Module, bool]) -> None:
+    """Eval mode, by way of training where a module does more than note its mode there."""
+    kinds = {type(module) for module in training}
+    if any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in kinds):
+        model.train()
+        model.eval()
+        return
+    for module, mode in training.items():
+        if mode:
+            module.training = False
 
 
 def keep_state(model: nn.Module) -> Callable[[], None]:

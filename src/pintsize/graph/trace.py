@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
 from .inputs import as_args, batch_hint, batched, check_batch
-from .state import keep_state, training_undone
+from .state import keep_state, to_eval, training_undone
 
 _Kind = TypeVar("_Kind")
 
@@ -180,7 +180,7 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    _evaluate(model, training)
+    to_eval(model, training)
     put_back = keep_state(model)
     if training_paths:
         for module in training:
@@ -196,18 +196,6 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
         for module, mode in training.items():
             if module.training != mode:
                 module.training = mode
-
-
-def _evaluate(model: nn.Module, training: Mapping[nn.Module, bool]) -> None:
-    """Eval mode, by way of training where a module does more than note its mode there."""
-    kinds = {type(module) for module in training}
-    if any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in kinds):
-        model.train()
-        model.eval()
-        return
-    for module, mode in training.items():
-        if mode:
-            module.training = False
 
 
 def record_training(model: nn.Module, example: Any, trace: Trace | None = None) -> Trace:
