@@ -180,6 +180,7 @@ def layers(path: Path) -> tuple[int, int]:
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     graph = onnx.load(optimised).graph
     constants = {tensor.name for tensor in graph.initializer} | {""}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     integer = floating = 0
     for node in graph.node:
         if constants.issuperset(node.input):  # weights that are stored in integers for a product in float
@@ -187,6 +188,8 @@ def layers(path: Path) -> tuple[int, int]:
         elif any(kind in node.op_type for kind in _HEAVY):
             exact = node.op_type.startswith("QLinear") or node.op_type in ("QGemm", "MatMulIntegerToFloat")
             weight = node.input[3 if node.op_type.startswith("Q") else 1]
+            if shapes.get(weight, ())[1:] == (1, 1, 1) and not exact:
+                continue  # a batch norm that stands alone
             if weight in constants or "Conv" in node.op_type:
                 integer, floating = integer + exact, floating + (not exact)
     return integer, floating

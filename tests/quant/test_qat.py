@@ -450,3 +450,44 @@ def test_late_freezing_refuses_what_it_cannot_freeze(trained):
     for after in (-1, 1.5, True):
         with pytest.raises(InputError, match="it is a number of forwards"):
             LateFreezing(trained, after=after)
+
+
+def sized(norm_variance):
+    """Two convolutions with a norm between, whose running variance says that it is given other values."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        model[1].running_var.fill_(norm_variance)
+    return model
+
+
+@pytest.mark.parametrize("variance", [1e4, 1e-4])
+def test_learned_scales_suit_the_activations_of_training(variance):
+    model, images = sized(variance), torch.randn(8, 3, 12, 12)
+    before = copy.deepcopy(model[1].running_var)
+    ps.quantize(model, calibration=images, method="lsq", progress=False)
+    assert torch.equal(model[1].running_var, before)
+    high = next(float(q.limits()[1]) for q in list(model.activation_quantizers.values())[1:])
+    with torch.no_grad():
+        normed = F.batch_norm(F.conv2d(images, model[0].weight, model[0].bias), None, None, training=True)
+    assert high == pytest.approx(float(normed.max()), rel=0.05)
+
+
+def test_learned_scales_stay_where_statistics_fit():
+    model, images = sized(1.0), torch.randn(8, 3, 12, 12)
+    with torch.no_grad():
+        seen = F.conv2d(images, model[0].weight, model[0].bias)
+        model[1].running_mean.copy_(seen.mean([0, 2, 3]))
+        model[1].running_var.copy_(seen.var([0, 2, 3]))
+    other = copy.deepcopy(model)
+    ps.quantize(model, calibration=images, method="lsq", progress=False)
+    ps.quantize(other, calibration=images, method="mse", progress=False)
+    pairs = zip(model.activation_quantizers.values(), other.activation_quantizers.values(), strict=True)
+    for learned, plain in pairs:
+        assert float(learned.scale.detach()) == pytest.approx(float(plain.scale), rel=0.01)
+
+
+def test_one_value_per_channel_leaves_the_scales_of_eval_mode():
+    model = nn.Sequential(nn.Conv2d(3, 8, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    ps.quantize(model, calibration=torch.randn(1, 3, 4, 4), method="lsq", progress=False)
+    assert all(quantizer.scale.isfinite() for quantizer in model.activation_quantizers.values())

@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_flatten
 
 from .groups import Graph, Removed
 from .inputs import as_args
-from .labels import along
 from .ops import aten
 from .reduce_ops import STATISTICS
 from .surgery import _tensor
@@ -37,17 +36,16 @@ class Mismatch(Exception):
 @contextlib.contextmanager
 def zeroed(model: nn.Module, removed: Removed) -> Iterator[None]:
     """The removed slices of all parameters and buffers are zero inside the context."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     saved: list[tuple[Tensor, Tensor]] = []
     try:
         for name, dims in removed.items():
-            tensor = _tensor(model, name)
-            gone = torch.zeros([1] * tensor.dim(), dtype=torch.bool)
-            for dim, indices in dims.items():
-                here = torch.zeros(tensor.shape[dim], dtype=torch.bool)
-                here[indices] = True
-                gone = gone | along(here, dim, tensor.dim())
+            tensor = _tensor(modules, name)
             saved.append((tensor, tensor.data))
-            tensor.data = tensor.data.masked_fill(gone.to(tensor.device), 0)
+            values = tensor.data.clone()
+            for dim, indices in dims.items():
+                values.index_fill_(dim, torch.tensor(indices, dtype=torch.long, device=values.device), 0)
+            tensor.data = values
         yield
     finally:
         for tensor, values in saved:

@@ -55,13 +55,13 @@ class Sizes(DispatchMode):
         return result
 
 
-def first_misfit(graph: Graph, removed: Removed, sizes: Sizes, error: Exception) -> Mismatch:
+def first_misfit(graph: Graph, gone: Tensor, sizes: Sizes, error: Exception) -> Mismatch:
     """The call of the user's code where the sizes part from those that the labels tell, if the cut network fails."""
     where = sizes.counter.modules[-1] or type(sizes.model).__name__
     lines = str(error).splitlines() or [""]
-    reason, gone = f"module '{where}' raised {type(error).__name__}: {lines[0]}", graph.gone(removed)
+    reason = f"module '{where}' raised {type(error).__name__}: {lines[0]}"
     want = {op.call: op for op in graph.trace.ops if op.call is not None}
-    live, reached = graph.trace.live(), _reached(list(want), sizes.shapes)
+    live, reached = graph.live, _reached(list(want), sizes.shapes)
     for k, (call, op) in enumerate(want.items()):
         if call not in sizes.shapes:
             if k < reached:
@@ -75,7 +75,9 @@ def first_misfit(graph: Graph, removed: Removed, sizes: Sizes, error: Exception)
     return Mismatch(None, reason)
 
 
-def first_difference(model: nn.Module, example: Any, graph: Graph, removed: Removed, undo: Undo) -> Mismatch:
+def first_difference(
+    model: nn.Module, example: Any, graph: Graph, removed: Removed, gone: Tensor, undo: Undo
+) -> Mismatch:
     """Run the cut network and the zeroed one, and name the call of the user's code where they part.
 
     Calls are compared, not ops: an op such as a copy may come or go with the sizes.
@@ -86,13 +88,12 @@ def first_difference(model: nn.Module, example: Any, graph: Graph, removed: Remo
     except OperationError as error:
         reason = error.cause.splitlines()[0]
     undo()
-    gone = graph.gone(removed)
     full_results: list[list[Tensor]] = []
     with zeroed(model, removed), KeptNorms(graph, gone):
         record(model, example, results=full_results)
     have = _last_of_call(cut_trace.ops, cut_results)
     want = _last_of_call(graph.trace.ops, full_results)
-    live = graph.trace.live()
+    live = graph.live
     reached = _reached(list(want), have)
     for k, (call, (op, full)) in enumerate(want.items()):
         if call not in have:

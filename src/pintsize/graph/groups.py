@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,17 +82,57 @@ def union(parts: Sequence[Removed]) -> Removed:
     return {name: dict(sorted(found[name].items())) for name in sorted(found)}
 
 
+class _Places:
+    """The indices of all dimensions of all parameters in a row."""
+
+    def __init__(self, trace: Trace, labels: Labels) -> None:
+        self._dimensions = list(labels.first)
+        self._sizes = torch.tensor([trace.parameters[name].shape[dim] for name, dim in self._dimensions])
+        starts = torch.tensor(list(labels.first.values()))
+        self._dimension = self._repeat(torch.arange(len(starts)))
+        marks = torch.randint(1 << 62, (len(starts),), generator=torch.Generator().manual_seed(0))
+        self.index = torch.arange(int(self._sizes.sum())) - self._repeat(self._sizes.cumsum(0) - self._sizes)
+        """In its dimension."""
+        self.ids = self._repeat(starts) + self.index
+        self.marks = self._repeat(marks)
+        """A random number of its dimension."""
+
+    def _repeat(self, per_dimension: Tensor) -> Tensor:
+        return torch.repeat_interleave(per_dimension, self._sizes)
+
+    def touched(self, ids: Tensor) -> list[tuple[str, int]]:
+        """The dimensions that hold any of `ids`, a mask."""
+        return [self._dimensions[k] for k in self._dimension[ids[self.ids]].unique().tolist()]
+
+    def runs(self, own: Tensor, group: Tensor) -> Iterator[tuple[str, int, int, Tensor]]:
+        """Parameter, dimension, group and the indices there by rising `own`, for each group in each dimension.
+
+        Args:
+            own: the component of each place.
+            group: the number of its group; negative: it is in none.
+        """
+        here = (group >= 0).nonzero().reshape(-1)
+        here = here[own[here].argsort(stable=True)]
+        count = int(group.max()) + 1
+        run, order = (self._dimension[here] * count + group[here]).sort(stable=True)
+        keys, lengths = run.unique_consecutive(return_counts=True)
+        parts = self.index[here[order]].split(lengths.tolist())
+        for key, rows in zip(keys.tolist(), parts, strict=True):
+            yield *self._dimensions[key // count], key % count, rows
+
+
 class Graph:
     """A traced network with its channel groups."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.labels = Labels(trace, windows(trace))
-        live = trace.live()
+        self.live = trace.live()
         for op in trace.all_ops:
-            if op in live:  # what nobody reads asks for nothing
+            if op in self.live:  # what nobody reads asks for nothing
                 ops.apply(op, self.labels)
         self._join_copies()
+        self._places = _Places(trace, self.labels)
         for value in trace.all_outputs:
             self.labels.freeze(self.labels.of(value), OUTPUT)
         self.settle()
@@ -122,16 +162,10 @@ class Graph:
             candidate[self.component[ids]] = True
         candidate[FIXED] = False
         self._sources = source
-        signature = torch.zeros(count, dtype=torch.long)
-        generator = torch.Generator().manual_seed(0)
-        dimensions = []
-        for (name, dim), first in self.labels.first.items():
-            size = self.trace.parameters[name].shape[dim]
-            own = self.component[first : first + size]
-            member = torch.randint(1 << 62, (), generator=generator)
-            if candidate[own].any():
-                signature.index_add_(0, own, member.expand(size))  # equal sums: same places, same counts
-                dimensions.append((name, dim, first, own))
+        places = self._places
+        own = self.component[places.ids]
+        signature = torch.zeros(count, dtype=torch.long)  # equal sums: same places, same counts
+        signature.index_add_(0, own, places.marks)
         chosen = candidate.nonzero().reshape(-1)
         by_signature: dict[int, list[int]] = {}
         for unit, mark in zip(chosen.tolist(), signature[chosen].tolist(), strict=True):
@@ -141,12 +175,10 @@ class Graph:
         for number, alike in enumerate(by_signature.values()):
             group_of[torch.tensor(alike)] = number
         members: list[list[Member]] = [[] for _ in by_signature]
-        for name, dim, first, own in dimensions:
-            groups_here = group_of[own]
-            order = torch.argsort(own, stable=True)
-            for number in sorted(set(groups_here.tolist()) - {-1}):
-                index = order[groups_here[order] == number].reshape(units[number], -1)
-                members[number].append(Member(name, dim, index, bool(source[first + index[0, 0]])))
+        for name, dim, number, rows in places.runs(own, group_of[own]):
+            index = rows.reshape(units[number], -1)
+            produces = bool(source[self.labels.first[name, dim] + index[0, 0]])
+            members[number].append(Member(name, dim, index, produces))
         made = [self._group(found) for found in members if any(m.produces for m in found)]
         made = [group for group in made if group.size > 1]  # the last unit of a group cannot go
         position = {name: k for k, name in enumerate(self.trace.parameters)}
@@ -158,14 +190,14 @@ class Graph:
 
     def gone(self, removed: Mapping[str, Mapping[int, Sequence[int]]]) -> Tensor:
         """For each id whether it is removed."""
+        ids = [
+            self.labels.first[name, dim] + index
+            for name, dims in removed.items()
+            for dim, indices in dims.items()
+            for index in indices
+        ]
         roots = torch.zeros(self.labels.count, dtype=torch.bool)
-        for name, dims in removed.items():
-            for dim, indices in dims.items():
-                roots[
-                    self.component[
-                        self.labels.first[name, dim] + torch.tensor(list(indices), dtype=torch.long)
-                    ]
-                ] = True
+        roots[self.component[torch.tensor(ids, dtype=torch.long)]] = True
         roots[FIXED] = False
         return roots[self.component]
 
@@ -223,7 +255,8 @@ class Graph:
             for root in component[freeze.ids].unique().tolist():
                 reasons.setdefault(root, freeze.reason + ("" if "module '" in freeze.reason else where))
         found: dict[str, tuple[int, str]] = {}
-        for (name, dim), first in self.labels.first.items():
+        for name, dim in self._places.touched(self._sources & stay):
+            first = self.labels.first[name, dim]
             ids = torch.arange(first, first + self.trace.parameters[name].shape[dim])
             ids = ids[self._sources[ids] & stay[ids]]
             why = [reasons.get(root, _FIXED_SIZE) for root in component[ids].unique().tolist()]

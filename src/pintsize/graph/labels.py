@@ -246,7 +246,7 @@ def reshape(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """A layer of a value of shape `old` after a view as `new`, expanded only where it must be."""
     wide: list[int] = list(layer.shape)
     result = [1] * len(new)
-    for olds, news in _blocks(old, new):
+    for olds, news in blocks(old, new):
         if any(layer.shape[d] > 1 for d in olds):
             for d in olds:
                 wide[d] = old[d]
@@ -255,7 +255,7 @@ def reshape(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     return layer.expand(wide).reshape(result)
 
 
-def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Runs of old dimensions and the runs of new ones that hold the same elements."""
     left = [d for d, size in enumerate(old) if size != 1]
     right = [d for d, size in enumerate(new) if size != 1]

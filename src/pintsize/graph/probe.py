@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .check import Mismatch
 from .groups import Graph, Removed, union
-from .labels import compact
+from .labels import FIXED, blocks, compact, dims_of
+from .ops import aten
 from .trace import Op, Value
 from .trial import attempt
 
@@ -73,7 +74,10 @@ def blame(graph: Graph, mismatch: Mismatch, removed: Removed) -> None:
     ]
     gone = graph.gone(removed)
     same_kind = [o for o in graph.trace.all_ops if op is not None and _kind(o) == _kind(op)]
-    if _turn(graph, {value for o in (*call, *same_kind) for value in o.outputs}):
+    shrank = any(
+        gone[layer].any() for o in call for v in (*o.inputs, *o.outputs) for layer in graph.labels.of(v)
+    )
+    if shrank and _turn(graph, {value for o in (*call, *same_kind) for value in o.outputs}):
         return
     for candidates in (call, same_kind, *_wider(graph, op)):
         layers = _removable(graph, candidates, gone)
@@ -111,21 +115,49 @@ def _kind(op: Op) -> tuple[Any, ...]:
 
 
 def _wider(graph: Graph, op: Op | None) -> list[list[Op]]:
-    path = op.module if op is not None else ""
+    ops = graph.trace.all_ops
+    if op is None:
+        return [ops]
+    path = op.module
+    lines: dict[str, dict[tuple[str, int], None]] = {}  # of each module, the calls that it makes itself
+    for o in ops:
+        if o.call is not None:
+            lines.setdefault(o.module, {})[o.call.function, o.call.occurrence] = None
+    name, code = path.rpartition(".")[2], lines.get(path)
+    alike = {path} | {other for other in lines if lines[other] == code and other.rpartition(".")[2] == name}
+    within = tuple(f"{other}." for other in alike if other)
     scopes = [
-        [o for o in graph.trace.all_ops if op is not None and o.module == path]
-    ]  # without its submodules
-    while path:
-        scopes.append([o for o in graph.trace.all_ops if o.module == path or o.module.startswith(path + ".")])
-        path = path.rpartition(".")[0]
-    return [*scopes, graph.trace.all_ops]
+        [o for o in ops if o.module in alike],  # the module without its submodules, and others of its code
+        [o for o in ops if path and (o.module in alike or o.module.startswith(within))],
+    ]
+    while path := path.rpartition(".")[0]:
+        scopes.append([o for o in ops if o.module == path or o.module.startswith(path + ".")])
+    return [*scopes, ops]
 
 
 def _removable(graph: Graph, ops: list[Op], gone: Tensor) -> list[Tensor]:
-    """Layers of what `ops` read or give of which something was removed in the trial."""
-    values: dict[Value, None] = {}
+    """Layers of what `ops` read or give along dimensions that shrank in the trial, in this or another run of that code.
+
+    Also those of which nothing was removed this time: once the others stay, their turn would come.
+    """
+    shrank: dict[tuple[Any, ...], set[int]] = {}
+    places: dict[tuple[Any, ...], dict[Value, None]] = {}
     for op in ops:
-        for value in (*op.inputs, *op.outputs):
-            if value not in graph.labels.weights:
-                values[value] = None
-    return [compact(layer) for value in values for layer in graph.labels.of(value) if gone[layer].any()]
+        for role, value in enumerate((*op.inputs, *op.outputs)):
+            if value in graph.labels.weights or not graph.labels.of(value):
+                continue
+            key = (_kind(op), role)
+            places.setdefault(key, {})[value] = None
+            dims = {d for d, kept in enumerate(graph.kept_index(value, gone)) if kept is not None}
+            if dims and role == 0 and op.func.overloadpacket in (aten.view, aten._unsafe_view):
+                for olds, news in blocks(value.shape, op.outputs[0].shape):
+                    if len(news) == 1 and dims.intersection(olds):  # together they are one size in the code
+                        dims.update(olds)
+            shrank.setdefault(key, set()).update(dims)
+    return [
+        compact(layer)
+        for key, values in places.items()
+        for value in values
+        for layer in graph.labels.of(value)
+        if shrank[key].intersection(dims_of(layer)) and not (graph.component[layer] == FIXED).all()
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,18 @@ def training_undone(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
+def to_eval(model: nn.Module, training: Mapping[nn.Module, bool]) -> None:
+    """Eval mode, by way of training where a module does more than note its mode there."""
+    kinds = {type(module) for module in training}
+    if any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in kinds):
+        model.train()
+        model.eval()
+        return
+    for module, mode in training.items():
+        if mode:
+            module.training = False
+
+
 def keep_state(model: nn.Module) -> Callable[[], None]:
     """Note the attributes of all modules that are no parameters, buffers or modules.
 
@@ -37,7 +49,7 @@ def keep_state(model: nn.Module) -> Callable[[], None]:
     contents: dict[int, tuple[Any, Any]] = {}
     attributes = []
     for module in model.modules():
-        own = {key: value for key, value in vars(module).items() if key not in _OWN}
+        own = {key: vars(module)[key] for key in vars(module).keys() - _OWN}
         attributes.append((module, own))
         for value in own.values():
             _note(value, contents)

@@ -14,7 +14,7 @@ from . import containers
 from .attention import SlimMultiheadAttention
 from .groups import Graph, Removed
 from .ops import aten
-from .trace import Value
+from .trace import Op, Value
 
 Attributes = dict[str, dict[str, Any]]
 """Module path → attribute → new value."""
@@ -26,21 +26,34 @@ _COUNTS = re.compile(
 
 
 class Undo:
-    """What has been changed, and how to take it back."""
+    """What has been changed, how to take it back, and how to do it once more."""
 
     def __init__(self) -> None:
-        self._steps: list[Callable[[], None]] = []
+        self._steps: list[_Step] = []
+        self._taken_back: list[_Step] = []
         self.attributes: Attributes = {}
         """The module attributes that were changed, with their new values."""
 
-    def on(self, step: Callable[[], None]) -> None:
-        """Note how to take back a change that is about to be made."""
-        self._steps.append(step)
+    def on(self, back: Callable[[], object], again: Callable[[], object] | None = None) -> None:
+        """Note how to take back a change that is about to be made, and how to make it once more."""
+        self._steps.append((back, again))
 
     def __call__(self) -> None:
         """Take everything back, the latest change first."""
         while self._steps:
-            self._steps.pop()()
+            self._taken_back.append(self._steps.pop())
+            self._taken_back[-1][0]()
+
+    def again(self) -> None:
+        """Make the changes that were taken back once more; nothing is cut anew."""
+        while self._taken_back:
+            self._steps.append(self._taken_back.pop())
+            again = self._steps[-1][1]
+            if again is not None:
+                again()
+
+
+_Step = tuple[Callable[[], object], Callable[[], object] | None]
 
 
 def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo | None = None) -> Undo:
@@ -56,36 +69,47 @@ def cut(model: nn.Module, removed: Removed, attributes: Attributes, undo: Undo |
         The means to take everything back: the old tensors are kept until it is dropped.
     """
     undo = undo or Undo()
-    undo.on(functools.partial(_recompute, model, removed))
-    owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    recompute = functools.partial(_recompute, modules, removed)
+    undo.on(recompute)
+    owners: dict[int, dict[tuple[int, str], dict[str, Any]]] = {}
     table: dict[str, Any]
-    for module in model.modules():
+    for module in modules.values():
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
                 if tensor is not None:
-                    owners.setdefault(id(tensor), []).append((table, key))
+                    owners.setdefault(id(tensor), {})[id(table), key] = table
+    kept: _Kept = {}
     for name, dims in removed.items():
-        old = _tensor(model, name)
-        new = _without(old, dims)
+        old = _tensor(modules, name)
+        new = _without(old, dims, kept)
         if isinstance(old, nn.Parameter):
             grad = old.grad
             new = nn.Parameter(new, requires_grad=old.requires_grad)
-            new.grad = None if grad is None else _without(grad, dims)
-        for table, key in owners[id(old)]:
-            undo.on(functools.partial(table.__setitem__, key, old))
+            new.grad = None if grad is None else _without(grad, dims, kept)
+        for (_, key), table in owners[id(old)].items():
+            undo.on(
+                functools.partial(table.__setitem__, key, old), functools.partial(table.__setitem__, key, new)
+            )
             table[key] = new
     undo.attributes.update(attributes)
-    _recompute(model, removed)
+    undo.on(lambda: None, recompute)
+    recompute()
     for path, values in attributes.items():
-        module = model.get_submodule(path)
+        module = modules[path]
         if SlimMultiheadAttention.fits(module):
-            undo.on(functools.partial(setattr, module, "__class__", type(module)))
-            module.__class__ = SlimMultiheadAttention
+            _set(undo, module, "__class__", SlimMultiheadAttention)
         for key, value in values.items():
-            old = getattr(module, key)
-            undo.on(functools.partial(setattr, module, key, old))
-            setattr(module, key, containers.like(old, value))
+            _set(undo, module, key, containers.like(getattr(module, key), value))
     return undo
+
+
+def _set(undo: Undo, module: nn.Module, key: str, value: Any) -> None:
+    undo.on(
+        functools.partial(setattr, module, key, getattr(module, key)),
+        functools.partial(setattr, module, key, value),
+    )
+    setattr(module, key, value)
 
 
 def follow(
@@ -125,9 +149,8 @@ def follow(
                 group["params"].append(after[name])
 
 
-def _recompute(model: nn.Module, removed: Removed) -> None:
+def _recompute(modules: Mapping[str, nn.Module], removed: Removed) -> None:
     """Let torch's hooks compute weights anew from what was cut, for whoever reads them before the next forward."""
-    modules = dict(model.named_modules())
     for path in dict.fromkeys(name.rpartition(".")[0] for name in removed):
         module = modules.get(path)  # None: the cut was for another network, and is being taken back
         for hook in module._forward_pre_hooks.values() if module is not None else ():
@@ -136,17 +159,22 @@ def _recompute(model: nn.Module, removed: Removed) -> None:
                     hook(module, ())
 
 
-def _tensor(model: nn.Module, name: str) -> Tensor:
+def _tensor(modules: Mapping[str, nn.Module], name: str) -> Tensor:
     path, _, key = name.rpartition(".")
-    module = model.get_submodule(path)
+    module = modules[path]
     tensor = module._parameters.get(key, module._buffers.get(key))
     if tensor is None:
         raise KeyError(name)
     return tensor
 
 
-def _without(tensor: Tensor, dims: Mapping[int, list[int]]) -> Tensor:
+_Kept = dict[tuple[int, tuple[int, ...]], Tensor]
+"""(size, indices that go) → indices that stay: the dimensions of a group share theirs."""
+
+
+def _without(tensor: Tensor, dims: Mapping[int, list[int]], kept: _Kept | None = None) -> Tensor:
     result = tensor.detach()
+    kept = {} if kept is None else kept
     for dim, indices in dims.items():
         if not 0 <= dim < tensor.dim() or not all(
             0 <= i < tensor.shape[dim] for i in (min(indices), max(indices))
@@ -154,9 +182,12 @@ def _without(tensor: Tensor, dims: Mapping[int, list[int]]) -> Tensor:
             raise IndexError(
                 f"indices up to {max(indices)} along dimension {dim} of a tensor of shape {tuple(tensor.shape)}"
             )
-        keep = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        keep[indices] = False
-        result = result.index_select(dim, keep.nonzero().reshape(-1).to(tensor.device))
+        key = (tensor.shape[dim], tuple(indices))
+        if key not in kept:
+            keep = torch.ones(tensor.shape[dim], dtype=torch.bool)
+            keep[torch.tensor(indices)] = False
+            kept[key] = keep.nonzero().reshape(-1)
+        result = result.index_select(dim, kept[key].to(tensor.device))
     if (
         tensor.dim() == 4
         and tensor.is_contiguous(memory_format=torch.channels_last)
@@ -171,6 +202,10 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
     aliases = graph.trace.aliases
     parameters = {name: graph.kept_shape(value, gone) for name, value in graph.trace.parameters.items()}
     used, inputs = _weights_in_use(graph, gone)
+    sized: dict[str, list[Op]] = {}
+    for op in graph.trace.all_ops:
+        if op.call is not None and op.call.function.rpartition(".")[2] in _SIZED:
+            sized.setdefault(op.module, []).append(op)
     found: Attributes = {}
     for path, module in model.named_modules():
         values: dict[str, Any] = {}
@@ -191,7 +226,7 @@ def new_attributes(model: nn.Module, graph: Graph, gone: Tensor) -> Attributes:
         elif shape is not None:
             values = _layer(module, shape)
         if not (type(module).__module__.startswith("torch.nn") or isinstance(module, nn.MultiheadAttention)):
-            values |= _counts(module, path, graph, gone)
+            values |= _counts(module, sized.get(path, []), graph, gone)
         values |= _padding(path, graph, gone)
         changed = {key: value for key, value in values.items() if getattr(module, key) != value}
         if changed:
@@ -206,9 +241,8 @@ def _weights_in_use(graph: Graph, gone: Tensor) -> tuple[dict[str, tuple[int, ..
     inputs: dict[str, Value] = {}
     latents: dict[str, Value] = {}
     normed: dict[str, Value] = {}
-    live = graph.trace.live()
     for op in graph.trace.all_ops:
-        if op not in live:
+        if op not in graph.live:
             continue
         packet = op.func.overloadpacket
         if f"{op.module}.weight" in parameters:
@@ -285,13 +319,8 @@ def _padding(path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
     return {"padding": tuple(padding)} if padding else {}
 
 
-def _counts(module: nn.Module, path: str, graph: Graph, gone: Tensor) -> dict[str, Any]:
-    """Attributes of a user's module that hold sizes which have changed unambiguously inside it."""
-    calls = [
-        op
-        for op in graph.trace.all_ops
-        if op.module == path and op.call is not None and op.call.function.rpartition(".")[2] in _SIZED
-    ]
+def _counts(module: nn.Module, calls: list[Op], graph: Graph, gone: Tensor) -> dict[str, Any]:
+    """Attributes of a user's module that hold sizes which have changed unambiguously in the `calls` it makes."""
     given = _shapes(graph, gone, [value for op in calls for value in op.outputs])
     taken = _shapes(
         graph, gone, [value for op in calls for value in op.inputs]

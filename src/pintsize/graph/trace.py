@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError, OperationError
 from .inputs import as_args, batch_hint, batched, check_batch
-from .state import keep_state, training_undone
+from .state import keep_state, to_eval, training_undone
 
 _Kind = TypeVar("_Kind")
 
@@ -146,6 +146,13 @@ def _mutates(func: torch._ops.OpOverload) -> bool:
     return bool(func._schema.is_mutable)
 
 
+@functools.lru_cache(maxsize=4096)
+def function_name(func: Callable[..., Any]) -> str:
+    """The full name of a torch function; torch itself looks long for it."""
+    name: str = resolve_name(func) or getattr(func, "__name__", str(func))
+    return name
+
+
 class CallCounter:
     """Names each call of the running forward: tracer and quantized model count the same way."""
 
@@ -173,8 +180,7 @@ def quiet(model: nn.Module, *, training_paths: bool = False) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.train()
-    model.eval()
+    to_eval(model, training)
     put_back = keep_state(model)
     if training_paths:
         for module in training:
@@ -379,7 +385,7 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         if self.current is not None:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))
-        self.current = self.counter.next(resolve_name(func) or getattr(func, "__name__", str(func)))
+        self.current = self.counter.next(function_name(func))
         try:
             return func(*args, **(kwargs or {}))
         finally:

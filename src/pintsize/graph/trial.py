@@ -37,16 +37,16 @@ def attempt(model: nn.Module, example: Any, graph: Graph, removed: Removed) -> t
             outputs = run(model, example, sizes)
         except Exception as failure:
             undo()
-            raise first_misfit(graph, removed, sizes, failure) from None
+            raise first_misfit(graph, gone, sizes, failure) from None
         undo()
         expected = reference(model, example, graph, removed, gone)
+        undo.again()
         try:
-            cut(model, removed, attributes, undo)
             error = distance(expected, outputs)
             if not error <= tolerance(expected):
                 raise Mismatch(None, f"its outputs differ by {error:.2g} of their range")
         except Exception:
-            found = first_difference(model, example, graph, removed, undo)
+            found = first_difference(model, example, graph, removed, gone, undo)
             undo()
             raise found from None
     try:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import pintsize as ps
 from pintsize.graph import trace
 from pintsize.graph.trace import CallKey
 from pintsize.quant.network import flow, placement
@@ -409,3 +410,18 @@ def test_a_weight_computed_in_forward_is_left_alone():
     found = plan(nn.Sequential(Standardised(2, 2, 1), nn.ReLU(), conv(2, 2)), torch.randn(1, 2, 2, 2))
     assert found.layers == ["2"]
     assert where(found) == ["1 (relu 0)"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_with_the_weight_of_another_module_is_told(bias):
+    class Outside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = nn.Linear(8, 16, bias=False), nn.Linear(16, 4)
+            self.bias = nn.Parameter(torch.randn(16)) if bias else None
+
+        def forward(self, x):
+            return self.last(nn.functional.linear(x, self.inner.weight, self.bias).relu())
+
+    result = ps.quantize(Outside().eval(), calibration=torch.randn(8, 8), progress=False)
+    assert [layer.reason for layer in result.in_float if "no parameter of" in layer.reason]

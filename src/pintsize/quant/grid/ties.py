@@ -106,15 +106,15 @@ def _moved(made: FakeQuantize, pairs: Sequence[Pair], quantizers: Mapping[str, F
     """Move the scale of `made` if it has to be; whether it was."""
     before = made.scale.clone()
     others = [_results(pair, quantizers) for pair in pairs if not pair.divisors]
-    results, grains = torch.cat(others) if others else None, _grains(pairs, quantizers)
+    results, grains = torch.cat(others).sort().values if others else None, _grains(pairs, quantizers)
     enough = min([_FAR, *(0.4 * grain / float(before) for grain in grains)])  # of a pool no more can be had
     best, found = -1.0, before
     for scale in _candidates(before, grains):
         made.scale.copy_(scale)
-        steps = [_steps_of(pair, made, quantizers) for pair in pairs if pair.divisors]
+        steps = [_steps_of(pair, made, quantizers).sort().values for pair in pairs if pair.divisors]
+        distance = min(_distance(each, 1.0, made) for each in steps) if steps else _FAR
         if results is not None:
-            steps.append(results / scale.double())
-        distance = min(_distance(each, made) for each in steps)
+            distance = min(distance, _distance(results, float(scale.double()), made))
         if distance > best:
             best, found = distance, scale
         if best >= enough:
@@ -123,11 +123,21 @@ def _moved(made: FakeQuantize, pairs: Sequence[Pair], quantizers: Mapping[str, F
     return not torch.equal(found, before)
 
 
-def _distance(steps: Tensor, made: FakeQuantize) -> float:
-    """Of the nearest to a middle, as far as it is of interest; those beyond the last levels are cut off either way."""
+def _distance(results: Tensor, scale: float, made: FakeQuantize) -> float:
+    """Of the nearest to a middle, in steps of `scale`; those beyond the last levels are cut off either way.
+
+    Args:
+        results: rising.
+        scale: of `made`; 1 if `results` are in its steps.
+        made: whose levels count.
+    """
     low, high = made.qmin - int(made.zero_point) - 0.5, made.qmax - int(made.zero_point) + 0.5
-    steps = steps[(steps > low - _FAR) & (steps < high + _FAR)]
-    return float((steps - steps.floor() - 0.5).abs().min()) if len(steps) else _FAR
+    ends = results.new_tensor([(low - _FAR) * scale, (high + _FAR) * scale])
+    first, last = torch.searchsorted(results, ends).tolist()
+    if first == last:
+        return _FAR
+    steps = results[first:last] / scale
+    return 0.5 - float(steps.sub_(steps.round()).abs_().max())
 
 
 def _candidates(scale: Tensor, grains: Sequence[float]) -> Iterator[Tensor]:

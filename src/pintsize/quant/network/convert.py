@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...graph.trace import CallKey
+from ...graph.trace import CallKey, function_name
 from ..grid.quantizer import FakeQuantize
 from .norms import passed_over
 from .placement import INPUT, Place, Placement
@@ -38,7 +38,6 @@ ACTIVATIONS = "activation_quantizers"
 _PLACES = "_pintsize_places"
 _SKIPS = "_pintsize_skips"
 _running = threading.local()
-_names: dict[Callable[..., Any], str] = {}
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -206,7 +205,7 @@ class _Pass(TorchFunctionMode):
         passed = passed_over(func, args, kwargs or {})
         if passed is not None:
             return passed
-        key = (self.modules[-1], _function_name(func))
+        key = (self.modules[-1], function_name(func))
         calls = self.wanted.get(key)
         occurrence = self.seen[key]
         self.busy = True
@@ -245,13 +244,6 @@ def _unseen(quantized: Callable[[], Any]) -> Any:
         return quantized()
     finally:
         current.busy = False
-
-
-def _function_name(func: Callable[..., Any]) -> str:
-    name = _names.get(func)
-    if name is None:
-        name = _names[func] = resolve_name(func) or getattr(func, "__name__", str(func))
-    return name
 
 
 def _apply(quantizers: list[tuple[int, nn.Module]], result: Any) -> Any:

@@ -32,7 +32,10 @@ def left_out(flow: Flow, ignored: Collection[str]) -> dict[str, str]:
     """Layers of `flow` that are not to be quantized, and modules that run convolutions and products that cannot be."""
     found = dict.fromkeys(sorted(ignored), _IGNORED)
     for node in flow.nodes:
-        if node.weight is None or node.layer is not None or not node.data[0].computed:
+        if node.weight is None or node.layer is not None:
+            continue
+        read = node.args[1 if node.name == "addmm" else 0]  # the bias is the first one there
+        if not read.computed:
             continue
         if not node.weight.computed:
             found.setdefault(node.op.module, _FOREIGN)

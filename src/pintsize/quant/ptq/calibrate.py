@@ -26,7 +26,7 @@ from ..network.fold import FoldStep, fold_batchnorm, fold_norms, make_factors_po
 from ..network.norms import norms_behind
 from ..network.record import QuantizeStep, activation_json
 from . import equalize as equalization
-from . import observers, ranges, rounding
+from . import in_training, observers, ranges, rounding
 from .bias import correct_biases
 from .progress import bar
 from .result import QuantizationResult, describe
@@ -202,6 +202,8 @@ def _quantized(
         step.apply(made)
         ranges.calibrate_weights(made, method)
         constants = ranges.calibrate_activations(made, step, images, method, progress=progress)
+        if step.learnable and images:
+            constants = in_training.fit(made, images[0], constants)
         settle(made, step, plan, constants)
         return _Done(made, constants)
 

@@ -71,14 +71,14 @@ def calibrate_activations(
     extents = {name: ExtentObserver(decay=0.9 if method == "ema" else None) for name in quantizers}
     passes = 1 if method in ("minmax", "ema") else 2
     with bar("calibrate", passes * len(images), progress) as advance:
-        _watch(model, quantizers, extents, images, advance)
+        watch(model, quantizers, extents, images, advance)
         _check_extents(step, extents)
         constants = [name for name, extent in extents.items() if extent.low == extent.high]
         varied = {name: quantizer for name, quantizer in quantizers.items() if name not in constants}
         histograms = {}
         if passes == 2:
             histograms = {name: HistogramObserver(extents[name].low, extents[name].high) for name in varied}
-            _watch(model, varied, histograms, images, advance)
+            watch(model, varied, histograms, images, advance)
     for name, quantizer in varied.items():
         ends = extents[name].low, extents[name].high
         if passes == 2:
@@ -113,13 +113,14 @@ def _scale_of_zeros(model: nn.Module, quantizer: FakeQuantize, step: QuantizeSte
     return max(min(found[1:] or found), LEAST)
 
 
-def _watch(
+def watch(
     model: nn.Module,
     quantizers: Mapping[str, FakeQuantize],
     watchers: Mapping[str, Observer],
     images: Sequence[Inputs],
-    advance: Callable[[], None],
+    advance: Callable[[], object] = lambda: None,
 ) -> None:
+    """Let `watchers` see what the float network gives to `quantizers` on `images`."""
     with floating_point(model), torch.no_grad():
         for name, quantizer in quantizers.items():
             quantizer.observer = watchers[name]
