@@ -21,7 +21,7 @@ from ...graph.trial import attempt
 from ...storage import record as _record
 from ...storage.entry import changes_network
 from ..patterns import matches
-from . import constants, costs, selection
+from . import constants, costs, reach, selection
 from .costs import Cost
 from .importance import Importance
 from .plan import PruneStep, PruningPlan
@@ -249,56 +249,13 @@ def _once(
         assert undo is not None
         undo()
         raise
-    notes = tuple(text for text in (note, _frozen_text(graph, request)) if text) if asked else ()
+    notes = tuple(text for text in (note, reach.frozen_text(graph, request.ignore)) if text) if asked else ()
     plan = PruningPlan(removed, attributes, biases, sizes[0], sizes[1], error, errors, notes)
     if removed:
         _record.append(model, plan.step())
         if optimizer is not None:
             follow(optimizer, before, model, removed)
     return plan
-
-
-def _remedy(model: nn.Module) -> str:
-    computed = any(key.endswith(("_orig", "_v")) for module in model.modules() for key in module._parameters)
-    if computed or any("parametrizations" in module._modules for module in model.modules()):
-        return (
-            "make weights plain that are computed from others: remove_weight_norm, remove_spectral_norm, or "
-            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
-        )
-    return "ignore less; sizes that are written into its forward cannot change"
-
-
-def _frozen_text(graph: Graph, request: Request) -> str:
-    """Which layers keep all their channels whatever is asked for, and why; nothing if none do."""
-    kept = {
-        layer: found
-        for layer, found in graph.frozen().items()
-        if not any(matches(layer, pattern) for pattern in request.ignore)
-    }
-    by_reason: dict[str, list[str]] = {}
-    for layer, (_, reason) in kept.items():
-        by_reason.setdefault(reason, []).append(layer or "(root)")
-    if not kept:
-        return ""
-    parts = [
-        f"{', '.join(layers[:3])}{f' and {len(layers) - 3} more' if len(layers) > 3 else ''} ({reason})"
-        for reason, layers in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:4]
-    ]
-    rest = f"; and {len(by_reason) - 4} more reasons" if len(by_reason) > 4 else ""
-    channels = sum(count for count, _ in kept.values())
-    return (
-        f"{channels} channels of {len(kept)} layers must stay: {'; '.join(parts)}{rest}{_out_of_reach(graph)}"
-    )
-
-
-def _out_of_reach(graph: Graph) -> str:
-    """The share of the MACs that is left where every channel goes that may."""
-    price = costs.macs(graph.trace)
-    groups = graph.groups
-    least, most = (
-        price(costs.kept_shapes(graph, groups, [share * group.size for group in groups])) for share in (1, 0)
-    )
-    return f"; {least / most:.0%} of the MACs are out of reach" if most and least > 0.005 * most else ""
 
 
 def _prices(graph: Graph, table: Cost | None) -> dict[str, Cost]:
@@ -357,9 +314,12 @@ def _choose(
         raise InputError(
             "prune",
             ": ".join(
-                filter(None, ("no channel of the network may be removed", _frozen_text(graph, request)))
+                filter(
+                    None,
+                    ("no channel of the network may be removed", reach.frozen_text(graph, request.ignore)),
+                )
             ),
-            _remedy(model),
+            reach.remedy(model),
         )
     scores = request.importance.scores(groups, statistics)
     local = {i: _ratio_for(group, request.ratios) for i, group in enumerate(groups)}
