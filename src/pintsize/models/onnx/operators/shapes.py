@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..building import Op, Value
+from ..functions.pooling import flat
 from .table import operator
 
 _FEW = 16
@@ -21,8 +22,11 @@ def reshape(op: Op) -> None:
     stay = bool(op.attribute("allowzero", 0)) and (not isinstance(shape, tuple) or 0 in shape)
     if isinstance(shape, tuple) and not stay and not op.is_constant(0):
         shape = _of_any_batch(op, shape)
-    if isinstance(shape, tuple) and op.is_constant(0) is False and _is_flatten(op, shape):
+    lead = next((k for k, one in enumerate(shape) if one != 0), 0) if isinstance(shape, tuple) else 0
+    if isinstance(shape, tuple) and not op.is_constant(0) and _is_flatten(op, shape):
         op.call("flatten", op.value(0), 1)
+    elif isinstance(shape, tuple) and op.value(0).kind == "tensor" and not stay and 0 not in shape[lead:]:
+        op.module("Reshape", {"sizes": shape[lead:], "lead": lead}, {}, op.value(0))
     else:
         op.call("reshape", op.value(0), shape, zeros_stay=stay)
 
@@ -84,10 +88,10 @@ def concat(op: Op) -> None:
 def split(op: Op) -> None:
     """In parts."""
     axis, parts = op.attribute("axis", 0), op.numbers(1, "split")
-    if parts is not None:
+    if parts is not None and not (isinstance(parts, tuple) and len({*parts}) == 1):
         op.call("split", op.value(0), parts, axis=axis)
     else:
-        count = op.attribute("num_outputs") or len(op.outputs)
+        count = len(parts) if parts is not None else op.attribute("num_outputs") or len(op.outputs)
         op.call("split_evenly", op.value(0), count, axis=axis)
 
 
@@ -179,8 +183,17 @@ def pad(op: Op) -> None:
     mode = op.attribute("mode", "constant")
     if isinstance(pads, tuple) and not any(pads):
         op.alias(op.value(0))
+    elif _of_channels(op, pads, mode) and isinstance(value, int | float):
+        op.module("ChannelPad", {"padding": flat(pads), "value": float(value)}, {}, op.value(0))
     else:
         op.call("pad", op.value(0), pads, mode, value, op.numbers(3))
+
+
+def _of_channels(op: Op, pads: Any, mode: str) -> bool:
+    """Whether channels are put beside those of a tensor."""
+    rank = op.rank()
+    whole = isinstance(pads, tuple) and mode == "constant" and not op.has(3) and len(pads) == 2 * rank
+    return whole and op.value(0).kind == "tensor" and rank > 2 and bool(pads[1] or pads[rank + 1])
 
 
 @operator("DepthToSpace")
