@@ -182,7 +182,7 @@ class _Pass(TorchFunctionMode):
 
     def take(self, args: Any) -> Any:
         """The network's arguments, quantized as planned."""
-        return _unseen(lambda: _apply(self.inputs, args)) if self.inputs else args
+        return unseen(lambda: _apply(self.inputs, args)) if self.inputs else args
 
     def latest(self, values: Any) -> Any:
         """`values` with what was written in place and quantized then."""
@@ -234,7 +234,7 @@ class _Pass(TorchFunctionMode):
             self.busy = False
 
 
-def _unseen(quantized: Callable[[], Any]) -> Any:
+def unseen(quantized: Callable[[], Any]) -> Any:
     """What `quantized` returns; the operations that quantizers consist of are no calls of the network's own."""
     current = getattr(_running, "current", None)
     if current is None or current.busy:
@@ -296,14 +296,14 @@ def _layer_class(base: type[nn.Module]) -> type[nn.Module]:
         quantizer = self._modules.get(WEIGHT)
         if quantizer is None or not self.__dict__.get("_computing"):
             return plain
-        return _unseen(lambda: quantizer(plain))
+        return unseen(lambda: quantizer(plain))
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         quantizer = self._modules.get(LAYER_INPUT)
         if quantizer is not None:
             current = getattr(_running, "current", None)
             x = args[0] if current is None else current.latest(args[0])
-            args = (_unseen(lambda: quantizer(x)), *args[1:])
+            args = (unseen(lambda: quantizer(x)), *args[1:])
         self._computing = True  # type: ignore[assignment]
         try:
             return base.forward(self, *args, **kwargs)

@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ...data import images_of
-from ...data.batches import Inputs, moved, run, size
+from ...data.batches import Inputs, moved, rows, run, size
 from ...errors import InputError
 from ..network import convert
-from .rounding import captured
 
-_IMAGES = 128
+_IMAGES, _VALUES = 128, 2**24
+"""Images whose means are taken, at most, and numbers in them: one forward holds them all."""
 
 
 @torch.no_grad()
@@ -33,35 +34,61 @@ def correct_biases(
 ) -> None:
     """Shift the biases of quantized layers so that each output channel keeps its mean, in place.
 
-    Layers are done in the order they run, so each makes up for what is left of the errors before it.
-    Layers without a bias, or that run more than once, stay as they are.
+    Layers are done in the order they run, so each makes up for what is left of the errors before it: all of them in one
+    forward, in which what a layer gives goes on corrected. Layers without a bias, or that run more than once, stay as
+    they are.
 
     Args:
         model: quantized and calibrated, in eval mode.
         reference: the same network in floating point, in eval mode.
-        images: calibration batches; the first 128 images or so are used.
+        images: calibration batches; of the first of them as many as are worth it and fit one forward.
         advance: called after each layer.
     """
-    some = list(images[: max(1, -(-_IMAGES // size(images[0])))])
+    some = _at_once(images)
     wanted: dict[str, list[Tensor]] = {}
+    layers = dict(convert.weight_layers(model))
 
     def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda layer, _args, out: wanted.setdefault(name, []).append(_channel_mean(layer, out))
 
-    layers = dict(convert.weight_layers(model))
-    handles = [reference.get_submodule(name).register_forward_hook(note(name)) for name in layers]
-    try:
-        for batch in some:
-            run(reference, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, means in wanted.items():
-        layer = layers[name]
-        if isinstance(layer.bias, Tensor) and len(means) == len(some):
-            found = [_channel_mean(layer, captured(model, name, [batch], output=True)) for batch in some]
-            layer.bias.add_(torch.stack(means).mean(0) - torch.stack(found).mean(0))
+    def shifted(name: str, layer: nn.Module, out: Tensor) -> Tensor:
+        means = wanted.get(name, [])
         advance()
+        if len(means) != 1 or not isinstance(layer.bias, Tensor):
+            return out
+        shift = means[0] - _channel_mean(layer, out)
+        layer.bias.add_(shift)
+        return out + (shift if isinstance(layer, nn.Linear) else shift.view(-1, *[1] * (out.dim() - 2)))
+
+    def correct(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        return lambda layer, _args, out: convert.unseen(lambda: shifted(name, layer, out))
+
+    for network, hooked in ((reference, note), (model, correct)):
+        handles = [network.get_submodule(name).register_forward_hook(hooked(name)) for name in layers]
+        try:
+            run(network, some)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _at_once(images: Sequence[Inputs]) -> Inputs:
+    """The first images as one batch."""
+    first = images[0]
+    values = sum(leaf.numel() for leaf in tree_leaves(first) if isinstance(leaf, Tensor)) / max(
+        size(first), 1
+    )
+    count = max(1, min(_IMAGES, int(_VALUES / max(values, 1))))
+    chosen, left = [], count
+    for batch in images:
+        if left <= 0 or [one.shape[1:] for one in tree_leaves(batch)] != [
+            one.shape[1:] for one in tree_leaves(first)
+        ]:
+            break
+        chosen.append(rows(batch, 0, left))
+        left -= size(batch)
+    joined: Inputs = tree_map(lambda *parts: torch.cat(parts) if parts[0].dim() else parts[0], *chosen)
+    return joined
 
 
 def _channel_mean(layer: nn.Module, out: Tensor) -> Tensor:
