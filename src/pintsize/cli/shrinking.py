@@ -26,7 +26,7 @@ def shrink(
         float | None, typer.Option(help="Percent by which the outputs may change; 2 where no amount is given.")
     ] = None,
     hours: Annotated[float | None, typer.Option(help="Hours that the search for the best network may take.")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of recovery after pruning.")] = 5,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of recovery after pruning; 5 if not told.")] = None,
     size: ImageSize = None, resize: Resize = None, mean: Mean = None, std: Std = None, scale: Scale = None,
     channels: Channels = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file with whatever else a run is to do.")] = None,
