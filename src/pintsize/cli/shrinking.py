@@ -37,6 +37,7 @@ def shrink(
 ) -> Told:  # fmt: skip
     """Make a trained network small without labels: prune, recover, quantize, export, prove."""
     from ..report.outcome import outcome_lines
+    from ..report.run import Judged
     from ..run import shrink as run
     from ..storage.logs import to_stderr
     from .loading import load_data
@@ -55,6 +56,7 @@ def shrink(
     )  # fmt: skip
     allowed = "" if result.max_change is None else f" of {result.max_change:g} allowed"
     verdict = "" if result.held else ": too much; keep more MACs, or train for more epochs"
+    unit = Judged.model_validate(result.metrics.get("task") or {}).scale.points
     lines = [
         f"file    {result.path}",
         *([f"pruned  {result.pruned}"] if result.pruned else []),
@@ -64,5 +66,5 @@ def shrink(
         {"file": result.path, "pruned": result.pruned, "report": result.report, "change": result.change,
          "max_change": result.max_change, "held": result.held, **result.metrics},
         result,
-        "\n".join(["", *lines]) + f"\nchange  {result.change:.2f} points{allowed}{verdict}{outcome_lines(result.metrics)}",
+        "\n".join(["", *lines]) + f"\nchange  {result.change:.2f} {unit}{allowed}{verdict}{outcome_lines(result.metrics)}",
     )  # fmt: skip

@@ -16,6 +16,7 @@ from ..recipe.channels import PruneSection
 from ..recipe.recipe import Recipe, merge
 from ..recipe.yaml import read_yaml
 from ..storage.preprocessing import preprocessing_of
+from ..tables import judged
 from ..tasks import Task
 from . import networks
 from .compression import CompressResult, compress
@@ -36,8 +37,10 @@ class ShrinkResult(CompressResult):
 
     @property
     def change(self) -> float:
-        """Points of the metric that the file differs from the dense network by, on the test images."""
-        return float(self.stages[0]["metric"] - self.stages[-1]["metric"])
+        """What the file is worse by than the dense network on the test images, in the metric's units."""
+        dense, last = (float(judged(row) or 0) for row in (self.stages[0], self.stages[-1]))
+        rises = (self.metrics.get("task") or {}).get("higher_is_better", True)
+        return dense - last if rises else last - dense
 
     @property
     def held(self) -> bool:
@@ -86,7 +89,7 @@ def shrink(
         macs: share of the multiply-accumulates to keep.
         ratio: share of the channels to remove; 0 for quantization only, which takes minutes.
         max_change: points of fidelity, 100 × (1 − relative error of the outputs), that may be lost; of networks that
-            decide on a class, points of agreement. By default 2 where no amount is given.
+            decide on a class, points of agreement; with `task`, in its metric's units. By default 2 where no amount is given.
         hours: that the search may take; a third of one by default.
         epochs: of recovery after pruning; 5 by default.
         size: height and width that the network sees; by default the file's.
@@ -127,12 +130,12 @@ def shrink(
     _check_sides(network, images)
     given = {name: options.pop(name) for name in PruneSection.AMOUNTS if options.get(name) is not None}
     amounts = given | {name: value for name, value in (("macs", macs), ("ratio", ratio)) if value is not None}
-    judged = _judge(network) if task is None and images.task == "imitation" else task
+    judge = _judge(network) if task is None and images.task == "imitation" else task
     chosen = _chosen(_document(recipe), amounts, max_change, hours, epochs)
     made = compress(
         network,
         images,
-        task=judged,
+        task=judge,
         recipe=chosen,
         out=out,
         progress=progress,
