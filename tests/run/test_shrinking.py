@@ -12,6 +12,7 @@ from PIL import Image
 import pintsize as ps
 from onnx_graphs import detector, ends
 from pintsize import errors
+from pintsize.recipe.recipe import Recipe
 from pintsize.run import shrinking
 
 QUICK = {"size": 32, "epochs": 1, "threads": 1, "progress": False}
@@ -120,7 +121,7 @@ def test_without_an_amount_the_best_network_within_two_points_is_searched_for(ph
     "document, given, wanted",
     [
         ({}, {"macs": 0.5}, {"prune": {"macs": 0.5}, "recover.epochs": 5, "budget": None}),
-        ({"prune": {"macs": 0.3, "criterion": "l1"}}, {"ratio": 0.2}, {"prune": {"ratio": 0.2, "criterion": "l1"}}),
+        ({"prune": {"macs": 0.3, "importance": "l1"}}, {"ratio": 0.2}, {"prune": {"ratio": 0.2, "importance": "l1"}}),
         ({"prune": {"macs": 0.3}}, {}, {"prune": {"macs": 0.3}, "budget": None}),
         ({"prune": {"macs": 0.3}}, {"ratio": 0}, {"prune": None, "recover": None}),
         ({"budget": {"max_drop": 5}}, {}, {"budget": {"max_drop": 5, "minimize": "latency"}}),
@@ -138,6 +139,7 @@ def test_a_recipe_changes_single_fields_and_arguments_overrule_it(
     asked = {}
 
     def noted(network, images, *, recipe, **options):
+        Recipe.parse(recipe)
         asked.update(recipe)
         raise errors.OperationError("the run", "it is enough", "go home")
 
