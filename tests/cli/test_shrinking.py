@@ -9,9 +9,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
-
 from onnx import helper
+from PIL import Image
 
 from onnx_graphs import detector, ends, random, write
 
@@ -48,7 +47,12 @@ def classifier(tmp_path):
         node("GlobalAveragePool", ["s"], ["p"]), node("Flatten", ["p"], ["f"]),
         node("Gemm", ["f", "l", "b"], ["logits"], name="/fc/Gemm", transB=1),
     ]  # fmt: skip
-    weights = {"w": random(8, 3, 3, 3), "v": random(8, 8, 3, 3, seed=1), "l": random(2, 8, seed=2), "b": random(2)}
+    weights = {
+        "w": random(8, 3, 3, 3),
+        "v": random(8, 8, 3, 3, seed=1),
+        "l": random(2, 8, seed=2),
+        "b": random(2),
+    }
     return write(tmp_path / "net.onnx", nodes, {"images": ["n", 3, 16, 16]}, {"logits": ["n", 2]}, weights)
 
 
@@ -77,7 +81,7 @@ def test_labels_judge_where_they_are_given(classifier, classes, pintsize):
 
 
 @pytest.mark.parametrize(
-    "args, said",
+    ("args", "said"),
     [
         ([], "--images"),
         (["--images", ".", "--labels", "digits", "--task", "classification"], "--images"),
@@ -118,7 +122,9 @@ def test_the_other_verbs_take_the_file_too(file, photos, pintsize, tmp_path):
         pintsize("profile", "--model", "small.safetensors", "--image-size", 32, "--json", folder=tmp_path)
     )
     assert smaller["macs"] < 0.65 * profile["macs"]
-    pintsize("quantize", "--model", "small.safetensors", *images, "--out", "int8.safetensors", folder=tmp_path)
+    pintsize(
+        "quantize", "--model", "small.safetensors", *images, "--out", "int8.safetensors", folder=tmp_path
+    )
     pintsize("export", "--model", "int8.safetensors", *images, "--out", "int8.onnx", folder=tmp_path)
     assert ends(tmp_path / "int8.onnx") == ends(file)
     session = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])

@@ -90,9 +90,7 @@ def test_a_second_start_repeats_nothing(half, photos):
 
 def test_without_channels_to_remove_a_file_of_fixed_size_is_quantized_only(photos, tmp_path):
     file = detector(tmp_path / "net.onnx", size=(32, 32))
-    result = ps.shrink(
-        file, photos, ratio=0, max_change=0.0, out=tmp_path / "run", threads=1, progress=False
-    )
+    result = ps.shrink(file, photos, ratio=0, max_change=0.0, out=tmp_path / "run", threads=1, progress=False)
     assert stages(result) == ["dense fp32", "dense int8"]
     assert result.pruned is None
     assert result.max_change == 0
@@ -118,7 +116,7 @@ def test_without_an_amount_the_best_network_within_two_points_is_searched_for(ph
 
 
 @pytest.mark.parametrize(
-    "document, given, wanted",
+    ("document", "given", "wanted"),
     [
         ({}, {"macs": 0.5}, {"prune": {"macs": 0.5}, "recover.epochs": 5, "budget": None}),
         ({"prune": {"macs": 0.3, "importance": "l1"}}, {"ratio": 0.2}, {"prune": {"ratio": 0.2, "importance": "l1"}}),
@@ -146,9 +144,7 @@ def test_a_recipe_changes_single_fields_and_arguments_overrule_it(
     monkeypatch.setattr(shrinking, "compress", noted)
     images = ps.data.from_loaders(train=[torch.rand(4, 3, 32, 32)], val=[torch.rand(4, 3, 32, 32)])
     with pytest.raises(errors.OperationError, match="it is enough"):
-        ps.shrink(
-            ps.models.from_onnx(detector(tmp_path / "net.onnx")), images, recipe=document, **given
-        )
+        ps.shrink(ps.models.from_onnx(detector(tmp_path / "net.onnx")), images, recipe=document, **given)
     for name, value in wanted.items():
         section, _, key = name.partition(".")
         found = asked.get(section)

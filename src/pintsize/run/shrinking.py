@@ -89,7 +89,8 @@ def shrink(
         macs: share of the multiply-accumulates to keep.
         ratio: share of the channels to remove; 0 for quantization only, which takes minutes.
         max_change: points of fidelity, 100 × (1 − relative error of the outputs), that may be lost; of networks that
-            decide on a class, points of agreement; with `task`, in its metric's units. By default 2 where no amount is given.
+            decide on a class, points of agreement; with `task`, units of its metric. By default 2 where no amount is
+            given.
         hours: that the search may take; a third of one by default.
         epochs: of recovery after pruning; 5 by default.
         size: height and width that the network sees; by default the file's.
@@ -148,15 +149,14 @@ def shrink(
 
 def _check_sides(network: nn.Module, images: Data) -> None:
     """Raise where the file has another height and width for good than the images."""
-    ports = getattr(network, "inputs", ())
-    sides = tuple((ports[0].shape or ())[2:]) if len(ports) == 1 else ()
-    seen = tuple(getattr(images, "image_shape", ())[1:])
-    if len(sides) != 2 or len(seen) != 2:
+    ports, seen = getattr(network, "inputs", ()), [*images.image_shape]
+    shape = ports[0].shape if len(ports) == 1 else None
+    if shape is None or len(shape) != 4 or len(seen) != 3:
         return
-    wanted = [side if isinstance(side, int) else got for side, got in zip(sides, seen, strict=True)]
-    if wanted != [*seen]:
-        size = "x".join(map(str, wanted))
-        raise InputError(f"images of {seen[0]}x{seen[1]}", f"the file takes {size}", f"pass size={size!r}")
+    wanted = [side if isinstance(side, int) else got for side, got in zip(shape[1:], seen, strict=True)]
+    if wanted != seen and wanted[0] == seen[0]:
+        size = f"{wanted[1]}x{wanted[2]}"
+        raise InputError(f"images of {seen[1]}x{seen[2]}", f"the file takes {size}", f"pass size={size!r}")
 
 
 def _judge(network: nn.Module) -> dict[str, Any]:
@@ -199,7 +199,10 @@ def _chosen(
 def _usual(own: Mapping[str, Any], searched: bool, kept: bool) -> dict[str, Any]:
     """What a run does where nothing else is said: with a search, or with all channels kept."""
     # far values of activations are worth less than fine steps, and biases make good what is left: see docs/results.md
-    found: dict[str, Any] = {"train": {"epochs": 0}, "quantize": {"method": "percentile", "correct_bias": True}}
+    found: dict[str, Any] = {
+        "train": {"epochs": 0},
+        "quantize": {"method": "percentile", "correct_bias": True},
+    }
     if not kept:
         found["recover"] = {
             "epochs": 5,

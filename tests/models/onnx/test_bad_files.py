@@ -46,7 +46,9 @@ def damaged(content, chance):
         at = chance.randrange(len(found))
         kind = chance.random()
         if kind < 0.7:
-            found[at] = chance.choice((chance.randrange(256), found[at] ^ (1 << chance.randrange(8)), 0, 255, 127))
+            found[at] = chance.choice(
+                (chance.randrange(256), found[at] ^ (1 << chance.randrange(8)), 0, 255, 127)
+            )
         elif kind < 0.85:
             del found[at : at + chance.randrange(1, 20)]
         else:
@@ -79,7 +81,7 @@ def test_no_onnx_file_at_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "nodes, weights",
+    ("nodes", "weights"),
     [
         ([node("ConstantOfShape", ["huge"], ["h"])], {"huge": ints(10**6, 10**6)}),
         ([node("Expand", ["one", "huge"], ["h"])], {"huge": ints(10**6, 10**6), "one": np.float32([[1]])}),
@@ -111,7 +113,12 @@ def test_an_operator_of_ones_own_is_named_with_its_node(tmp_path):
 
 def test_boxes_that_are_sorted_out_in_the_file_are_named(tmp_path):
     nodes = [node("NonMaxSuppression", ["boxes", "scores"], ["y"], name="/nms")]
-    write(tmp_path / "a.onnx", nodes, {"boxes": [1, 6, 4], "scores": [1, 2, 6]}, {"y": (None, TensorProto.INT64)})
+    write(
+        tmp_path / "a.onnx",
+        nodes,
+        {"boxes": [1, 6, 4], "scores": [1, 2, 6]},
+        {"y": (None, TensorProto.INT64)},
+    )
     with pytest.raises(errors.UnsupportedOp, match="/nms"):
         ps.models.from_onnx(tmp_path / "a.onnx")
 
@@ -134,9 +141,7 @@ def beside(tmp_path):
         folder / "a.onnx", [node("Conv", ["x", "w"], ["y"], name="/c/Conv")], {"x": ["n", 3, 8, 8]}, {"y": None},
         {"w": onnx_graphs.random(8, 3, 3, 3)},
     )  # fmt: skip
-    onnx.save_model(
-        onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0
-    )
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     return path
 
 

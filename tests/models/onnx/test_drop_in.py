@@ -7,8 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-import pintsize as ps
 import onnx_graphs
+import pintsize as ps
 from onnx_graphs import ends, ints, random, write
 
 node = helper.make_node

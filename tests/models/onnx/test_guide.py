@@ -56,7 +56,9 @@ def test_a_file_is_cut_in_front_of_what_is_refused(tmp_path):
           {"chosen": (["n", 3], TensorProto.INT64)}, {"w": random(1, 3, 3, 3)})  # fmt: skip
     with pytest.raises(UnsupportedOp, match="/nms"):
         from_onnx(tmp_path / "net.onnx")
-    (command,) = (line for block in blocks("console") for line in block.splitlines() if "extract_model" in line)
+    (command,) = (
+        line for block in blocks("console") for line in block.splitlines() if "extract_model" in line
+    )
     code = command.split('"')[1].replace("'images'", "'x'").replace("'boxes', 'scores'", "'scores'")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert from_onnx(tmp_path / "core.onnx")(torch.rand(1, 3, 8, 8)).shape == (1, 1, 36)

@@ -31,7 +31,7 @@ def test_places_are_not_pruned(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "size, metadata, told",
+    ("size", "metadata", "told"),
     [
         ((24, 32), {}, (24, 32)),
         (("h", "w"), {"imgsz": "[320, 640]"}, (320, 640)),
