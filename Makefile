@@ -26,7 +26,7 @@ test: $(VENV)/full.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal  # one thread each: two that spin on two cores starve each other
 
 nightly: $(VENV)/full.stamp
-	OMP_NUM_THREADS=1 PINTSIZE_MUTATIONS=10000 $(BIN)/pytest -n 2 --dist worksteal tests/deploy/test_hostile.py
+	OMP_NUM_THREADS=1 PINTSIZE_MUTATIONS=10000 $(BIN)/pytest -n 2 --dist worksteal tests/deploy/test_hostile.py tests/models/onnx/test_bad_files.py
 
 check: $(VENV)/full.stamp
 	$(BIN)/ruff check .

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Before anything imports the hub's client, which reads it once: no test waits for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,3 +26,13 @@ def launch(tmp_path):
         subprocess.run(command, check=True, env=environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of forty small pictures, each of a few soft colours, without labels."""
+    folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(40):
+        corners = Image.fromarray(chance.integers(0, 256, (4, 4, 3), np.uint8))
+        corners.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder

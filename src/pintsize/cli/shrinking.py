@@ -26,7 +26,7 @@ def shrink(
         float | None, typer.Option(help="Percent by which the outputs may change; 2 where no amount is given.")
     ] = None,
     hours: Annotated[float | None, typer.Option(help="Hours that the search for the best network may take.")] = None,
-    epochs: Annotated[int, typer.Option(help="Epochs of recovery after pruning.")] = 5,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of recovery after pruning; 5 if not told.")] = None,
     size: ImageSize = None, resize: Resize = None, mean: Mean = None, std: Std = None, scale: Scale = None,
     channels: Channels = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file with whatever else a run is to do.")] = None,
@@ -37,6 +37,7 @@ def shrink(
 ) -> Told:  # fmt: skip
     """Make a trained network small without labels: prune, recover, quantize, export, prove."""
     from ..report.outcome import outcome_lines
+    from ..report.run import Judged
     from ..run import shrink as run
     from ..storage.logs import to_stderr
     from .loading import load_data
@@ -55,6 +56,7 @@ def shrink(
     )  # fmt: skip
     allowed = "" if result.max_change is None else f" of {result.max_change:g} allowed"
     verdict = "" if result.held else ": too much; keep more MACs, or train for more epochs"
+    unit = Judged.model_validate(result.metrics.get("task") or {}).scale.points
     lines = [
         f"file    {result.path}",
         *([f"pruned  {result.pruned}"] if result.pruned else []),
@@ -64,5 +66,5 @@ def shrink(
         {"file": result.path, "pruned": result.pruned, "report": result.report, "change": result.change,
          "max_change": result.max_change, "held": result.held, **result.metrics},
         result,
-        "\n".join(["", *lines]) + f"\nchange  {result.change:.2f} points{allowed}{verdict}{outcome_lines(result.metrics)}",
+        "\n".join(["", *lines]) + f"\nchange  {result.change:.2f} {unit}{allowed}{verdict}{outcome_lines(result.metrics)}",
     )  # fmt: skip

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import InputError
+from ..recipe.budget import LIMITS
 from ..recipe.channels import PruneSection
 from ..recipe.recipe import Recipe, merge
 from ..recipe.yaml import read_yaml
 from ..storage.preprocessing import preprocessing_of
+from ..tables import judged
 from ..tasks import Task
 from . import networks
 from .compression import CompressResult, compress
@@ -35,8 +37,10 @@ class ShrinkResult(CompressResult):
 
     @property
     def change(self) -> float:
-        """Points of the metric that the file differs from the dense network by, on the test images."""
-        return float(self.stages[0]["metric"] - self.stages[-1]["metric"])
+        """What the file is worse by than the dense network on the test images, in the metric's units."""
+        dense, last = (float(judged(row) or 0) for row in (self.stages[0], self.stages[-1]))
+        rises = (self.metrics.get("task") or {}).get("higher_is_better", True)
+        return dense - last if rises else last - dense
 
     @property
     def held(self) -> bool:
@@ -58,7 +62,7 @@ def shrink(
     ratio: float | None = None,
     max_change: float | None = None,
     hours: float | None = None,
-    epochs: int = 5,
+    epochs: int | None = None,
     size: int | str | tuple[int, int] | None = None,
     resize: str | None = None,
     mean: Sequence[float] | None = None,
@@ -85,9 +89,10 @@ def shrink(
         macs: share of the multiply-accumulates to keep.
         ratio: share of the channels to remove; 0 for quantization only, which takes minutes.
         max_change: points of fidelity, 100 × (1 − relative error of the outputs), that may be lost; of networks that
-            decide on a class, points of agreement. By default 2 where no amount is given.
+            decide on a class, points of agreement; with `task`, units of its metric. By default 2 where no amount is
+            given.
         hours: that the search may take; a third of one by default.
-        epochs: of recovery after pruning.
+        epochs: of recovery after pruning; 5 by default.
         size: height and width that the network sees; by default the file's.
         resize: how pictures come to it: letterbox, stretch or crop.
         mean: per channel, of the pixels after division by `scale`; by default what the file tells, else 0.
@@ -123,22 +128,35 @@ def shrink(
             channels=channels,
             like=preprocessing_of(network),
         )
+    _check_sides(network, images)
     given = {name: options.pop(name) for name in PruneSection.AMOUNTS if options.get(name) is not None}
     amounts = given | {name: value for name, value in (("macs", macs), ("ratio", ratio)) if value is not None}
-    judged = _judge(network) if task is None and images.task == "imitation" else task
-    document = merge(_recipe(amounts, max_change, hours, epochs), _document(recipe))
+    judge = _judge(network) if task is None and images.task == "imitation" else task
+    chosen = _chosen(_document(recipe), amounts, max_change, hours, epochs)
     made = compress(
         network,
         images,
-        task=judged,
-        recipe=document,
+        task=judge,
+        recipe=chosen,
         out=out,
         progress=progress,
         on_epoch=on_epoch,
         **options,
     )
-    allowed = _CHANGE if max_change is None and not amounts else max_change
+    allowed = (chosen.get("budget") or {}).get("max_drop") if max_change is None else max_change
     return ShrinkResult(made.model, made.path, made.report, made.folder, made.metrics, allowed)
+
+
+def _check_sides(network: nn.Module, images: Data) -> None:
+    """Raise where the file has another height and width for good than the images."""
+    ports, seen = getattr(network, "inputs", ()), [*images.image_shape]
+    shape = ports[0].shape if len(ports) == 1 else None
+    if shape is None or len(shape) != 4 or len(seen) != 3:
+        return
+    wanted = [side if isinstance(side, int) else got for side, got in zip(shape[1:], seen, strict=True)]
+    if wanted != seen and wanted[0] == seen[0]:
+        size = f"{wanted[1]}x{wanted[2]}"
+        raise InputError(f"images of {seen[1]}x{seen[2]}", f"the file takes {size}", f"pass size={size!r}")
 
 
 def _judge(network: nn.Module) -> dict[str, Any]:
@@ -146,27 +164,58 @@ def _judge(network: nn.Module) -> dict[str, Any]:
     return {"name": "imitation", "features": 1.0 if getattr(network, "heads", ()) else 0.0}
 
 
-def _recipe(
-    amounts: Mapping[str, float], max_change: float | None, hours: float | None, epochs: int
+def _chosen(
+    document: Mapping[str, Any],
+    amounts: Mapping[str, float],
+    max_change: float | None,
+    hours: float | None,
+    epochs: int | None,
 ) -> dict[str, Any]:
-    recovery = {
-        "epochs": epochs,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "batch_size": 16,
-        "keep": "best",
+    """The recipe of the run: what is usual, over it field by field what `document` says, over it the arguments."""
+    own = dict(document)
+    arguments: dict[str, Any] = {f"prune.{name}": value for name, value in amounts.items()}
+    if amounts:
+        own.pop("budget", None)
+        pruned = own.pop("prune", None) or {}
+        own["prune"] = {key: value for key, value in pruned.items() if key not in PruneSection.AMOUNTS}
+    kept = amounts.get("ratio") == 0
+    if kept:
+        del own["prune"], arguments["prune.ratio"]
+    searched = not amounts and own.get("prune") is None
+    if searched and max_change is not None:
+        arguments["budget.max_drop"] = max_change
+    if searched and hours is not None:
+        arguments["budget.time_limit"] = 60 * hours
+    if epochs is not None and not kept:
+        arguments["recover.epochs"] = epochs
+    fields = {
+        f"{section}.{key}" if key else section: value
+        for section, part in own.items()
+        for key, value in (part.items() if isinstance(part, Mapping) else (("", part),))
     }
+    return merge(merge(_usual(own, searched, kept), fields), arguments)
+
+
+def _usual(own: Mapping[str, Any], searched: bool, kept: bool) -> dict[str, Any]:
+    """What a run does where nothing else is said: with a search, or with all channels kept."""
     # far values of activations are worth less than fine steps, and biases make good what is left: see docs/results.md
-    bits = {"method": "percentile", "correct_bias": True}
-    found: dict[str, Any] = {"train": {"epochs": 0}, "quantize": bits}
-    if not amounts:
-        limit = {} if hours is None else {"time_limit": 60 * hours}
-        change = _CHANGE if max_change is None else max_change
-        return found | {"budget": {"max_drop": change, "minimize": "latency", **limit}, "recover": recovery}
-    if amounts.get("ratio") == 0:
-        return found
-    return found | {"prune": dict(amounts), "recover": recovery}
+    found: dict[str, Any] = {
+        "train": {"epochs": 0},
+        "quantize": {"method": "percentile", "correct_bias": True},
+    }
+    if not kept:
+        found["recover"] = {
+            "epochs": 5,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.0,
+            "batch_size": 16,
+            "keep": "best",
+        }
+    if searched:
+        limited = any(name in (own.get("budget") or {}) for name in LIMITS.values())
+        found["budget"] = {} if limited else {"max_drop": _CHANGE, "minimize": "latency"}
+    return found
 
 
 def _document(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str] | None) -> dict[str, Any]:

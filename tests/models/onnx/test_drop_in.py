@@ -7,52 +7,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+import onnx_graphs
 import pintsize as ps
-from onnx_graphs import constant, ints, random, write
+from onnx_graphs import ends, ints, random, write
 
 node = helper.make_node
 
 
 @pytest.fixture
 def detector(tmp_path):
-    """Two feature maps; boxes are put together and decoded behind the last convolutions, scores through a sigmoid."""
-    nodes = [
-        node("Conv", ["images", "stem.weight", "stem.bias"],
-             ["/stem/out"], name="/stem/Conv", strides=[2, 2], pads=[1, 1, 1, 1]),
-        node("Sigmoid", ["/stem/out"], ["gate"], name="/act/Sigmoid"),
-        node("Mul", ["/stem/out", "gate"], ["s"], name="/act/Mul"),
-        node("Conv", ["s", "low.weight"], ["low"], name="/low/Conv", pads=[1, 1, 1, 1]), node("Relu", ["low"], ["l"]),
-        node("MaxPool", ["l"], ["small"], kernel_shape=[2, 2], strides=[2, 2]),
-        node("Conv", ["small", "high.weight"], ["high"], name="/high/Conv", pads=[1, 1, 1, 1]),
-        node("Relu", ["high"], ["h"]),
-        node("Conv", ["l", "head.weight"], ["a"], name="/head/Conv"),
-        node("Conv", ["h", "head.weight"], ["b"], name="/head_1/Conv"),
-        constant("to", ints(0, 6, -1)), node("Reshape", ["a", "to"], ["a1"]), node("Reshape", ["b", "to"], ["b1"]),
-        node("Concat", ["a1", "b1"], ["all"], axis=2), constant("parts", ints(4, 2)),
-        node("Split", ["all", "parts"], ["sides", "logits"], axis=1),
-        constant("stride", np.float32(4)), node("Mul", ["sides", "stride"], ["123"]),
-        node("Sigmoid", ["logits"], ["scores/out:0"]),
-    ]  # fmt: skip
-    weights = {
-        "stem.weight": random(16, 3, 3, 3), "stem.bias": random(16, seed=1), "low.weight": random(16, 16, 3, 3, seed=2),
-        "high.weight": random(16, 16, 3, 3, seed=3), "head.weight": random(6, 16, 1, 1, seed=4),
-    }  # fmt: skip
-    return write(
-        tmp_path / "net.onnx", nodes, {"images": ["batch", 3, "height", "width"]},
-        {"123": ["batch", 4, "boxes"], "scores/out:0": ["batch", 2, "boxes"]}, weights, metadata={"names": "cat,dog"},
-    )  # fmt: skip
-
-
-def ends(path):
-    graph = onnx.load(path).graph
-    return [
-        (
-            v.name,
-            v.type.tensor_type.elem_type,
-            [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
-        )
-        for v in (*graph.input, *graph.output)
-    ]
+    return onnx_graphs.detector(tmp_path / "net.onnx")
 
 
 def run(path, x):

@@ -95,7 +95,7 @@ def off(found: Tensor, wanted: Tensor) -> float:
         same = (found == wanted) | (found.isnan() & wanted.isnan())
         found, wanted = found.masked_fill(same, 0.0), wanted.masked_fill(same, 0.0)
     largest = float(wanted.abs().max())
-    gap = float((found.to(wanted.dtype) - wanted).abs().max())
+    gap = float((found.detach().to(wanted.dtype) - wanted).abs().max())
     return max(gap - NEAR_ONE, 0.0) / max(largest, 1e-12) if math.isfinite(gap) else math.inf
 
 
