@@ -146,11 +146,14 @@ def _mutates(func: torch._ops.OpOverload) -> bool:
     return bool(func._schema.is_mutable)
 
 
-@functools.lru_cache(maxsize=4096)
 def function_name(func: Callable[..., Any]) -> str:
-    """The full name of a torch function; torch itself looks long for it."""
+    """The full name of a torch function."""
     name: str = resolve_name(func) or getattr(func, "__name__", str(func))
     return name
+
+
+_name_of = functools.lru_cache(maxsize=4096)(function_name)
+"""The same, remembered, for what torch.compile never looks into: torch itself looks long for a name."""
 
 
 class CallCounter:
@@ -385,7 +388,7 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         if self.current is not None:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))
-        self.current = self.counter.next(function_name(func))
+        self.current = self.counter.next(_name_of(func))
         try:
             return func(*args, **(kwargs or {}))
         finally:
