@@ -147,13 +147,14 @@ def _mutates(func: torch._ops.OpOverload) -> bool:
 
 
 def function_name(func: Callable[..., Any]) -> str:
-    """The full name of a torch function."""
-    name: str = resolve_name(func) or getattr(func, "__name__", str(func))
+    """The full name of a torch function; torch itself looks long for it."""
+    name = _names.get(func)
+    if name is None:  # a plain dictionary: torch.compile goes through this code, and takes no functools.cache
+        name = _names[func] = resolve_name(func) or getattr(func, "__name__", str(func))
     return name
 
 
-_name_of = functools.lru_cache(maxsize=4096)(function_name)
-"""The same, remembered, for what torch.compile never looks into: torch itself looks long for a name."""
+_names: dict[Callable[..., Any], str] = {}
 
 
 class CallCounter:
@@ -388,7 +389,7 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         if self.current is not None:  # inside another call: belongs to that one
             return func(*args, **(kwargs or {}))
-        self.current = self.counter.next(_name_of(func))
+        self.current = self.counter.next(function_name(func))
         try:
             return func(*args, **(kwargs or {}))
         finally:

@@ -149,7 +149,8 @@ def shrink(
 
 def _check_sides(network: nn.Module, images: Data) -> None:
     """Raise where the file has another height and width for good than the images."""
-    ports, seen = getattr(network, "inputs", ()), [*images.image_shape]
+    ports: tuple[Any, ...] = getattr(network, "inputs", ())
+    seen = [*images.image_shape]
     shape = ports[0].shape if len(ports) == 1 else None
     if shape is None or len(shape) != 4 or len(seen) != 3:
         return
