@@ -1,6 +1,7 @@
 """A file and pictures in, a smaller file out: no labels, no training code."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -149,6 +150,25 @@ def test_a_recipe_changes_single_fields_and_arguments_overrule_it(
         section, _, key = name.partition(".")
         found = asked.get(section)
         assert (found[key] if key else found) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "task", "change"),
+    [
+        ("accuracy", None, 3),
+        ("metric", {"name": "imitation", "metric": "fidelity", "higher_is_better": True}, 3),
+        ("metric", {"name": "regression", "metric": "MAE", "higher_is_better": False}, -3),
+    ],
+)
+def test_a_change_is_what_the_metric_is_worse_by(key, task, change):
+    rows = [{key: 90.0, "file": "dense.onnx"}, {key: 87.0, "file": "net.onnx"}]
+    where = Path("run")
+    result = shrinking.ShrinkResult(
+        torch.nn.Identity(), where / "net.onnx", where / "report.html", where, {"stages": rows, "task": task}, 2.0
+    )
+    assert result.change == change
+    assert result.held == (change <= 2)
+    assert result.pruned is None
 
 
 def test_bad_input_says_what_to_do(photos, tmp_path):
