@@ -8,14 +8,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from PIL import Image
 
 import pintsize as ps
-from onnx_graphs import detector, ends
+from onnx_graphs import detector, ends, random, write
 from pintsize import errors
 from pintsize.recipe.recipe import Recipe
 from pintsize.run import shrinking
 
+node = helper.make_node
 QUICK = {"size": 32, "epochs": 1, "threads": 1, "progress": False}
 
 
@@ -164,22 +166,52 @@ def test_a_change_is_what_the_metric_is_worse_by(key, task, change):
     rows = [{key: 90.0, "file": "dense.onnx"}, {key: 87.0, "file": "net.onnx"}]
     where = Path("run")
     result = shrinking.ShrinkResult(
-        torch.nn.Identity(), where / "net.onnx", where / "report.html", where, {"stages": rows, "task": task}, 2.0
+        torch.nn.Identity(),
+        where / "net.onnx",
+        where / "report.html",
+        where,
+        {"stages": rows, "task": task},
+        2.0,
     )
     assert result.change == change
     assert result.held == (change <= 2)
     assert result.pruned is None
 
 
+def layers(path, shape, first):
+    """Two convolutions behind what makes their input."""
+    read = "n" if first else "x"
+    nodes = [
+        *first,
+        node("Conv", [read, "w"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("Conv", ["r", "v"], ["y"]),
+    ]
+    weights = {"w": random(8, 3 if first else 1, 3, 3), "v": random(4, 8, 3, 3)}
+    return write(path, nodes, {"x": shape}, {"y": None}, weights)
+
+
 def test_bad_input_says_what_to_do(photos, tmp_path):
     file = detector(tmp_path / "net.onnx")
     fixed = detector(tmp_path / "fixed.onnx", size=(32, 32))
+    grey = layers(tmp_path / "grey.onnx", [1, 1, 32, 32], [])
+    last = layers(
+        tmp_path / "last.onnx", [1, 32, 32, 3], [node("Transpose", ["x"], ["n"], perm=[0, 3, 1, 2])]
+    )
+    pixels = layers(
+        tmp_path / "pixels.onnx",
+        (["batch", 3, 32, 32], TensorProto.UINT8),
+        [node("Cast", ["x"], ["n"], to=TensorProto.FLOAT)],
+    )
     for options, said in (
         ({"max_change": -1}, "max_change=-1"),
         ({"images": tmp_path / "nowhere"}, "nowhere"),
         ({"model": tmp_path / "nothing.onnx"}, "no such file"),
         ({"model": "resnet18"}, "its weights are random"),
-        ({"model": fixed, "size": 48}, "images of 48x48: the file takes 32x32; pass size='32x32'"),
+        ({"model": grey}, "the file takes 1×32×32; pass channels='grey'"),
+        ({"model": last}, r"the file takes 32×32×3; pass batches of that shape: pintsize.data.from_loaders"),
+        ({"model": pixels}, "input x of float32: the file takes uint8; pass such, or cut the cast off"),
+        ({"model": fixed, "size": 48}, "images of 3×48×48: the file takes 3×32×32; pass size='32x32'"),
     ):
         given = {"model": file, "images": photos, "macs": 0.5, "out": tmp_path / "run", **QUICK, **options}
         with pytest.raises(errors.PintsizeError, match=said):

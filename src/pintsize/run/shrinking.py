@@ -128,7 +128,7 @@ def shrink(
             channels=channels,
             like=preprocessing_of(network),
         )
-    _check_sides(network, images)
+    _check_shape(network, images)
     given = {name: options.pop(name) for name in PruneSection.AMOUNTS if options.get(name) is not None}
     amounts = given | {name: value for name, value in (("macs", macs), ("ratio", ratio)) if value is not None}
     judge = _judge(network) if task is None and images.task == "imitation" else task
@@ -147,17 +147,25 @@ def shrink(
     return ShrinkResult(made.model, made.path, made.report, made.folder, made.metrics, allowed)
 
 
-def _check_sides(network: nn.Module, images: Data) -> None:
-    """Raise where the file has another height and width for good than the images."""
+def _check_shape(network: nn.Module, images: Data) -> None:
+    """Raise where the file has another shape for good than the images."""
     ports: tuple[Any, ...] = getattr(network, "inputs", ())
     seen = [*images.image_shape]
     shape = ports[0].shape if len(ports) == 1 else None
     if shape is None or len(shape) != 4 or len(seen) != 3:
         return
     wanted = [side if isinstance(side, int) else got for side, got in zip(shape[1:], seen, strict=True)]
-    if wanted != seen and wanted[0] == seen[0]:
-        size = f"{wanted[1]}x{wanted[2]}"
-        raise InputError(f"images of {seen[1]}x{seen[2]}", f"the file takes {size}", f"pass size={size!r}")
+    if wanted == seen:
+        return
+    remedy = f"pass size='{wanted[1]}x{wanted[2]}'"
+    if wanted[0] != seen[0]:
+        remedy = "pass batches of that shape: pintsize.data.from_loaders(train, val)"
+        remedy = "pass channels='grey'" if wanted[0] == 1 and seen[0] == 3 else remedy
+    raise InputError(f"images of {_shape(seen)}", f"the file takes {_shape(wanted)}", remedy)
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
 
 
 def _judge(network: nn.Module) -> dict[str, Any]:

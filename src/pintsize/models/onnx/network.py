@@ -75,7 +75,7 @@ class OnnxNetwork(nn.Module):
         """The file's outputs.
 
         Raises:
-            InputError: another number of inputs than the file has.
+            InputError: another number of inputs than the file has, or numbers where it takes bytes.
         """
         if len(inputs) != len(self.program.inputs):
             names = ", ".join(port.name for port in self.program.inputs)
@@ -84,6 +84,12 @@ class OnnxNetwork(nn.Module):
                 f"the network takes {len(self.program.inputs)} ({names})",
                 "pass these",
             )
+        for port, given in zip(self.program.inputs, inputs, strict=True):
+            if given.is_floating_point() and not _dtype(port.dtype).is_floating_point:
+                raise InputError(
+                    f"input {port.name} of {str(given.dtype).removeprefix('torch.')}", f"the file takes {port.dtype}",
+                    "pass such, or cut the cast off with onnx.utils.extract_model: images of scale=1 are what it gives",
+                )  # fmt: skip
         batch = self.program.batch
         if batch is None or not inputs[0].dim() or inputs[0].shape[0] == batch:
             found = self._run(inputs)
