@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from torch import nn
 
 import op_table
 from pintsize import errors
@@ -24,16 +25,32 @@ def names(group, runtime):
     return kept
 
 
+class OneFront(nn.Module):
+    """Networks whose first convolution is the same one, computed once: ExecuTorch's writer takes a second a network."""
+
+    def __init__(self, networks):
+        super().__init__()
+        first = networks[0][0].state_dict()
+        assert all(torch.equal(first[key], net[0].state_dict()[key]) for net in networks for key in first)
+        self.front = networks[0][:2]
+        self.rest = nn.ModuleList(net[2:] for net in networks)
+
+    def forward(self, x):
+        x = self.front(x)
+        return tuple(rest(x) for rest in self.rest)
+
+
 @pytest.fixture(scope="module")
 def networks():
-    """Group, kind, runtime's rows → their networks together, an input, what torch computes: made once."""
+    """Group, kind, runtime's rows, suffix → their networks together, an input, what torch computes: made once."""
     made = {}
 
-    def make(group, kind, chosen):
-        key = group, kind, tuple(chosen)
+    def make(group, kind, chosen, suffix):
+        key = group, kind, tuple(chosen), suffix
         if key not in made:
             dims, side = group
-            model = op_table.Together([op_table.network(ROWS[name], relu=kind == "relu") for name in chosen])
+            together = OneFront if suffix == "pte" else op_table.Together
+            model = together([op_table.network(ROWS[name], relu=kind == "relu") for name in chosen])
             x = torch.randn(4, 3, *[side] * dims, generator=torch.Generator().manual_seed(0))
             if kind != "float":
                 quantize(model.eval(), calibration=[x], example=x[:1], progress=False)
@@ -53,7 +70,7 @@ def files(networks, tmp_path_factory):
         key = group, kind, tuple(chosen), suffix
         if key not in made:
             made[key] = folder / f"{len(made)}.{suffix}"
-            model, x, _ = networks(group, kind, chosen)
+            model, x, _ = networks(group, kind, chosen, suffix)
             export(model, made[key], example=x[:1], check=False)  # proved below, on four images
         return made[key]
 
@@ -68,7 +85,7 @@ def test_runtimes_compute_what_torch_does(group, runtime, kind, networks, files)
     chosen = names(group, runtime)
     if not chosen:
         pytest.skip("ExecuTorch has none of them")
-    _, x, expected = networks(group, kind, chosen)
+    _, x, expected = networks(group, kind, chosen, SUFFIXES[runtime])
     path = files(group, kind, chosen, SUFFIXES[runtime])
     with open_runtime(path, backend=runtime, threads=1) as opened:
         found = opened(x)
