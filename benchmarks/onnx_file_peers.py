@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.version_converter
 import torch
 
 import pintsize as ps
@@ -47,13 +49,16 @@ def quantized_by_onnxruntime(file, calibration, out, **options):
 
     name = ps.models.from_onnx(file, check=False).inputs[0].name
     ready = Path(out).with_suffix(".ready.onnx")
-    quant_pre_process(file, ready, skip_symbolic_shape=True)
+    model = onnx.load(file)
+    if next(one.version for one in model.opset_import if not one.domain) < 13:  # it writes what those do not know
+        model = onnx.version_converter.convert_version(model, 17)
+    onnx.save(model, ready)
+    quant_pre_process(ready, ready, skip_symbolic_shape=True)
     quantization.quantize_static(ready, out, Reader(), per_channel=True, **options)
 
 
 def quantized_by_nncf(file, calibration, out):
     import nncf
-    import onnx
 
     name = ps.models.from_onnx(file, check=False).inputs[0].name
     images = [image[None].numpy() for batch in calibration for image in batch]
