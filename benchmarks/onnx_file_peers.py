@@ -26,13 +26,14 @@ import torch
 import pintsize as ps
 from pintsize.deploy import open_runtimes
 from pintsize.measure import side_by_side
+from pintsize.run.ranges import best_ranges
 from pintsize.tables import Table
 
 
-def quantized_by_us(file, calibration, out):
+def quantized_by_us(file, calibration, out, data):
     """As `pintsize shrink --ratio 0` does it."""
     net = ps.models.from_onnx(file)
-    ps.quantize(net, calibration=calibration, method="percentile", correct_bias=True)
+    ps.quantize(net, calibration=calibration, **best_ranges(net, data))
     ps.export(net, out, example=calibration[0][:1])
 
 
@@ -153,7 +154,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         files = {"the file": Path(given.file)}
         for name, make, options in (
-            ("pintsize int8", quantized_by_us, {}),
+            ("pintsize int8", quantized_by_us, {"data": data}),
             ("ONNX Runtime", quantized_by_onnxruntime, {}),
             ("NNCF", quantized_by_nncf, {}),
         ):

@@ -20,6 +20,7 @@ from ..tables import judged
 from ..tasks import Task
 from . import networks
 from .compression import CompressResult, compress
+from .ranges import WAYS, best_ranges
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -80,7 +81,8 @@ def shrink(
 
     The dense network says what is right for each image, so neither labels nor loss nor metric are needed. With an amount
     (`macs`, `ratio`) that much goes; without one, the fastest network is searched for whose outputs change by no more
-    than `max_change`. A second start in the same folder goes on with the first.
+    than `max_change`. How activations' ranges are found is tried on the dense network, unless the recipe says it. A second
+    start in the same folder goes on with the first.
 
     Args:
         model: an `.onnx` file, a `.safetensors` file of ours, a network, or the name of a trained one (`timm:NAME`).
@@ -132,7 +134,11 @@ def shrink(
     given = {name: options.pop(name) for name in PruneSection.AMOUNTS if options.get(name) is not None}
     amounts = given | {name: value for name, value in (("macs", macs), ("ratio", ratio)) if value is not None}
     judge = _judge(network) if task is None and images.task == "imitation" else task
-    chosen = _chosen(_document(recipe), amounts, max_change, hours, epochs)
+    document = _document(recipe)
+    said = "quantize" in document or any(name in options for way in WAYS for name in way)
+    chosen = _chosen(document, amounts, max_change, hours, epochs)
+    if not said:
+        chosen["quantize"] = best_ranges(network, images)
     made = compress(
         network,
         images,
@@ -207,11 +213,7 @@ def _chosen(
 
 def _usual(own: Mapping[str, Any], searched: bool, kept: bool) -> dict[str, Any]:
     """What a run does where nothing else is said: with a search, or with all channels kept."""
-    # far values of activations are worth less than fine steps, and biases make good what is left: see docs/results.md
-    found: dict[str, Any] = {
-        "train": {"epochs": 0},
-        "quantize": {"method": "percentile", "correct_bias": True},
-    }
+    found: dict[str, Any] = {"train": {"epochs": 0}}
     if not kept:
         found["recover"] = {
             "epochs": 5,
