@@ -123,6 +123,7 @@ def test_every_figure_of_the_module_is_a_verb():
         "description",
         "draw_boxes",
         "draw_masks",
+        "draw_pictures",
         "pareto_front",
         "save",
         "sqnr_db",

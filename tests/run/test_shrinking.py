@@ -227,3 +227,21 @@ def test_two_pictures_of_one_colour_are_enough(tmp_path):
         Image.new("RGB", (32, 32), (90, 10, 200)).save(few / f"{number}.png")
     result = ps.shrink(file, few, ratio=0, out=tmp_path / "run", **QUICK)
     assert result.change < 5
+
+
+def test_a_classifier_whose_last_layer_is_linear(tmp_path, photos):
+    """paddle's: a softmax behind a linear layer, whose result [B, K] is no map."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c"], ["r"]), node("Conv", ["r", "v"], ["d"]),
+        node("Relu", ["d"], ["q"]), node("GlobalAveragePool", ["q"], ["g"]),
+        node("Flatten", ["g"], ["f"]), node("MatMul", ["f", "m"], ["s"]),
+        node("Softmax", ["s"], ["y"], axis=-1),
+    ]  # fmt: skip
+    weights = {"w": random(8, 3, 3, 3), "v": random(12, 8, 3, 3), "m": random(12, 4, scale=2.0)}
+    path = write(tmp_path / "a.onnx", nodes, {"x": ["n", 3, 32, 32]}, {"y": ["n", 4]}, weights)
+    net = ps.models.from_onnx(path)
+    assert len(net.heads) == 1
+    result = ps.shrink(path, photos, macs=0.6, epochs=1, out=tmp_path / "run", progress=False)
+    assert result.metrics["task"]["name"] == "imitation"
+    assert result.stages[-1]["macs"] < 0.65 * result.stages[0]["macs"]

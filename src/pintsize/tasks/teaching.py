@@ -44,11 +44,12 @@ def watched(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     """The feature maps inside a network, by module, once it has run: those of its larger parts, a few of them."""
     maps: dict[str, Tensor] = {}
     handles = []
+    least = 1 if getattr(network, "heads", ()) else 2  # a head may be a linear layer
 
     def noting(name: str) -> Any:
         def note(module: nn.Module, args: Any, output: Any) -> None:
             del module, args
-            if isinstance(output, Tensor) and output.is_floating_point() and output.dim() > 2:
+            if isinstance(output, Tensor) and output.is_floating_point() and output.dim() > least:
                 maps[name] = output
 
         return note
