@@ -51,7 +51,8 @@ def quantized_by_onnxruntime(file, calibration, out, **options):
     name = ps.models.from_onnx(file, check=False).inputs[0].name
     ready = Path(out).with_suffix(".ready.onnx")
     model = onnx.load(file)
-    if next(one.version for one in model.opset_import if not one.domain) < 13:  # it writes what those do not know
+    # it writes attributes that older opsets do not have
+    if next(one.version for one in model.opset_import if not one.domain) < 13:
         model = onnx.version_converter.convert_version(model, 17)
     onnx.save(model, ready)
     quant_pre_process(ready, ready, skip_symbolic_shape=True)
