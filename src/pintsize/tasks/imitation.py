@@ -42,8 +42,9 @@ class Imitation(Task):
     Args:
         decisions: whether outputs `[B, K]` are scores of classes, of which the largest counts. By default they are where
             they are a distribution, or the dense network is one of `pintsize.models` with K classes.
-        features: weight of the relative error, over a batch, of feature maps inside the network, at modules whose outputs still have the
-            dense network's shape (FitNets, Romero et al., 1412.6550, without its regressor); 0 for none.
+        features: weight of the relative error, over a batch, of feature maps inside the network, at modules whose outputs
+            still have the dense network's shape (FitNets, Romero et al., 1412.6550, without its regressor); 0 for none. Of
+            a network from a file that decodes its results: at the layers in front of that.
         mix: share of the images of an augmented batch that are blended with another one of it (mixup, Zhang et al.,
             1710.09412): the dense network says what they are.
     """
