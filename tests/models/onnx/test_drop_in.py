@@ -91,3 +91,13 @@ def test_what_is_asked_for_by_name_is_done(detector, tmp_path):
         ).input_shape[0]
         == 2
     )
+
+
+def test_loaded_again_it_is_given_its_images_in_turn(tmp_path):
+    """How many it takes at once is known after it was tried only."""
+    nodes = [node("ReduceMean", ["x"], ["m"], keepdims=1), node("Sub", ["x", "m"], ["y"])]
+    net = ps.models.from_onnx(write(tmp_path / "a.onnx", nodes, {"x": [1, 3, 5, 5]}, {"y": [1, 3, 5, 5]}))
+    ps.save(net, tmp_path / "a.safetensors")
+    again, x = ps.load(tmp_path / "a.safetensors"), torch.rand(3, 3, 5, 5)
+    assert again.program.batch == net.program.batch == 1
+    assert torch.equal(again(x), net(x))

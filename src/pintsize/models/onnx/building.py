@@ -15,7 +15,7 @@ from ...errors import OperationError, UnsupportedOp
 from .functions import CREATES, FUNCTIONS
 from .modules import make_module
 from .naming import Paths
-from .program import Port, Program, Ref, Step, Weight, map_leaves
+from .program import Port, Program, Ref, Step, Weight, map_leaves, refs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -122,8 +122,6 @@ class Builder:
 
     def program(self, inputs: Sequence[Port], outputs: Sequence[Port], **more: Any) -> Program:
         """What was noted, without the steps that nothing reads."""
-        from .program import refs
-
         needed = {port.name for port in outputs}
         kept: list[Step] = []
         for step in reversed(self.steps):

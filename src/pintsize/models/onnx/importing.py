@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...errors import CorruptFile, InputError, OperationError, PintsizeError, UnsupportedOp
+from ...errors import CorruptFile, InputError, PintsizeError, UnsupportedOp
 from ...storage.preprocessing import note
 from . import reading
 from .building import Builder, Value
@@ -18,7 +18,7 @@ from .network import OnnxNetwork
 from .operators import OPERATORS, SIZES
 from .operators.types import TYPES
 from .pictures import told_of_images
-from .program import Port
+from .program import Port, Ref, Step
 from .proof import batch_of, prove
 from .trials import sizes_tried
 
@@ -62,6 +62,7 @@ def from_onnx(path: str | os.PathLike[str], *, example: Any = None, check: bool 
         program = network.program = batch_of(network, sizes, fixed)
     if check:
         prove(network, path, sizes, given)
+    network.remember()  # the proof has told how many images it takes
     note(network, told_of_images(program))
     return network
 
@@ -127,8 +128,6 @@ def _built(
                 raise
             first = first or error
             continue
-        except (CorruptFile, InputError, OperationError):
-            raise
         told = {
             "producer": model.producer_name or "",
             "opset": opset,
@@ -185,8 +184,6 @@ def _filled(builder: Builder, model: ir.Model, path: Path, inputs: list[Port], o
 
 def _passed_on(builder: Builder, value: Value, name: str) -> None:
     """An output that is another name of a value."""
-    from .program import Ref, Step
-
     given = builder.weight(value) if value.kind == "constant" else Ref(value.name)
     target = "tensor" if value.kind == "sizes" else "same"
     builder.steps.append(Step("function", target, (given,), {}, (name,), name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -43,8 +44,12 @@ class OnnxNetwork(nn.Module):
             else:
                 owner.register_buffer(name, data)
         self._last = _last_uses(program)
-        set_origin(self, ORIGIN, {"program": program.packed()})
+        self.remember()
         self.eval()
+
+    def remember(self) -> None:
+        """Note the program as it is now as what a file of ours rebuilds the network from."""
+        set_origin(self, ORIGIN, {"program": self.program.packed()})
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -61,12 +66,12 @@ class OnnxNetwork(nn.Module):
         """Of the file."""
         return self.program.outputs
 
-    @property
+    @functools.cached_property
     def heads(self) -> tuple[str, ...]:
         """The last layers, where what follows them only decodes; see `tail`."""
         return tail.heads(self.program)
 
-    @property
+    @functools.cached_property
     def decoders(self) -> tuple[str, ...]:
         """Layers that stay in floating point, whatever is quantized: they weigh the places of a softmax."""
         return tail.decoders(self.program)

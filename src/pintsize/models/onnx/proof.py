@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...errors import OperationError
 from .network import OnnxNetwork
-from .program import Port, Program
-from .trials import random_inputs
+from .program import Program
+from .trials import random_inputs, tensors
 
 NEAR_ONE = 2.4e-7
 """Two float32 spacings at 1: sigmoids of runtimes are as exact as that, and no more for small values."""
@@ -76,11 +76,6 @@ def prove(
             if not gap <= (_ALIKE if quantized else CLOSE):
                 raise _differs(network, path, arrays, port.name, gap)
     network.program = dataclasses.replace(network.program, told={**network.program.told, "difference": worst})
-
-
-def tensors(inputs: tuple[Port, ...], arrays: dict[str, Any]) -> tuple[Tensor, ...]:
-    """NumPy arrays as the network takes them."""
-    return tuple(torch.from_numpy(np.ascontiguousarray(arrays[port.name])) for port in inputs)
 
 
 def off(found: Tensor, wanted: Tensor) -> float:

@@ -58,5 +58,9 @@ def random_inputs(inputs: Sequence[Port], sizes: Mapping[str, Sequence[int]], se
 
 def example_of(program: Program, seed: int = 0) -> tuple[Tensor, ...]:
     """Inputs that the file takes, of the size that it was tried with."""
-    arrays = random_inputs(program.inputs, program.told["tried"], seed)
-    return tuple(torch.from_numpy(arrays[port.name]) for port in program.inputs)
+    return tensors(program.inputs, random_inputs(program.inputs, program.told["tried"], seed))
+
+
+def tensors(inputs: Sequence[Port], arrays: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """NumPy arrays as the network takes them."""
+    return tuple(torch.from_numpy(np.ascontiguousarray(arrays[port.name])) for port in inputs)
